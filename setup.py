@@ -1,0 +1,61 @@
+"""The only home of the package's metadata, pins and extras."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+readme = Path(__file__).parent / "README.md"
+
+setup(
+    name="speechbrain-dslstm",
+    version="0.1.0",
+    description=(
+        "The Dual-Sequence LSTM for speech emotion recognition, "
+        "as a SpeechBrain plugin"
+    ),
+    long_description=readme.read_text("utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    author="The speechbrain-dslstm authors",
+    license="Apache-2.0",
+    project_urls={"Paper": "https://arxiv.org/abs/1910.08874"},
+    keywords="speech emotion recognition lstm speechbrain pytorch",
+    classifiers=[
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Multimedia :: Sound/Audio :: Speech",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+    packages=find_packages(include=["speechbrain_dslstm*"]),
+    python_requires=">=3.10",
+    install_requires=[
+        # PyPI's newest torch and torchaudio are built for different CUDAs and
+        # do not import together; 2.11 is the newest pair that does.
+        "torch==2.11.*",
+        "torchaudio==2.11.*",
+        "speechbrain>=1.1.2,<1.2",
+        "hyperpyyaml>=1.2.3",
+        "librosa>=0.11",
+        "matplotlib>=3.8",
+        "numpy>=1.26",
+        "safetensors>=0.4",
+        "scikit-learn>=1.4",
+        "scipy>=1.11",
+        "sentencepiece>=0.2",
+        "soundfile>=0.12.1",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "tensorboard": ["tensorboard>=2.15"],
+        "test": [
+            "codespell>=2.3",
+            "hypothesis>=6.100",
+            # The reference the MFCCs are compared with; tests only
+            "opensmile>=2.5",
+            "pytest>=8.2",
+            # The version SpeechBrain's own checks run
+            "ruff==0.12.4",
+            "yamllint>=1.35",
+        ],
+    },
+)

@@ -1,0 +1,34 @@
+"""Dual-Sequence LSTM speech emotion recognition for SpeechBrain.
+
+======================  ====================================================
+stage                   module
+======================  ====================================================
+lengths and masks       ``speechbrain_dslstm.lengths``
+waveform -> features    ``speechbrain_dslstm.features``
+normalisation           ``speechbrain_dslstm.normalization``
+features -> CNN         ``speechbrain_dslstm.cnn``
+two rates -> one        ``speechbrain_dslstm.alignment``
+the DS-LSTM             ``speechbrain_dslstm.ds_lstm``
+frames -> utterance     ``speechbrain_dslstm.pooling``
+waveform -> emotion     ``speechbrain_dslstm.models``
+corpora and splits      ``speechbrain_dslstm.corpora``, ``.protocols``
+scores and pictures     ``speechbrain_dslstm.metrics``, ``.plots``
+pretrained models       ``speechbrain_dslstm.inference``
+======================  ====================================================
+"""
+
+from importlib.metadata import version
+
+from speechbrain_dslstm.ds_lstm import DSLSTM
+from speechbrain_dslstm.features import MFCC39, LogMelSpectrogram
+from speechbrain_dslstm.inference import EmotionClassifier
+from speechbrain_dslstm.models import DualLevelClassifier
+
+__all__ = [
+    "DSLSTM",
+    "MFCC39",
+    "LogMelSpectrogram",
+    "DualLevelClassifier",
+    "EmotionClassifier",
+]
+__version__ = version("speechbrain-dslstm")

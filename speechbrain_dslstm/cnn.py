@@ -1,0 +1,255 @@
+"""Local feature learning blocks: convolutions over a spectrogram.
+
+A block is a convolution, batch normalisation, ReLU and max pooling. Images
+are laid out [batch, channel, time, frequency] in channels-last memory, so
+that [batch, time, frequency, channel] is a view of them. The paper's order
+normalises before it pools; ``pool_first`` pools before it normalises, which
+touches a quarter of the values.
+
+Source of kernels and channels: arXiv:1910.08874 and its authors' public code.
+"""
+
+import torch
+
+from speechbrain_dslstm.lengths import zero_padding
+from speechbrain_dslstm.normalization import MaskedBatchNorm
+
+__all__ = ["LocalFeatureBlock", "LocalFeatureCNN"]
+
+
+class LocalFeatureBlock(torch.nn.Module):
+    """Convolution, masked batch norm, ReLU and max pooling.
+
+    Arguments
+    ---------
+    in_channels : int
+        Channels of the input.
+    out_channels : int
+        Channels of the output.
+    kernel_size : tuple of int, (time, frequency)
+        Size of the convolution; its padding is (k - 1) // 2, its stride 1.
+    pool_size : int
+        Size and stride of the max pooling, over time and frequency.
+    pool_first : bool
+        Pool before normalisation (fast) instead of after ReLU (the paper).
+
+    Example
+    -------
+    >>> block = LocalFeatureBlock(1, 8, kernel_size=(2, 4))
+    >>> block(torch.randn(3, 1, 50, 128), torch.tensor([50, 40, 30])).shape
+    torch.Size([3, 8, 24, 63])
+    >>> block.num_frames(50)
+    24
+    """
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        kernel_size,
+        pool_size=2,
+        pool_first=True,
+    ):
+        super().__init__()
+        self.kernel_size = tuple(kernel_size)
+        self.padding = tuple((k - 1) // 2 for k in self.kernel_size)
+        self.pool_size = pool_size
+        self.pool_first = pool_first
+        # No bias: the normalisation would take it out again
+        self.conv = torch.nn.Conv2d(
+            in_channels,
+            out_channels,
+            self.kernel_size,
+            padding=self.padding,
+            bias=False,
+        ).to(memory_format=torch.channels_last)
+        self.pool = torch.nn.MaxPool2d(pool_size)
+        self.norm = MaskedBatchNorm(out_channels)
+
+    def _conv_size(self, n, axis):
+        return n + 2 * self.padding[axis] - self.kernel_size[axis] + 1
+
+    def num_frames(self, n):
+        """Frames that come out of ``n`` frames.
+
+        Arguments
+        ---------
+        n : int or torch.Tensor
+            Frames of the input.
+
+        Returns
+        -------
+        int or torch.Tensor
+            Frames of the output, of the same type.
+        """
+        return self._conv_size(n, 0) // self.pool_size
+
+    def num_bins(self, n):
+        """Frequency bins that come out of ``n`` bins.
+
+        Arguments
+        ---------
+        n : int
+            Bins of the input.
+
+        Returns
+        -------
+        int
+            Bins of the output.
+        """
+        return self._conv_size(n, 1) // self.pool_size
+
+    def _normalize(self, x, counts):
+        x = self.norm(x.permute(0, 2, 3, 1), counts)
+        return x.permute(0, 3, 1, 2).relu()
+
+    def forward(self, x, counts):
+        """Filter, normalise and pool a batch of images.
+
+        Arguments
+        ---------
+        x : torch.Tensor, [batch, in_channels, time, frequency]
+            Images, zero at padded frames.
+        counts : torch.Tensor, int64, [batch]
+            Valid frames of each item.
+
+        Returns
+        -------
+        torch.Tensor, [batch, out_channels, time', frequency']
+            Features; padded frames hold no meaning.
+        """
+        x = self.conv(x)
+        if self.pool_first:
+            return self._normalize(self.pool(x), self.num_frames(counts))
+        return self.pool(self._normalize(x, self._conv_size(counts, 0)))
+
+
+class LocalFeatureCNN(torch.nn.Module):
+    """A stack of ``LocalFeatureBlock`` over one spectrogram.
+
+    Arguments
+    ---------
+    input_size : int
+        Frequency bins of the spectrogram.
+    channels : list of int
+        Output channels of each block.
+    kernel_size : tuple of int, (time, frequency)
+        Size of all convolutions. The paper: (2, 4) for the fine-time
+        spectrogram x, (4, 2) for the fine-frequency spectrogram y.
+    pool_size : int
+        Size and stride of each max pooling, over time and frequency.
+    pool_first : bool
+        Pool before normalisation instead of after ReLU.
+
+    Example
+    -------
+    >>> cnn = LocalFeatureCNN(128, kernel_size=(2, 4))
+    >>> out, counts = cnn(torch.randn(2, 230, 128), torch.tensor([230, 99]))
+    >>> out.shape, counts
+    (torch.Size([2, 56, 496]), tensor([56, 24]))
+    >>> cnn.output_size, cnn.num_frames(230), cnn.min_frames(1)
+    (496, 56, 7)
+    """
+
+    def __init__(
+        self,
+        input_size,
+        channels=(64, 16),
+        kernel_size=(2, 4),
+        pool_size=2,
+        pool_first=True,
+    ):
+        super().__init__()
+        self.input_size = input_size
+        blocks, bins = [], input_size
+        for inputs, outputs in zip(
+            [1, *channels[:-1]], channels, strict=True
+        ):
+            blocks.append(
+                LocalFeatureBlock(
+                    inputs, outputs, kernel_size, pool_size, pool_first
+                )
+            )
+            bins = blocks[-1].num_bins(bins)
+        if bins < 1:
+            raise ValueError(
+                f"{input_size} frequency bins are too few for "
+                f"{len(channels)} blocks of kernel {tuple(kernel_size)}"
+            )
+        self.blocks = torch.nn.ModuleList(blocks)
+        self.output_size = bins * channels[-1]
+
+    def num_frames(self, n):
+        """Frames that come out of ``n`` frames.
+
+        Arguments
+        ---------
+        n : int or torch.Tensor
+            Frames of the input.
+
+        Returns
+        -------
+        int or torch.Tensor
+            Frames of the output, of the same type.
+        """
+        for block in self.blocks:
+            n = block.num_frames(n)
+        return n
+
+    def min_frames(self, frames):
+        """Smallest input that gives so many frames.
+
+        Arguments
+        ---------
+        frames : int
+            Frames wanted of the output.
+
+        Returns
+        -------
+        int
+            Frames needed of the input.
+        """
+        n = frames
+        while self.num_frames(n) < frames:
+            n += 1
+        return n
+
+    def forward(self, x, counts):
+        """Features of a batch of spectrograms.
+
+        Arguments
+        ---------
+        x : torch.Tensor, [batch, time, frequency]
+            Normalised spectrograms.
+        counts : torch.Tensor, int64, [batch]
+            Valid frames of each item.
+
+        Returns
+        -------
+        x : torch.Tensor, [batch, time', output_size]
+            Features, frequency by channel; zero at padded frames.
+        counts : torch.Tensor, int64, [batch]
+            Valid frames of the output.
+
+        Raises
+        ------
+        ValueError
+            Another number of bins, or fewer frames than one output needs.
+        """
+        if x.shape[2] != self.input_size:
+            raise ValueError(
+                f"expected {self.input_size} frequency bins, got {x.shape[2]}"
+            )
+        shortest = int(counts.min())
+        if self.num_frames(shortest) < 1:
+            raise ValueError(
+                f"an item of {shortest} frames is too short: at least "
+                f"{self.min_frames(1)} frames are needed"
+            )
+        x = x.unsqueeze(1)
+        for block in self.blocks:
+            # A convolution may look past the end: silence must stand there
+            x = zero_padding(x.transpose(1, 2), counts).transpose(1, 2)
+            x, counts = block(x, counts), block.num_frames(counts)
+        x = zero_padding(x.permute(0, 2, 3, 1).flatten(2), counts)
+        return x, counts

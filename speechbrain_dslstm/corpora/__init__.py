@@ -1,0 +1,126 @@
+"""Corpora: one module each with fixed constants, and one way to use them.
+
+Every module has ``NAME``, ``LICENSE``, ``CITATION``, ``URL``, ``LABEL_SETS``
+(name -> ordered mapping of the corpus' codes to emotions),
+``DEFAULT_LABEL_SET`` and ``records(data_folder, label_set, **options)``.
+``manifest.py`` turns records into manifests.
+"""
+
+import importlib
+
+from speechbrain_dslstm.corpora.manifest import build_manifest, select_labels
+
+__all__ = ["CORPORA", "get_corpus", "prepare"]
+
+CORPORA = ("iemocap", "emodb", "ravdess", "nemo", "synthetic")
+
+
+def get_corpus(name):
+    """Find a corpus module by name.
+
+    Arguments
+    ---------
+    name : str
+        One of ``CORPORA``.
+
+    Returns
+    -------
+    module
+        The corpus module.
+
+    Raises
+    ------
+    ValueError
+        There is no such corpus.
+
+    Example
+    -------
+    >>> get_corpus("emodb").NAME
+    'EMO-DB'
+    """
+    if name not in CORPORA:
+        raise ValueError(
+            f"unknown corpus {name!r}; there are: {', '.join(CORPORA)}"
+        )
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def prepare(corpus, data_folder, label_set=None, **options):
+    """Read a corpus into manifest entries.
+
+    Arguments
+    ---------
+    corpus : str
+        One of ``CORPORA``.
+    data_folder : str or pathlib.Path
+        Where the corpus lies; the ``synthetic`` one is generated there.
+    label_set : str, optional
+        A name in the module's ``LABEL_SETS``; its default if left out.
+    **options : dict
+        Options of the corpus module's ``records``.
+
+    Returns
+    -------
+    entries : dict
+        Utterance id -> entry, sorted by id; see ``manifest.py``.
+    labels : list of str
+        The emotions in their fixed order.
+
+    Raises
+    ------
+    ValueError
+        Unknown corpus or label set, or a folder with no usable clip.
+    FileNotFoundError
+        There is no such folder.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> entries, labels = prepare("synthetic", folder, speakers=2, sentences=1)
+    >>> len(entries), labels
+    (8, ['anger', 'happiness', 'neutral', 'sadness'])
+    """
+    module = get_corpus(corpus)
+    label_set = module.DEFAULT_LABEL_SET if label_set is None else label_set
+    mapping = select_labels(module.LABEL_SETS, label_set)
+    labels = list(dict.fromkeys(mapping.values()))
+    records = module.records(data_folder, label_set, **options)
+    entries = build_manifest(records, data_folder, labels)
+    # only a corpus with a published table of counts has something to compare
+    compare = getattr(module, "compare_counts", None)
+    if compare is not None:
+        compare(entries, label_set, **options)
+    return entries, labels
+
+
+def get_labels(corpus, label_set=None):
+    """Emotions of a corpus in their fixed order, without reading it.
+
+    Arguments
+    ---------
+    corpus : str
+        One of ``CORPORA``.
+    label_set : str, optional
+        A name in the module's ``LABEL_SETS``; its default if left out.
+
+    Returns
+    -------
+    list of str
+        The emotions.
+
+    Raises
+    ------
+    ValueError
+        Unknown corpus or label set.
+
+    Example
+    -------
+    >>> get_labels("iemocap")
+    ['anger', 'happiness', 'neutral', 'sadness']
+    """
+    module = get_corpus(corpus)
+    codes = select_labels(
+        module.LABEL_SETS, label_set or module.DEFAULT_LABEL_SET
+    )
+    return list(dict.fromkeys(codes.values()))

@@ -1,0 +1,131 @@
+"""EMO-DB, the Berlin Database of Emotional Speech (Burkhardt et al. 2005).
+
+Acted German sentences: 10 speakers, 10 sentences, 7 emotions, 535 clips.
+A file name such as ``03a01Wa`` holds the speaker (03), the sentence (a01), the
+emotion's German initial (W) and the version (a).
+"""
+
+from speechbrain_dslstm.corpora.audio import find_clips
+from speechbrain_dslstm.corpora.manifest import select_labels
+
+__all__ = ["records"]
+
+NAME = "EMO-DB"
+LICENSE = "CC0-1.0"
+CITATION = (
+    "F. Burkhardt, A. Paeschke, M. Rolfes, W. F. Sendlmeier, B. Weiss, "
+    '"A database of German emotional speech", Proc. Interspeech 2005, '
+    "pp. 1517-1520."
+)
+URL = "http://emodb.bilderbar.info"
+
+LABEL_SETS = {
+    "7class": {
+        "W": "anger",
+        "L": "boredom",
+        "E": "disgust",
+        "A": "fear",
+        "F": "happiness",
+        "N": "neutral",
+        "T": "sadness",
+    },
+    "4class": {
+        "W": "anger",
+        "F": "happiness",
+        "N": "neutral",
+        "T": "sadness",
+    },
+}
+DEFAULT_LABEL_SET = "7class"
+
+GENDERS = {
+    "03": "M",
+    "08": "F",
+    "09": "F",
+    "10": "M",
+    "11": "M",
+    "12": "M",
+    "13": "F",
+    "14": "F",
+    "15": "M",
+    "16": "F",
+}
+# pairs, from the published list so that a partial copy has the same ones
+SESSIONS = {s: str(1 + i // 2) for i, s in enumerate(sorted(GENDERS))}
+TEXTS = {
+    "a01": "Der Lappen liegt auf dem Eisschrank.",
+    "a02": "Das will sie am Mittwoch abgeben.",
+    "a04": "Heute abend könnte ich es ihm sagen.",
+    "a05": "Das schwarze Stück Papier befindet sich da oben neben dem "
+    "Holzstück.",
+    "a07": "In sieben Stunden wird es soweit sein.",
+    "b01": "Was sind denn das für Tüten, die da unter dem Tisch stehen?",
+    "b02": "Sie haben es gerade hochgetragen und jetzt gehen sie wieder "
+    "runter.",
+    "b03": "An den Wochenenden bin ich jetzt immer nach Hause gefahren und "
+    "habe Agnes besucht.",
+    "b09": "Ich will das eben wegbringen und dann mit Karl was trinken gehen.",
+    "b10": "Die wird auf dem Platz sein, wo wir sie immer hinlegen.",
+}
+PATTERN = (
+    f"(?P<speaker>{'|'.join(GENDERS)})(?P<text>[ab][0-9]{{2}})"
+    "(?P<emotion>[A-Z])(?P<version>[a-z])"
+)
+HINT = f"files such as wav/03a01Wa.wav, from {URL}"
+
+
+def records(data_folder, label_set=DEFAULT_LABEL_SET):
+    """Read EMO-DB's file names.
+
+    Arguments
+    ---------
+    data_folder : str or pathlib.Path
+        Holds the clips, flat or in subfolders, as WAV or FLAC.
+    label_set : str
+        ``7class`` or ``4class``.
+
+    Returns
+    -------
+    list of dict
+        Records for ``build_manifest``.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such folder.
+    ValueError
+        The folder has no such files, or the label set is unknown.
+
+    Example
+    -------
+    >>> import pathlib, tempfile
+    >>> folder = pathlib.Path(tempfile.mkdtemp())
+    >>> (folder / "03a01Wa.wav").touch()
+    >>> [record] = records(folder)
+    >>> record["speaker"], record["gender"], record["emotion"]
+    ('03', 'M', 'anger')
+    """
+    labels = select_labels(LABEL_SETS, label_set)
+    found = []
+    for match, path in find_clips(data_folder, PATTERN, NAME, HINT):
+        code, speaker, text_id = (
+            match["emotion"],
+            match["speaker"],
+            match["text"],
+        )
+        if code in LABEL_SETS["7class"] and code not in labels:
+            continue
+        found.append(
+            {
+                "id": path.stem,
+                "path": path,
+                "emotion": labels.get(code, code),
+                "speaker": speaker,
+                "gender": GENDERS[speaker],
+                "session": SESSIONS[speaker],
+                "dialogue": "",
+                "text_id": text_id,
+                "text": TEXTS.get(text_id, ""),
+            }
+        )
+    return found

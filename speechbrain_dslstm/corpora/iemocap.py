@@ -1,0 +1,301 @@
+"""IEMOCAP, read from its release tree (Busso et al. 2008).
+
+Five dyadic sessions of two speakers, improvised and scripted. Labels come from
+``SessionN/dialog/EmoEvaluation/*.txt``, words from
+``SessionN/dialog/transcriptions/*.txt``, audio from
+``SessionN/sentences/wav/DIALOGUE/TURN.wav``. In a turn such as
+``Ses03M_impro05a_F012`` the first letter says who wore the markers; the
+speaker is the letter before the last three digits, here Ses03F.
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_dslstm.corpora.manifest import select_labels
+
+__all__ = ["compare_counts", "records"]
+
+logger = get_logger(__name__)
+
+NAME = "IEMOCAP"
+LICENSE = "IEMOCAP release licence: research use, on request, no passing on"
+CITATION = (
+    "C. Busso, M. Bulut, C.-C. Lee, A. Kazemzadeh, E. Mower, S. Kim, "
+    'J. N. Chang, S. Lee, S. S. Narayanan, "IEMOCAP: Interactive emotional '
+    'dyadic motion capture database", Language Resources and Evaluation '
+    "42(4), pp. 335-359, 2008."
+)
+URL = "https://sail.usc.edu/iemocap"
+
+LABEL_SETS = {
+    "4class": {
+        "ang": "anger",
+        "hap": "happiness",
+        "exc": "happiness",
+        "neu": "neutral",
+        "sad": "sadness",
+    },
+    "4class-no-exc": {
+        "ang": "anger",
+        "hap": "happiness",
+        "neu": "neutral",
+        "sad": "sadness",
+    },
+    "5class": {
+        "ang": "anger",
+        "exc": "excitement",
+        "hap": "happiness",
+        "neu": "neutral",
+        "sad": "sadness",
+    },
+    "6class": {
+        "ang": "anger",
+        "exc": "excitement",
+        "fru": "frustration",
+        "hap": "happiness",
+        "neu": "neutral",
+        "sad": "sadness",
+    },
+}
+DEFAULT_LABEL_SET = "4class"
+CODES = "ang dis exc fea fru hap neu oth sad sur xxx".split()
+
+# utterances a session of the complete corpus has in the default label set
+COUNTED = ("anger", "happiness", "neutral", "sadness", "F", "M")
+COUNTS = {
+    "Ses01": (229, 278, 384, 194, 528, 557),
+    "Ses02": (137, 327, 362, 197, 481, 542),
+    "Ses03": (240, 286, 320, 305, 522, 629),
+    "Ses04": (327, 303, 258, 143, 528, 503),
+    "Ses05": (170, 442, 384, 245, 590, 651),
+}
+
+TREE = "Session1..5/dialog/EmoEvaluation/*.txt"
+HINT = f"IEMOCAP_full_release with {TREE} (licensed; see {URL})"
+NUMBER = r"(-?\d+(?:\.\d+)?)"
+TURN = re.compile(
+    rf"\[{NUMBER} - {NUMBER}\]\s+(\S+)\s+(\w+)"
+    rf"\s+\[{NUMBER}, *{NUMBER}, *{NUMBER}\]"
+)
+TURN_NAME = re.compile(r"((Ses0[1-5])[FM]_(?:impro|script)\w+)_([FM])\d{3}")
+VOTE = re.compile(r"C-(\w+):\s*([^(]*)")
+SAID = re.compile(r"(\S+) \[[\d.]+-[\d.]+\]:\s*(.*)")
+
+
+def records(data_folder, label_set=DEFAULT_LABEL_SET, improvised_only=False):
+    """Read IEMOCAP's evaluations and transcriptions.
+
+    Arguments
+    ---------
+    data_folder : str or pathlib.Path
+        ``IEMOCAP_full_release`` or the folder that holds it.
+    label_set : str
+        ``4class`` (excitement counts as happiness), ``4class-no-exc``,
+        ``5class`` or ``6class``.
+    improvised_only : bool
+        Whether to leave the scripted dialogues out.
+
+    Returns
+    -------
+    list of dict
+        Records for ``build_manifest``.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such folder.
+    ValueError
+        The folder has no evaluation files, or the label set is unknown.
+
+    Example
+    -------
+    >>> records("nowhere")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: IEMOCAP: no folder nowhere; expected IEMOCAP_full_release ...
+    """
+    labels = select_labels(LABEL_SETS, label_set)
+    found, malformed, silent = [], [], []
+    for evaluation in _evaluation_files(Path(data_folder)):
+        if improvised_only and "impro" not in evaluation.name:
+            continue
+        session_folder = evaluation.parents[2]
+        said = _read_transcription(
+            session_folder / "dialog" / "transcriptions" / evaluation.name
+        )
+        turns, faults = _read_evaluation(evaluation)
+        malformed += faults
+        for name, turn in turns:
+            match = TURN_NAME.fullmatch(name)
+            if match is None:
+                malformed.append(f"{evaluation.name}: {name}")
+                continue
+            code = turn.pop("code")
+            if code in CODES and code not in labels:
+                continue
+            dialogue, session, gender = match.groups()
+            if name not in said:
+                silent.append(name)
+            text = said.get(name, "")
+            found.append(
+                {
+                    "id": name,
+                    "path": session_folder
+                    / "sentences"
+                    / "wav"
+                    / dialogue
+                    / f"{name}.wav",
+                    "emotion": labels.get(code, code),
+                    "speaker": session + gender,
+                    "gender": gender,
+                    "session": session,
+                    "dialogue": dialogue,
+                    # a turn without words shares its sentence with no other
+                    "text_id": normalise_text(text) or name,
+                    "text": text,
+                    **turn,
+                }
+            )
+    for what, names in (
+        ("malformed turns skipped", malformed),
+        ("turns without a transcription kept", silent),
+    ):
+        if names:
+            logger.warning(
+                "%s: %d %s, such as %s", NAME, len(names), what, names[0]
+            )
+    return found
+
+
+def _evaluation_files(data_folder):
+    """The evaluation files of all sessions there are, sorted."""
+    if not data_folder.is_dir():
+        raise FileNotFoundError(
+            f"{NAME}: no folder {data_folder}; expected {HINT}"
+        )
+    for root in (data_folder, data_folder / "IEMOCAP_full_release"):
+        files = sorted(root.glob("Session[1-5]/dialog/EmoEvaluation/*.txt"))
+        # macOS leaves a ._name.txt beside each file on foreign disks
+        files = [file for file in files if not file.name.startswith(".")]
+        if files:
+            return files
+    raise ValueError(f"{NAME}: {data_folder} has no {TREE}; expected {HINT}")
+
+
+def _read_lines(path):
+    """Lines of a text file, whatever its line ends and encoding."""
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    return re.split(r"\r\n|\r|\n", text)
+
+
+def _read_evaluation(path):
+    """Turns of one dialogue as (name, fields), and the lines at fault."""
+    turns, faults = [], []
+    votes = None
+    for line in _read_lines(path):
+        if line.startswith("["):
+            match = TURN.match(line)
+            if match is None:
+                votes = None
+                faults.append(f"{path.name}: {line}")
+                continue
+            _, _, name, code, *affect = match.groups()
+            votes = {}
+            turn = {"code": code, "votes": votes}
+            keys = ("valence", "arousal", "dominance")
+            turn.update(zip(keys, map(float, affect), strict=True))
+            turns.append((name, turn))
+        elif votes is not None and (match := VOTE.match(line)):
+            cast = [v.strip() for v in match[2].split(";") if v.strip()]
+            votes.setdefault(match[1], []).extend(cast)
+    return turns, faults
+
+
+def _read_transcription(path):
+    """Turn name -> words; empty where the file is missing."""
+    if not path.is_file():
+        return {}
+    matches = (SAID.match(line) for line in _read_lines(path))
+    return {m[1]: m[2].strip() for m in matches if m}
+
+
+def normalise_text(text):
+    """Reduce words to what makes two of them the same sentence.
+
+    Arguments
+    ---------
+    text : str
+        A transcribed turn.
+
+    Returns
+    -------
+    str
+        Lower-case letters and digits, single spaces.
+
+    Example
+    -------
+    >>> normalise_text("[LAUGHTER] I don't -- know.")
+    'laughter i dont know'
+    """
+    words = re.sub(r"['’]", "", text.lower())
+    return " ".join(re.findall(r"[^\W_]+", words))
+
+
+def compare_counts(entries, label_set=DEFAULT_LABEL_SET, improvised_only=False):
+    """Say in one line where a copy differs from the complete corpus.
+
+    Arguments
+    ---------
+    entries : dict
+        Utterance id -> entry.
+    label_set : str
+        The one in use; only the default one has a table of counts.
+    improvised_only : bool
+        Whether scripted dialogues were left out; there is no table then.
+
+    Returns
+    -------
+    list of str
+        What differs; empty where nothing does or there is no table.
+
+    Example
+    -------
+    >>> compare_counts({})[0]
+    'Ses01 missing (1085 utterances)'
+    """
+    if label_set != DEFAULT_LABEL_SET or improvised_only:
+        return []
+    counts = Counter()
+    for entry in entries.values():
+        counts[entry["session"], entry["emotion"]] += 1
+        counts[entry["session"], entry["gender"]] += 1
+    differences = []
+    for session, expected in COUNTS.items():
+        found = [counts[session, name] for name in COUNTED]
+        if not any(found):
+            total = sum(expected[-2:])
+            differences.append(f"{session} missing ({total} utterances)")
+            continue
+        parts = [
+            f"{name} {have} instead of {want}"
+            for name, have, want in zip(COUNTED, found, expected, strict=True)
+            if have != want
+        ]
+        if parts:
+            differences.append(f"{session} {', '.join(parts)}")
+    if differences:
+        logger.warning(
+            "%s: differs from the complete corpus: %s",
+            NAME,
+            "; ".join(differences),
+        )
+    else:
+        logger.info("%s: complete, all counts as published", NAME)
+    return differences

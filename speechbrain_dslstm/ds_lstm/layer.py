@@ -1,0 +1,264 @@
+"""DSLSTM: the Dual-Sequence LSTM as a module, used like ``torch.nn.LSTM``.
+
+Parameters, stacking, directions, state and lengths; the recurrence itself is
+in ``equations.py`` (to read) and the ``kernel_*.py`` files (to run).
+
+Layer k > 1 takes the output of layer k - 1 as its x, and the same y as the
+first. Source: arXiv:1910.08874; the two norms are options of its public code.
+"""
+
+import torch
+import torch.distributed as dist
+
+from speechbrain_dslstm.ds_lstm.dispatch import choose_backend
+from speechbrain_dslstm.lengths import to_counts, zero_padding
+from speechbrain_dslstm.normalization import MaskedBatchNorm, StepBatchNorm
+
+__all__ = ["DSLSTM"]
+
+
+class DSLSTM(torch.nn.Module):
+    """Multi-layer Dual-Sequence LSTM over two aligned sequences.
+
+    Parameters of layer l, from 0; H rows a block (``_reverse`` is appended
+    for the backward direction):
+
+    * ``weight_x_l{l}`` [5H, Dx]: f i_T i_F o C_T
+    * ``weight_y_l{l}`` [5H, Dy]: f i_T i_F o C_F
+    * ``weight_h_l{l}`` [6H, H]: f i_T i_F o C_T C_F
+    * ``bias_l{l}`` [6H]: f i_T i_F o C_T C_F
+
+    Arguments
+    ---------
+    input_size_x : int
+        Features of the fine-time sequence.
+    input_size_y : int
+        Features of the fine-frequency sequence.
+    hidden_size : int
+        Hidden units H of one direction.
+    num_layers : int
+        Stacked layers.
+    dropout : float
+        Dropout probability on the output of every layer but the last.
+    gate_norm : str, optional
+        "batch": batch normalisation of the gates after the sigmoid, with
+        running statistics for each time step. None: no normalisation.
+    output_norm : str, optional
+        "batch": batch normalisation of each layer's output sequence.
+    bidirectional : bool
+        Add a second direction that reads each item backwards.
+    backend : str
+        "auto", "naive" or "eager"; ``DSLSTM_BACKEND`` overrides it.
+
+    Example
+    -------
+    >>> layer = DSLSTM(496, 1008, hidden_size=200, num_layers=2)
+    >>> x, y = torch.randn(3, 27, 496), torch.randn(3, 27, 1008)
+    >>> out, (h, c) = layer(x, y, lengths=torch.tensor([27, 20, 9]))
+    >>> out.shape, h.shape, c.shape
+    (torch.Size([3, 27, 200]), torch.Size([2, 3, 200]), torch.Size([2, 3, 200]))
+    >>> torch.equal(h[1, 2], out[2, 8]), out[2, 9:].abs().max().item()
+    (True, 0.0)
+    """
+
+    def __init__(
+        self,
+        input_size_x,
+        input_size_y,
+        hidden_size,
+        num_layers=1,
+        dropout=0.0,
+        gate_norm=None,
+        output_norm=None,
+        bidirectional=False,
+        backend="auto",
+    ):
+        super().__init__()
+        sizes = {
+            "input_size_x": input_size_x,
+            "input_size_y": input_size_y,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, got {size}")
+        for name, norm in [
+            ("gate_norm", gate_norm),
+            ("output_norm", output_norm),
+        ]:
+            if norm not in (None, "batch"):
+                raise ValueError(
+                    f'{name} must be None or "batch", got {norm!r}'
+                )
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        choose_backend(backend)
+        self.input_size_x = input_size_x
+        self.input_size_y = input_size_y
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bidirectional = bidirectional
+        self.backend = backend
+        self.suffixes = ["", "_reverse"] if bidirectional else [""]
+        self.output_size = hidden_size * len(self.suffixes)
+        self.dropout = torch.nn.Dropout(dropout)
+        self.gate_norms = torch.nn.ModuleDict()
+        self.output_norms = torch.nn.ModuleList()
+        for layer in range(num_layers):
+            size_x = input_size_x if layer == 0 else self.output_size
+            for suffix in self.suffixes:
+                name = f"l{layer}{suffix}"
+                for kind, shape in {
+                    "weight_x": (5 * hidden_size, size_x),
+                    "weight_y": (5 * hidden_size, input_size_y),
+                    "weight_h": (6 * hidden_size, hidden_size),
+                    "bias": (6 * hidden_size,),
+                }.items():
+                    parameter = torch.nn.Parameter(torch.empty(shape))
+                    self.register_parameter(f"{kind}_{name}", parameter)
+                if gate_norm == "batch":
+                    self.gate_norms[name] = StepBatchNorm(4 * hidden_size)
+            if output_norm == "batch":
+                self.output_norms.append(MaskedBatchNorm(self.output_size))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Uniform in +-1/sqrt(hidden_size), as torch.nn.LSTM."""
+        bound = self.hidden_size**-0.5
+        for parameter in self.parameters(recurse=False):
+            torch.nn.init.uniform_(parameter, -bound, bound)
+        for norm in [*self.gate_norms.values(), *self.output_norms]:
+            norm.reset_parameters()
+
+    def extra_repr(self):
+        """Sizes, for print."""
+        return (
+            f"{self.input_size_x}, {self.input_size_y}, {self.hidden_size}, "
+            f"num_layers={self.num_layers}, "
+            f"bidirectional={self.bidirectional}, backend={self.backend!r}"
+        )
+
+    def forward(self, x, y, lengths=None, hx=None):
+        """Run over two aligned sequences.
+
+        Arguments
+        ---------
+        x : torch.Tensor, [batch, time, input_size_x]
+            Fine-time sequence.
+        y : torch.Tensor, [batch, time, input_size_y]
+            Fine-frequency sequence.
+        lengths : torch.Tensor, [batch], optional
+            Relative lengths (floats) or frame counts (integers).
+        hx : tuple of two torch.Tensor, each [layers, batch, hidden], optional
+            Initial hidden and cell state; zeros if left out. With two
+            directions: 2 * layers, forward before backward in each layer.
+
+        Returns
+        -------
+        out : torch.Tensor, [batch, time, hidden]
+            Output of the last layer; zero at padded steps. With two
+            directions: 2 * hidden, forward first.
+        state : tuple of two torch.Tensor, each [layers, batch, hidden]
+            Hidden and cell state after each item's last valid frame.
+
+        Raises
+        ------
+        ValueError
+            Shapes that do not fit each other or this layer.
+        """
+        self._check_inputs(x, y)
+        batch, time = x.shape[:2]
+        counts = None
+        if lengths is not None:
+            counts = to_counts(lengths, time, batch, x.device)
+        h0, c0 = self._initial_state(x, hx)
+        padded_time = time
+        if self.gate_norms and self.training:
+            # Every rank must take part in the statistics of every step
+            padded_time = _most_steps_of_any_rank(time, x.device)
+        if padded_time > time:
+            counts = to_counts(counts, time, batch, x.device)
+            grow = (0, 0, 0, padded_time - time)
+            x = torch.nn.functional.pad(x, grow)
+            y = torch.nn.functional.pad(y, grow)
+        h_n, c_n = [], []
+        for layer in range(self.num_layers):
+            out = []
+            for suffix in self.suffixes:
+                k = len(h_n)
+                one, h, c = self._run(
+                    f"l{layer}{suffix}", x, y, h0[k], c0[k], counts
+                )
+                out.append(one)
+                h_n.append(h)
+                c_n.append(c)
+            x = torch.cat(out, dim=-1) if len(out) > 1 else out[0]
+            if self.output_norms:
+                x = self.output_norms[layer](x, counts)
+                x = x if counts is None else zero_padding(x, counts)
+            if layer + 1 < self.num_layers:
+                x = self.dropout(x)
+        return x[:, :time], (torch.stack(h_n), torch.stack(c_n))
+
+    def _run(self, name, x, y, h0, c0, counts):
+        """One layer in one direction."""
+        weights = [
+            getattr(self, f"{kind}_{name}")
+            for kind in ("weight_x", "weight_y", "weight_h", "bias")
+        ]
+        norm = self.gate_norms[name] if name in self.gate_norms else None
+        recurrence = choose_backend(self.backend).function
+        if not name.endswith("_reverse"):
+            return recurrence(x, y, h0, c0, *weights, counts, norm)
+        x, y = _reverse(x, counts), _reverse(y, counts)
+        out, h, c = recurrence(x, y, h0, c0, *weights, counts, norm)
+        return _reverse(out, counts), h, c
+
+    def _initial_state(self, x, hx):
+        rows = self.num_layers * len(self.suffixes)
+        shape = (rows, x.shape[0], self.hidden_size)
+        if hx is None:
+            return x.new_zeros(shape), x.new_zeros(shape)
+        for state in hx:
+            if state.shape != shape:
+                raise ValueError(
+                    f"expected an initial state of shape {list(shape)}, "
+                    f"got {list(state.shape)}"
+                )
+        return hx
+
+    def _check_inputs(self, x, y):
+        for name, value, size in [
+            ("x", x, self.input_size_x),
+            ("y", y, self.input_size_y),
+        ]:
+            if value.dim() != 3 or value.shape[-1] != size:
+                raise ValueError(
+                    f"expected {name} of shape [batch, time, {size}], "
+                    f"got {list(value.shape)}"
+                )
+        if x.shape[:2] != y.shape[:2] or x.shape[1] < 1:
+            raise ValueError(
+                "x and y must be aligned, of one batch size and of one length "
+                f"of at least 1; got {list(x.shape[:2])} and "
+                f"{list(y.shape[:2])} (see speechbrain_dslstm.alignment)"
+            )
+
+
+def _reverse(x, counts):
+    """Reverse the valid part of each item; padding stays where it is."""
+    if counts is None:
+        return x.flip(1)
+    steps = torch.arange(x.shape[1], device=x.device)
+    index = counts.unsqueeze(1) - 1 - steps
+    index = torch.where(index < 0, steps, index)
+    return x.gather(1, index.unsqueeze(-1).expand_as(x))
+
+
+def _most_steps_of_any_rank(time, device):
+    if not (dist.is_available() and dist.is_initialized()):
+        return time
+    most = torch.tensor(time, device=device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)

@@ -1,0 +1,488 @@
+"""From waveforms to log-posteriors: composition of the other modules only.
+
+Source of the dual-level model: arXiv:1910.08874. A standard LSTM reads the
+MFCCs, a DS-LSTM reads the local features of two mel-spectrograms, and the
+logits are averaged::
+
+    logits = p * spectrogram logits + (1 - p) * MFCC logits
+
+Symbols: B batch, S samples, T frames, H hidden units, K classes, p weight.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from speechbrain_dslstm.alignment import AveragePoolAlignment
+from speechbrain_dslstm.cnn import LocalFeatureCNN
+from speechbrain_dslstm.ds_lstm import DSLSTM
+from speechbrain_dslstm.features import MFCC39, LogMelSpectrogram
+from speechbrain_dslstm.lengths import to_counts
+from speechbrain_dslstm.normalization import FeatureNormalization
+from speechbrain_dslstm.pooling import MaskedMeanPooling
+
+__all__ = [
+    "Sequence",
+    "FeatureStream",
+    "MFCCBranch",
+    "SpectrogramBranch",
+    "DualLevelClassifier",
+    "fusion_loss",
+]
+
+
+class Sequence(NamedTuple):
+    """A padded batch of feature sequences and how long each one is.
+
+    Arguments
+    ---------
+    feats : torch.Tensor, [batch, time, features]
+        Features, zero at padded frames.
+    counts : torch.Tensor, int64, [batch]
+        Valid frames.
+
+    Example
+    -------
+    >>> Sequence(torch.zeros(1, 2, 39), torch.tensor([2])).counts
+    tensor([2])
+    """
+
+    feats: torch.Tensor
+    counts: torch.Tensor
+
+
+class FeatureStream(torch.nn.Module):
+    """An extractor, its normalisation and, as an option, a fixed length.
+
+    Arguments
+    ---------
+    extractor : torch.nn.Module
+        ``extractor(wavs, wav_lens) -> [batch, time, num_features]``, with
+        ``num_frames(samples)``.
+    num_features : int
+        Features per frame.
+    resize : int, optional
+        Stretch every item to so many frames by nearest neighbour, as the
+        paper's code does. None: native variable length.
+
+    Example
+    -------
+    >>> stream = FeatureStream(LogMelSpectrogram(512), 128)
+    >>> feats, counts = stream(
+    ...     torch.randn(2, 16000), torch.tensor([16000, 400])
+    ... )
+    >>> feats.shape, counts
+    (torch.Size([2, 63, 128]), tensor([63,  2]))
+    """
+
+    def __init__(self, extractor, num_features, resize=None):
+        super().__init__()
+        self.extractor = extractor
+        self.normalization = FeatureNormalization(num_features)
+        self.resize = resize
+
+    def extract(self, wavs, counts):
+        """Features before normalisation.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor, [batch, samples]
+            Waveforms in [-1, 1].
+        counts : torch.Tensor, int64, [batch]
+            Valid samples.
+
+        Returns
+        -------
+        Sequence
+            Features and frame counts.
+        """
+        feats = self.extractor(wavs, counts)
+        counts = self.extractor.num_frames(counts)
+        if self.resize is None:
+            return Sequence(feats, counts)
+        # Nearest neighbour of each item's own valid frames
+        steps = torch.arange(self.resize, device=feats.device)
+        index = steps * counts.unsqueeze(1) // self.resize
+        index = index.unsqueeze(-1).expand(-1, -1, feats.shape[2])
+        counts = torch.full_like(counts, self.resize)
+        return Sequence(feats.gather(1, index), counts)
+
+    def forward(self, wavs, counts):
+        """Normalised features.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor, [batch, samples]
+            Waveforms in [-1, 1].
+        counts : torch.Tensor, int64, [batch]
+            Valid samples.
+
+        Returns
+        -------
+        Sequence
+            Features and frame counts.
+        """
+        feats, counts = self.extract(wavs, counts)
+        return Sequence(self.normalization(feats, counts), counts)
+
+
+class MFCCBranch(torch.nn.Module):
+    """LSTM over the MFCCs, mean over the valid frames, linear layer.
+
+    Arguments
+    ---------
+    n_classes : int
+        Classes K.
+    input_size : int
+        Features per frame.
+    hidden_size : int
+        Hidden units of the LSTM.
+    num_layers : int
+        Layers of the LSTM.
+    dropout : float
+        Dropout probability between the layers and before the linear layer.
+
+    Example
+    -------
+    >>> branch = MFCCBranch(n_classes=4)
+    >>> feats = Sequence(torch.randn(2, 98, 39), torch.tensor([98, 50]))
+    >>> branch({"mfcc": feats}).shape
+    torch.Size([2, 4])
+    """
+
+    inputs = ("mfcc",)
+
+    def __init__(
+        self,
+        n_classes=4,
+        input_size=39,
+        hidden_size=200,
+        num_layers=2,
+        dropout=0.0,
+    ):
+        super().__init__()
+        self.lstm = torch.nn.LSTM(
+            input_size,
+            hidden_size,
+            num_layers,
+            batch_first=True,
+            dropout=dropout if num_layers > 1 else 0.0,
+        )
+        self.pooling = MaskedMeanPooling()
+        self.dropout = torch.nn.Dropout(dropout)
+        self.head = torch.nn.Linear(hidden_size, n_classes)
+
+    def forward(self, streams):
+        """Logits of a batch.
+
+        Arguments
+        ---------
+        streams : dict of str to Sequence
+            Holds "mfcc", [batch, time, input_size].
+
+        Returns
+        -------
+        torch.Tensor, [batch, n_classes]
+            Logits.
+        """
+        feats, counts = streams["mfcc"]
+        # Frames after the end cannot reach those before it: no packing needed
+        out, _ = self.lstm(feats)
+        return self.head(self.dropout(self.pooling(out, counts)))
+
+
+class SpectrogramBranch(torch.nn.Module):
+    """CNN blocks on both spectrograms, alignment, DS-LSTM, mean, linear layer.
+
+    Arguments
+    ---------
+    n_classes : int
+        Classes K.
+    cnn_x : torch.nn.Module, optional
+        ``LocalFeatureCNN`` for mel x; the paper's sizes if left out.
+    cnn_y : torch.nn.Module, optional
+        ``LocalFeatureCNN`` for mel y; the paper's sizes if left out.
+    alignment : torch.nn.Module, optional
+        Brings both to one length.
+    ds_lstm : torch.nn.Module, optional
+        ``DSLSTM`` of the CNNs' output sizes; two layers of 200 if left out.
+    dropout : float
+        Dropout probability on the CNNs' output and before the linear layer.
+
+    Example
+    -------
+    >>> branch = SpectrogramBranch(n_classes=4)
+    >>> x = Sequence(torch.randn(2, 100, 128), torch.tensor([100, 60]))
+    >>> y = Sequence(torch.randn(2, 50, 256), torch.tensor([50, 30]))
+    >>> branch({"mel_x": x, "mel_y": y}).shape
+    torch.Size([2, 4])
+    """
+
+    inputs = ("mel_x", "mel_y")
+
+    def __init__(
+        self,
+        n_classes=4,
+        cnn_x=None,
+        cnn_y=None,
+        alignment=None,
+        ds_lstm=None,
+        dropout=0.0,
+    ):
+        super().__init__()
+        self.cnn_x = cnn_x or LocalFeatureCNN(128, kernel_size=(2, 4))
+        self.cnn_y = cnn_y or LocalFeatureCNN(256, kernel_size=(4, 2))
+        self.alignment = alignment or AveragePoolAlignment()
+        sizes = self.cnn_x.output_size, self.cnn_y.output_size
+        self.ds_lstm = ds_lstm or DSLSTM(*sizes, hidden_size=200, num_layers=2)
+        expected = self.ds_lstm.input_size_x, self.ds_lstm.input_size_y
+        if sizes != expected:
+            raise ValueError(
+                f"the CNNs give {sizes} features a frame, the DS-LSTM was "
+                f"built for {expected}"
+            )
+        self.pooling = MaskedMeanPooling()
+        self.dropout = torch.nn.Dropout(dropout)
+        self.head = torch.nn.Linear(self.ds_lstm.output_size, n_classes)
+
+    def min_frames(self):
+        """Frames of mel x and mel y that one aligned frame needs.
+
+        Returns
+        -------
+        dict of str to int
+            Frames by stream name.
+        """
+        return {
+            "mel_x": self.cnn_x.min_frames(self.alignment.min_frames),
+            "mel_y": self.cnn_y.min_frames(1),
+        }
+
+    def forward(self, streams):
+        """Logits of a batch.
+
+        Arguments
+        ---------
+        streams : dict of str to Sequence
+            Holds "mel_x", [batch, time_x, bands_x], and "mel_y".
+
+        Returns
+        -------
+        torch.Tensor, [batch, n_classes]
+            Logits.
+        """
+        x, counts_x = self.cnn_x(*streams["mel_x"])
+        y, counts_y = self.cnn_y(*streams["mel_y"])
+        x, y, counts = self.alignment(x, y, counts_x, counts_y)
+        out, _ = self.ds_lstm(self.dropout(x), self.dropout(y), counts)
+        return self.head(self.dropout(self.pooling(out, counts)))
+
+
+class DualLevelClassifier(torch.nn.Module):
+    """The dual-level model: waveforms in, log-posteriors of K classes out.
+
+    Every part can be given, so that a YAML decides; what is left out has the
+    paper's sizes. Normalisation statistics are part of the state: collect
+    them with ``update_normalization`` before training.
+
+    Arguments
+    ---------
+    n_classes : int
+        Classes K.
+    streams : dict of str to FeatureStream, optional
+        "mfcc", "mel_x" and "mel_y"; 16 kHz and the paper's sizes if left out.
+    spectrogram : torch.nn.Module, optional
+        ``SpectrogramBranch``.
+    mfcc : torch.nn.Module, optional
+        ``MFCCBranch``.
+    p : float
+        Weight of the spectrogram branch; with 0 or 1 only one branch is built.
+
+    Example
+    -------
+    >>> model = DualLevelClassifier(n_classes=4).eval()
+    >>> with torch.no_grad():
+    ...     log_posteriors = model(
+    ...         torch.randn(2, 16000), torch.tensor([1.0, 0.6])
+    ...     )
+    >>> log_posteriors.shape
+    torch.Size([2, 4])
+    >>> torch.allclose(log_posteriors.exp().sum(1), torch.ones(2))
+    True
+    """
+
+    def __init__(
+        self,
+        n_classes=4,
+        streams=None,
+        spectrogram=None,
+        mfcc=None,
+        p=0.5,
+    ):
+        super().__init__()
+        if not 0.0 <= p <= 1.0:
+            raise ValueError(f"p must be in [0, 1], got {p}")
+        self.n_classes = n_classes
+        self.p = p
+        self.branches = torch.nn.ModuleDict()
+        if p > 0:
+            spectrogram = spectrogram or SpectrogramBranch(n_classes)
+            self.branches["spectrogram"] = spectrogram
+        if p < 1:
+            self.branches["mfcc"] = mfcc or MFCCBranch(n_classes)
+        streams = streams or {
+            "mfcc": FeatureStream(MFCC39(), 39),
+            "mel_x": FeatureStream(LogMelSpectrogram(512), 128),
+            "mel_y": FeatureStream(LogMelSpectrogram(1024), 256),
+        }
+        used = [
+            name for branch in self.branches.values() for name in branch.inputs
+        ]
+        self.streams = torch.nn.ModuleDict(
+            {name: streams[name] for name in used}
+        )
+        self.min_samples = self._min_samples()
+
+    def _min_samples(self):
+        """Samples of the shortest clip that gives every stage a frame."""
+        n = 1
+        for branch in self.branches.values():
+            for name, frames in getattr(branch, "min_frames", dict)().items():
+                stream = self.streams[name]
+                if stream.resize is None:
+                    while stream.extractor.num_frames(n) < frames:
+                        n += 1
+        return n
+
+    def features(self, wavs, wav_lens=None):
+        """Normalised features of every stream.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor, [batch, samples]
+            Waveforms in [-1, 1]. A clip shorter than ``min_samples`` counts
+            as followed by silence.
+        wav_lens : torch.Tensor, [batch], optional
+            Relative lengths (floats) or sample counts (integers).
+
+        Returns
+        -------
+        dict of str to Sequence
+            Features by stream name.
+        """
+        wavs, counts = self._prepare(wavs, wav_lens)
+        return {
+            name: stream(wavs, counts) for name, stream in self.streams.items()
+        }
+
+    @torch.no_grad()
+    def update_normalization(self, wavs, wav_lens=None):
+        """Add a batch of training waveforms to the feature statistics.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor, [batch, samples]
+            Waveforms in [-1, 1].
+        wav_lens : torch.Tensor, [batch], optional
+            Relative lengths (floats) or sample counts (integers).
+        """
+        wavs, counts = self._prepare(wavs, wav_lens)
+        for stream in self.streams.values():
+            stream.normalization.update(*stream.extract(wavs, counts))
+
+    def _prepare(self, wavs, wav_lens):
+        if wavs.dim() != 2:
+            raise ValueError(
+                f"expected waveforms [batch, samples], got {list(wavs.shape)}"
+            )
+        batch, samples = wavs.shape
+        counts = to_counts(wav_lens, samples, batch, wavs.device)
+        if samples < self.min_samples:
+            wavs = torch.nn.functional.pad(
+                wavs, (0, self.min_samples - samples)
+            )
+        # What follows a short clip must be silence before it counts as valid
+        steps = torch.arange(wavs.shape[1], device=wavs.device)
+        wavs = wavs.masked_fill(steps >= counts.unsqueeze(1), 0)
+        return wavs, counts.clamp(min=self.min_samples)
+
+    def forward(
+        self, wavs, wav_lens=None, fea_augment=None, return_branches=False
+    ):
+        """Log-posteriors of a batch of waveforms.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor, [batch, samples]
+            Waveforms in [-1, 1].
+        wav_lens : torch.Tensor, [batch], optional
+            Relative lengths (floats) or sample counts (integers).
+        fea_augment : callable, optional
+            Maps the normalised features of all streams, dict to dict.
+        return_branches : bool
+            Also return each branch's logits, which the loss needs.
+
+        Returns
+        -------
+        torch.Tensor, [batch, n_classes]
+            Log-posteriors; with ``return_branches`` followed by a dict of
+            each branch's logits, [batch, n_classes].
+
+        Raises
+        ------
+        ValueError
+            A wrong shape or impossible lengths.
+        """
+        streams = self.features(wavs, wav_lens)
+        if fea_augment is not None:
+            streams = fea_augment(streams)
+        logits = {
+            name: branch(streams) for name, branch in self.branches.items()
+        }
+        weights = self.branch_weights
+        fused = sum(weights[name] * value for name, value in logits.items())
+        log_posteriors = fused.log_softmax(dim=-1)
+        return (log_posteriors, logits) if return_branches else log_posteriors
+
+    @property
+    def branch_weights(self):
+        """Weight of each branch in the fusion and in the loss."""
+        weights = {"spectrogram": self.p, "mfcc": 1 - self.p}
+        return {name: weights[name] for name in self.branches}
+
+
+def fusion_loss(logits, targets, p=0.5, label_smoothing=0.0, weight=None):
+    """Loss of the paper: p * CE(spectrogram) + (1 - p) * CE(MFCC).
+
+    Arguments
+    ---------
+    logits : dict of str to torch.Tensor, [batch, classes]
+        Logits of the branches "spectrogram" and "mfcc", or of one of them.
+    targets : torch.Tensor, int64, [batch]
+        True classes.
+    p : float
+        Weight of the spectrogram branch.
+    label_smoothing : float
+        Probability spread evenly over the classes.
+    weight : torch.Tensor, [classes], optional
+        Weight of each class.
+
+    Returns
+    -------
+    torch.Tensor, []
+        Mean loss of the batch.
+
+    Example
+    -------
+    >>> logits = {"mfcc": torch.zeros(1, 4), "spectrogram": torch.zeros(1, 4)}
+    >>> fusion_loss(logits, torch.tensor([2]))
+    tensor(1.3863)
+    """
+    weights = {"spectrogram": p, "mfcc": 1 - p}
+    return sum(
+        weights[name]
+        * torch.nn.functional.cross_entropy(
+            value, targets, weight=weight, label_smoothing=label_smoothing
+        )
+        for name, value in logits.items()
+    )

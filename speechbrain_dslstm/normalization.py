@@ -1,0 +1,336 @@
+"""Normalisation whose statistics never contain padding.
+
+``MaskedBatchNorm`` and ``StepBatchNorm`` are batch normalisation (Ioffe and
+Szegedy 2015, arXiv:1502.03167) over the valid frames of a padded batch. They
+reduce their own sums over the ranks of a distributed run, with gloo on the CPU
+as with NCCL, so that two ranks give the statistics of one process.
+``FeatureNormalization`` standardises features with training-set statistics.
+
+Layout: [batch, time, ..., channel]; symbols: C channels, T frames.
+"""
+
+import torch
+import torch.distributed as dist
+from torch.distributed.nn.functional import all_reduce
+
+from speechbrain_dslstm.lengths import length_mask, zero_padding
+
+__all__ = [
+    "MaskedBatchNorm",
+    "StepBatchNorm",
+    "FeatureNormalization",
+    "masked_moments",
+]
+
+
+def _sum_over_ranks(x):
+    """Differentiable sum over the ranks; ``x`` itself in a single process."""
+    if dist.is_available() and dist.is_initialized():
+        if dist.get_world_size() > 1:
+            return all_reduce(x)
+    return x
+
+
+def masked_moments(x, mask=None):
+    """Mean and biased variance of each channel, over the valid positions.
+
+    Arguments
+    ---------
+    x : torch.Tensor, [..., channel]
+        Values; anything may stand at masked positions.
+    mask : torch.Tensor, bool, broadcastable to [..., 1], optional
+        True at valid positions; everything is valid if left out.
+
+    Returns
+    -------
+    mean : torch.Tensor, [channel]
+        Mean over the valid positions of all ranks.
+    variance : torch.Tensor, [channel]
+        Biased variance over the same positions.
+    count : torch.Tensor, []
+        Number of those positions.
+
+    Example
+    -------
+    >>> x = torch.tensor([[1.0], [3.0], [float("nan")]])
+    >>> masked_moments(x, torch.tensor([[True], [True], [False]]))
+    (tensor([2.]), tensor([1.]), tensor(2.))
+    """
+    dims = tuple(range(x.dim() - 1))
+    if mask is None:
+        count = x.new_tensor(x.numel() // x.shape[-1])
+    else:
+        x = x.masked_fill(~mask, 0)
+        repeats = x.numel() // x.shape[-1] // mask.numel()
+        count = mask.sum().to(x) * repeats
+    sums = _sum_over_ranks(torch.cat([x.sum(dims), count.view(1)]))
+    mean, count = sums[:-1] / sums[-1], sums[-1].detach()
+    deviation = x - mean
+    if mask is not None:
+        deviation = deviation.masked_fill(~mask, 0)
+    variance = _sum_over_ranks(deviation.square().sum(dims)) / count
+    return mean, variance, count
+
+
+def _unbiased(variance, count):
+    return variance * (count / (count - 1).clamp(min=1))
+
+
+class MaskedBatchNorm(torch.nn.Module):
+    """Batch normalisation over the valid frames of a padded batch.
+
+    With ``counts=None`` on one process it is ``torch.nn.BatchNorm``.
+
+    Arguments
+    ---------
+    num_features : int
+        Channels C.
+    eps : float
+        Added to the variance.
+    momentum : float
+        Weight of a new batch in the running statistics.
+    weight_init : float
+        Initial value of the scale; the shift starts at 0.
+
+    Example
+    -------
+    >>> norm = MaskedBatchNorm(2)
+    >>> x = torch.tensor([[[1.0, 0.0], [3.0, 4.0]], [[9.0, 9.0], [9.0, 9.0]]])
+    >>> x[1] = 2.0
+    >>> norm(x, torch.tensor([2, 1]))[0]
+    tensor([[-1.2247, -1.2247],
+            [ 1.2247,  1.2247]], grad_fn=<SelectBackward0>)
+    """
+
+    def __init__(self, num_features, eps=1e-5, momentum=0.1, weight_init=1.0):
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.weight_init = weight_init
+        self.weight = torch.nn.Parameter(torch.empty(num_features))
+        self.bias = torch.nn.Parameter(torch.empty(num_features))
+        self.register_buffer("running_mean", torch.zeros(num_features))
+        self.register_buffer("running_var", torch.ones(num_features))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Back to the initial scale, shift and running statistics."""
+        torch.nn.init.constant_(self.weight, self.weight_init)
+        torch.nn.init.zeros_(self.bias)
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+
+    def forward(self, x, counts=None):
+        """Normalise each channel.
+
+        Arguments
+        ---------
+        x : torch.Tensor, [batch, time, ..., channel]
+            Padded sequences.
+        counts : torch.Tensor, int64, [batch], optional
+            Valid frames of each item; all of them if left out.
+
+        Returns
+        -------
+        torch.Tensor, [batch, time, ..., channel]
+            Normalised values; what stands at padded frames has no meaning.
+
+        Raises
+        ------
+        ValueError
+            Another number of channels.
+        """
+        if x.shape[-1] != self.num_features:
+            raise ValueError(
+                f"expected {self.num_features} channels in the last dimension, "
+                f"got {x.shape[-1]}"
+            )
+        if not self.training:
+            scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+            return x * scale + (self.bias - self.running_mean * scale)
+        mask = None
+        if counts is not None:
+            mask = length_mask(counts, x.shape[1])
+            mask = mask.view(*mask.shape, *[1] * (x.dim() - 2))
+        mean, variance, count = masked_moments(x, mask)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+            variance_ = _unbiased(variance, count).to(self.running_var)
+            self.running_var.lerp_(variance_, self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return x * scale + (self.bias - mean * scale)
+
+
+class StepBatchNorm(torch.nn.Module):
+    """Batch normalisation with running statistics of its own for each step.
+
+    Steps past the last one that training has seen share that one's.
+
+    Arguments
+    ---------
+    num_features : int
+        Features per step, 4 * hidden for the gates of a DS-LSTM.
+    steps : int
+        Steps with statistics of their own; later ones share the last.
+    eps : float
+        Added to the variance.
+    momentum : float
+        Weight of a new batch in the running statistics.
+    weight_init : float
+        Initial value of the scale; the shift starts at 0.
+
+    Example
+    -------
+    >>> norm = StepBatchNorm(1, steps=2)
+    >>> norm(torch.tensor([[1.0], [3.0]]), 0).detach()
+    tensor([[-0.1000],
+            [ 0.1000]])
+    >>> norm.running_mean
+    tensor([[0.2000],
+            [0.0000]])
+    """
+
+    def __init__(
+        self, num_features, steps=128, eps=1e-5, momentum=0.1, weight_init=0.1
+    ):
+        super().__init__()
+        self.steps = steps
+        self.eps = eps
+        self.momentum = momentum
+        self.weight_init = weight_init
+        self.weight = torch.nn.Parameter(torch.empty(num_features))
+        self.bias = torch.nn.Parameter(torch.empty(num_features))
+        self.register_buffer("running_mean", torch.zeros(steps, num_features))
+        self.register_buffer("running_var", torch.ones(steps, num_features))
+        self.register_buffer("steps_seen", torch.tensor(0))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Back to the initial scale, shift and running statistics."""
+        torch.nn.init.constant_(self.weight, self.weight_init)
+        torch.nn.init.zeros_(self.bias)
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+        self.steps_seen.zero_()
+
+    def forward(self, x, step, valid=None):
+        """Normalise the features of one step over the batch.
+
+        Arguments
+        ---------
+        x : torch.Tensor, [batch, features]
+            Features at this step.
+        step : int
+            Index of the step, from 0.
+        valid : torch.Tensor, bool, [batch], optional
+            Items that reach this step; all of them if left out.
+
+        Returns
+        -------
+        torch.Tensor, [batch, features]
+            Normalised values; those of other items have no meaning.
+        """
+        if self.training:
+            step = min(step, self.steps - 1)
+            mask = None if valid is None else valid.unsqueeze(-1)
+            mean, variance, count = masked_moments(x, mask)
+            with torch.no_grad():
+                self.running_mean[step].lerp_(
+                    mean.to(self.running_mean), self.momentum
+                )
+                self.running_var[step].lerp_(
+                    _unbiased(variance, count).to(self.running_var),
+                    self.momentum,
+                )
+                self.steps_seen.clamp_(min=step + 1)
+        else:
+            step = (self.steps_seen - 1).clamp(0, step)
+            mean, variance = self.running_mean[step], self.running_var[step]
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (x - mean) * scale + self.bias
+
+
+class FeatureNormalization(torch.nn.Module):
+    """Standardise each feature with the statistics of the training set.
+
+    ``update`` collects, batch after batch; the statistics are buffers, so they
+    travel with the weights. Before the first ``update`` nothing is changed.
+
+    Arguments
+    ---------
+    num_features : int
+        Features per frame.
+    eps : float
+        Smallest standard deviation divided by.
+
+    Example
+    -------
+    >>> norm = FeatureNormalization(1)
+    >>> feats = torch.tensor([[[1.0], [3.0], [100.0]]])
+    >>> norm.update(feats, torch.tensor([2]))
+    >>> norm(feats, torch.tensor([2]))
+    tensor([[[-1.],
+             [ 1.],
+             [ 0.]]])
+    """
+
+    def __init__(self, num_features, eps=1e-5):
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        # float64: sums over millions of frames
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer(
+            "mean", torch.zeros(num_features, dtype=torch.float64)
+        )
+        self.register_buffer(
+            "variance", torch.ones(num_features, dtype=torch.float64)
+        )
+
+    @torch.no_grad()
+    def update(self, feats, counts):
+        """Add a batch to the statistics.
+
+        Arguments
+        ---------
+        feats : torch.Tensor, [batch, time, features]
+            Features of one batch.
+        counts : torch.Tensor, int64, [batch]
+            Valid frames of each item.
+        """
+        frames = feats[length_mask(counts, feats.shape[1])].double()
+        n, total = len(frames), self.count + len(frames)
+        mean, variance = frames.mean(0), frames.var(0, correction=0)
+        shift = mean - self.mean
+        old, new = self.count / total, n / total
+        self.variance.copy_(
+            old * self.variance + new * variance + old * new * shift.square()
+        )
+        self.mean.add_(shift * new)
+        self.count.copy_(total)
+
+    def reset(self):
+        """Forget the statistics."""
+        self.count.zero_()
+        self.mean.zero_()
+        self.variance.fill_(1)
+
+    def forward(self, feats, counts):
+        """Standardise a batch.
+
+        Arguments
+        ---------
+        feats : torch.Tensor, [batch, time, features]
+            Features.
+        counts : torch.Tensor, int64, [batch]
+            Valid frames of each item.
+
+        Returns
+        -------
+        torch.Tensor, [batch, time, features]
+            Zero mean and unit variance over the training set; zero at padded
+            frames.
+        """
+        deviation = self.variance.sqrt().clamp(min=self.eps).to(feats)
+        return zero_padding((feats - self.mean.to(feats)) / deviation, counts)

@@ -1,0 +1,145 @@
+"""Pictures of results, drawn without matplotlib's global state.
+
+A figure made here is a ``matplotlib.figure.Figure`` of its own: no display
+is needed, and nothing stays open after a training of many epochs.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from speechbrain_dslstm.metrics import format_confusion, scores_from_confusion
+
+__all__ = ["format_confusion", "plot_confusion"]
+
+INK, FAINT = "#1f2933", "#6b7680"
+
+
+def plot_confusion(confusion, labels, path, title=None):
+    """Draw a confusion matrix, each row in per cent of its true class.
+
+    Arguments
+    ---------
+    confusion : list of lists or numpy.ndarray, [K, K]
+        Counts; rows are the truth, columns the prediction.
+    labels : list of str, [K]
+        Names of the classes.
+    path : str or pathlib.Path
+        Where to; the ending chooses the format (.png, .svg, .pdf).
+    title : str, optional
+        The first line above the matrix. WA and UA stand below it anyway.
+
+    Raises
+    ------
+    ValueError
+        The matrix does not fit the labels, is negative, or is all zero.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "confusion.png")
+    ...     plot_confusion([[8, 2], [1, 4]], ["anger", "sadness"], file)
+    ...     file.read_bytes()[1:4]
+    b'PNG'
+    """
+    # Here, so that a training without plots need not load it
+    from matplotlib.figure import Figure
+
+    found = scores_from_confusion(confusion, labels)
+    counts = np.array(found["confusion"])
+    totals = counts.sum(axis=1, keepdims=True)
+    share = counts / np.maximum(totals, 1)
+
+    size = len(labels)
+    side = 1.0 + 0.85 * max(size, 3)
+    figure = Figure(figsize=(side + 1.0, side + 0.6))
+    axes = figure.add_subplot()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+
+    for row, column in np.ndindex(counts.shape):
+        count = counts[row, column]
+        strong = "white" if share[row, column] > 0.55 else INK
+        color = strong if count else FAINT
+        # An absent class has no shares, only zero counts
+        upper = f"{100 * share[row, column]:.0f} %" if totals[row] else "-"
+        axes.annotate(
+            upper,
+            (column, row),
+            xytext=(0, 1),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            color=color,
+            fontsize=11,
+            fontweight="bold" if row == column else "normal",
+        )
+        axes.annotate(
+            str(count),
+            (column, row),
+            xytext=(0, -3),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            color=color,
+            fontsize=8,
+        )
+
+    axes.set_xticks(range(size), labels, rotation=30 if size > 4 else 0)
+    if size > 4:
+        for tick in axes.get_xticklabels():
+            tick.set(ha="right", rotation_mode="anchor")
+    axes.set_yticks(
+        range(size),
+        [
+            f"{name}\n(n = {n})"
+            for name, n in zip(labels, totals[:, 0], strict=True)
+        ],
+    )
+    axes.set_xlabel("predicted", color=FAINT)
+    axes.set_ylabel("truth", color=FAINT)
+    axes.tick_params(length=0, colors=INK)
+    axes.spines[:].set_visible(False)
+    # White lines between the cells
+    axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="minor", length=0)
+
+    summary = (
+        f"WA {100 * found['wa']:.1f} %    UA {100 * found['ua']:.1f} %    "
+        f"{found['n']} utterances"
+    )
+    above = {"xycoords": "axes fraction", "textcoords": "offset points"}
+    above.update(ha="center", va="bottom", color=INK)
+    axes.annotate(summary, (0.5, 1), (0, 8), fontsize=10, **above)
+    if title:
+        above.update(fontsize=13, fontweight="bold")
+        axes.annotate(title, (0.5, 1), (0, 27), **above)
+
+    bar = figure.colorbar(
+        image, cax=axes.inset_axes([1.03, 0, 0.035, 1]), ticks=[0, 0.5, 1]
+    )
+    bar.ax.set_yticklabels(["0 %", "50 %", "100 %"], fontsize=8)
+    bar.ax.tick_params(length=0, colors=INK)
+    bar.outline.set_visible(False)
+    bar.set_label("of the true class", color=FAINT, fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure, path):
+    """Write the figure; the file is there whole or not at all."""
+    path = Path(path)
+    scratch = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        figure.savefig(
+            scratch,
+            dpi=160,
+            facecolor="white",
+            bbox_inches="tight",
+            pad_inches=0.15,
+        )
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,135 @@
+"""What the recipe's training loop needs beside SpeechBrain's Brain."""
+
+import ctypes
+import platform
+
+import torch
+from speechbrain.utils.checkpoints import register_checkpoint_hooks
+from speechbrain.utils.epoch_loop import EpochCounterWithStopper
+
+__all__ = ["EarlyStoppingEpochCounter", "WeightAverage", "keep_freed_memory"]
+
+
+@register_checkpoint_hooks
+class EarlyStoppingEpochCounter(EpochCounterWithStopper):
+    """Epoch counter that stops when a score no longer grows.
+
+    SpeechBrain's own stopper is not registered with the checkpointer, so it
+    forgets everything on resume, and for a growing score it takes a plateau
+    for progress.
+
+    Arguments
+    ---------
+    limit : int
+        Most epochs.
+    patience : int, optional
+        Epochs without a better score before the stop; None never stops.
+    warmup : int
+        Epochs before the score is looked at.
+
+    Example
+    -------
+    >>> counter = EarlyStoppingEpochCounter(10, patience=2)
+    >>> for epoch in counter:
+    ...     counter.update_score(0.5)
+    >>> epoch
+    3
+    """
+
+    def __init__(self, limit, patience=None, warmup=0):
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience must be at least 1, got {patience}")
+        # An error, 1 - score, so that a plateau counts as no progress
+        super().__init__(limit, patience or limit + 1, warmup, "min")
+
+    def update_score(self, score):
+        """Take the validation score of the epoch that just ended.
+
+        Arguments
+        ---------
+        score : float
+            In [0, 1], larger is better.
+        """
+        self.update_metric(1.0 - float(score))
+
+
+class WeightAverage(torch.nn.Module):
+    """Exponential moving average of a model's weights, for evaluation.
+
+    An average over many steps of a noisy, short training is a better model
+    than its last step, and its validation score is less of a lottery.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        The model in training; it is copied, with its buffers.
+    decay : float
+        Weight of the old average in each step.
+
+    Example
+    -------
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> average = WeightAverage(model, decay=0.5)
+    >>> average.update(model)
+    >>> before = average.model.weight.clone()
+    >>> torch.nn.init.constant_(model.weight, before.item() + 1) is not None
+    True
+    >>> average.update(model)
+    >>> (average.model.weight - before).item()
+    0.5
+    """
+
+    def __init__(self, model, decay=0.98):
+        super().__init__()
+        if not 0.0 <= decay < 1.0:
+            raise ValueError(f"decay must be in [0, 1), got {decay}")
+        self.averaged = torch.optim.swa_utils.AveragedModel(
+            model,
+            multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay),
+            use_buffers=True,
+        )
+
+    @property
+    def model(self):
+        """The model that holds the average."""
+        return self.averaged.module
+
+    def update(self, model):
+        """Add the weights of one more training step.
+
+        Arguments
+        ---------
+        model : torch.nn.Module
+            The model in training.
+        """
+        self.averaged.update_parameters(model)
+
+
+def keep_freed_memory():
+    """Let glibc reuse freed memory instead of returning it to the kernel.
+
+    The activations of a CNN are large blocks that glibc maps and unmaps at
+    every step, and the kernel clears every page anew: on a CPU that took half
+    of a training step. Other C libraries and systems are left alone.
+
+    Returns
+    -------
+    bool
+        Whether the setting was made.
+
+    Example
+    -------
+    >>> keep_freed_memory() in (True, False)
+    True
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    # mallopt's parameter numbers, from malloc.h
+    M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+    mallopt = ctypes.CDLL(None).mallopt
+    settings = [
+        (M_MMAP_MAX, 0),
+        (M_TRIM_THRESHOLD, 2**31 - 1),
+        (M_TOP_PAD, 2**26),
+    ]
+    return all(mallopt(name, value) == 1 for name, value in settings)

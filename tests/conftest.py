@@ -1,0 +1,120 @@
+"""What all tests share: real speech, seeds, threads and poisoned memory."""
+
+import os
+import random
+import sys
+from pathlib import Path
+
+# Before anything imports huggingface_hub: no test reaches for the network
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Deterministic cuBLAS, needed by the poisoning below where there is a GPU
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+import hypothesis  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import speechbrain  # noqa: E402, F401
+import torch  # noqa: E402
+from speechbrain.utils.importutils import LazyModule  # noqa: E402
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+THREADS = min(2, os.cpu_count() or 1)
+
+
+class _TorchRandom:
+    """Lets hypothesis seed torch, so that a failing example comes again."""
+
+    def seed(self, seed):
+        torch.manual_seed(seed)
+
+    def getstate(self):
+        return torch.get_rng_state()
+
+    def setstate(self, state):
+        torch.set_rng_state(state)
+
+
+# hypothesis keeps a weak reference only
+_torch_random = _TorchRandom()
+hypothesis.register_random(_torch_random)
+hypothesis.settings.register_profile("local", deadline=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "ci", hypothesis.settings.get_profile("local"), derandomize=True
+)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+# hypothesis asks every loaded module for its __file__. SpeechBrain's lazy ones
+# would load what they stand for, and fail where that is not installed (k2).
+for module in list(sys.modules.values()):
+    if isinstance(module, LazyModule):
+        module.__file__ = None
+
+
+def poison_memory():
+    """Fill what torch.empty returns with NaN (integers: the largest one)."""
+    # Without warn_only, operations with no deterministic form would raise
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+# Here and not in a fixture, for the doctests of the package, too
+poison_memory()
+
+
+@pytest.fixture(autouse=True)
+def reproducible():
+    """Start each test from the same seeds and threads, and clean up."""
+    threads = torch.get_num_threads()
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    torch.set_num_threads(THREADS)
+    poison_memory()
+    yield
+    torch.set_num_threads(threads)
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])
+    torch.set_default_dtype(torch.float32)
+    poison_memory()
+
+
+@pytest.fixture(scope="session")
+def speech_data():
+    """Folder with real emotional speech, a sub-folder for each corpus."""
+    given = os.environ.get("DSLSTM_SPEECH_DATA")
+    folder = Path(given or REPOSITORY.parent / "shared" / "data")
+    if folder.is_dir():
+        return folder
+    if given:
+        pytest.fail(f"DSLSTM_SPEECH_DATA={given} is no folder")
+    pytest.skip(
+        "no real speech here: set DSLSTM_SPEECH_DATA to a folder that holds "
+        "emodb/, ravdess/ and nemo/ (see recipes/emotion_recognition)"
+    )
+
+
+def _corpus(folder):
+    if not folder.is_dir():
+        pytest.skip(f"DSLSTM_SPEECH_DATA has no sub-folder {folder.name}/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def emodb_folder(speech_data):
+    """Folder of EMO-DB: German, ten speakers."""
+    return _corpus(speech_data / "emodb")
+
+
+@pytest.fixture(scope="session")
+def ravdess_folder(speech_data):
+    """Folder of RAVDESS: English, 24 speakers."""
+    return _corpus(speech_data / "ravdess")
+
+
+@pytest.fixture(scope="session")
+def nemo_folder(speech_data):
+    """Folder of nEMO: Polish, nine speakers."""
+    return _corpus(speech_data / "nemo")
