@@ -162,9 +162,7 @@ class LocalFeatureCNN(torch.nn.Module):
         super().__init__()
         self.input_size = input_size
         blocks, bins = [], input_size
-        for inputs, outputs in zip(
-            [1, *channels[:-1]], channels, strict=True
-        ):
+        for inputs, outputs in zip([1, *channels[:-1]], channels, strict=True):
             blocks.append(
                 LocalFeatureBlock(
                     inputs, outputs, kernel_size, pool_size, pool_first

@@ -232,10 +232,18 @@ def save_pretrained(folder, hparams, model, labels):
     frame = {"sample_rate": rate or resolved["features"]["sample_rate"]}
     out = StringIO()
     yaml.dump({**frame, "model": resolved["model"]}, out)
-    _write(folder / HYPERPARAMS, lambda p: p.write_text(out.getvalue() + FRAME))
+    # The comments of the training YAML lose their place in here
+    lines = [
+        line
+        for line in out.getvalue().splitlines()
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
+    text = "\n".join(lines) + "\n" + FRAME
+    _write(folder / HYPERPARAMS, lambda p: p.write_text(text))
     _write(folder / "model.ckpt", lambda p: torch.save(model.state_dict(), p))
     encoder = CategoricalEncoder()
     encoder.update_from_iterable(labels, sequence_input=False)
+    encoder.expect_len(len(labels))
     _write(folder / "label_encoder.ckpt", lambda p: encoder.save(str(p)))
 
 
@@ -273,7 +281,9 @@ def load_weights(model, path):
             if own[key].shape != state[key].shape
         ),
     }
-    found = [f"{kind} {', '.join(keys)}" for kind, keys in faults.items() if keys]
+    found = [
+        f"{kind} {', '.join(keys)}" for kind, keys in faults.items() if keys
+    ]
     if found:
         raise ValueError(f"{path} does not fit the model: {'; '.join(found)}")
     model.load_state_dict(state)

@@ -64,12 +64,14 @@ def masked_moments(x, mask=None):
         repeats = x.numel() // x.shape[-1] // mask.numel()
         count = mask.sum().to(x) * repeats
     sums = _sum_over_ranks(torch.cat([x.sum(dims), count.view(1)]))
-    mean, count = sums[:-1] / sums[-1], sums[-1].detach()
+    # Nothing valid: moments of 0 instead of NaN
+    count = sums[-1].detach().clamp(min=1)
+    mean = sums[:-1] / count
     deviation = x - mean
     if mask is not None:
         deviation = deviation.masked_fill(~mask, 0)
     variance = _sum_over_ranks(deviation.square().sum(dims)) / count
-    return mean, variance, count
+    return mean, variance, sums[-1].detach()
 
 
 def _unbiased(variance, count):
@@ -236,14 +238,17 @@ class StepBatchNorm(torch.nn.Module):
             mask = None if valid is None else valid.unsqueeze(-1)
             mean, variance, count = masked_moments(x, mask)
             with torch.no_grad():
+                # A step that no item reaches leaves no trace
+                reached = count > 0
+                weight = (self.momentum * reached).to(self.running_mean)
+                variance_ = _unbiased(variance, count)
                 self.running_mean[step].lerp_(
-                    mean.to(self.running_mean), self.momentum
+                    mean.to(self.running_mean), weight
                 )
                 self.running_var[step].lerp_(
-                    _unbiased(variance, count).to(self.running_var),
-                    self.momentum,
+                    variance_.to(self.running_var), weight
                 )
-                self.steps_seen.clamp_(min=step + 1)
+                self.steps_seen.clamp_(min=(step + 1) * reached)
         else:
             step = (self.steps_seen - 1).clamp(0, step)
             mean, variance = self.running_mean[step], self.running_var[step]

@@ -100,7 +100,8 @@ class EmotionBrain(sb.Brain):
             for name, value in logits.items():
                 log_probs = value.log_softmax(dim=-1)
                 self.scores[name].append(batch.id, log_probs, targets)
-        return fusion_loss(logits, targets, self.hparams.p, smoothing)
+        weight = self.hparams.fusion_weight
+        return fusion_loss(logits, targets, weight, smoothing)
 
     def init_optimizers(self):
         """The optimiser and its learning-rate schedule."""
@@ -161,7 +162,13 @@ class EmotionBrain(sb.Brain):
             )
 
     def headline(self):
-        """WA, UA and macro-F1, and the UA of each branch, of this stage."""
+        """Scores of this stage.
+
+        Returns
+        -------
+        dict of str to float
+            WA, UA and macro-F1, and the UA of each branch.
+        """
         found = self.scores["fused"].summarize()
         stats = {name: found[name] for name in ("wa", "ua", "macro_f1")}
         for name, one in self.scores.items():

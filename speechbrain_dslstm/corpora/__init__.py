@@ -10,7 +10,7 @@ import importlib
 
 from speechbrain_dslstm.corpora.manifest import build_manifest, select_labels
 
-__all__ = ["CORPORA", "get_corpus", "prepare"]
+__all__ = ["CORPORA", "get_corpus", "get_labels", "prepare"]
 
 CORPORA = ("iemocap", "emodb", "ravdess", "nemo", "synthetic")
 
@@ -83,8 +83,7 @@ def prepare(corpus, data_folder, label_set=None, **options):
     """
     module = get_corpus(corpus)
     label_set = module.DEFAULT_LABEL_SET if label_set is None else label_set
-    mapping = select_labels(module.LABEL_SETS, label_set)
-    labels = list(dict.fromkeys(mapping.values()))
+    labels = get_labels(corpus, label_set)
     records = module.records(data_folder, label_set, **options)
     entries = build_manifest(records, data_folder, labels)
     # only a corpus with a published table of counts has something to compare

@@ -54,18 +54,18 @@ GENDERS = {
 SESSIONS = {s: str(1 + i // 2) for i, s in enumerate(sorted(GENDERS))}
 TEXTS = {
     "a01": "Der Lappen liegt auf dem Eisschrank.",
-    "a02": "Das will sie am Mittwoch abgeben.",
+    "a02": "Das will sie am Mittwoch abgeben.",  # codespell:ignore sie
     "a04": "Heute abend könnte ich es ihm sagen.",
     "a05": "Das schwarze Stück Papier befindet sich da oben neben dem "
     "Holzstück.",
     "a07": "In sieben Stunden wird es soweit sein.",
-    "b01": "Was sind denn das für Tüten, die da unter dem Tisch stehen?",
-    "b02": "Sie haben es gerade hochgetragen und jetzt gehen sie wieder "
+    "b01": "Was sind denn das für Tüten, die da unter dem Tisch stehen?",  # codespell:ignore unter
+    "b02": "Sie haben es gerade hochgetragen und jetzt gehen sie wieder "  # codespell:ignore sie
     "runter.",
     "b03": "An den Wochenenden bin ich jetzt immer nach Hause gefahren und "
     "habe Agnes besucht.",
     "b09": "Ich will das eben wegbringen und dann mit Karl was trinken gehen.",
-    "b10": "Die wird auf dem Platz sein, wo wir sie immer hinlegen.",
+    "b10": "Die wird auf dem Platz sein, wo wir sie immer hinlegen.",  # codespell:ignore sie
 }
 PATTERN = (
     f"(?P<speaker>{'|'.join(GENDERS)})(?P<text>[ab][0-9]{{2}})"

@@ -26,6 +26,8 @@ The weights are stored by their input, H rows a block, in this order:
     bias     [6H]       f i_T i_F o C_T C_F
 """
 
+from functools import partial
+
 import torch
 
 __all__ = ["ds_lstm_step", "ds_lstm_naive"]
@@ -130,7 +132,7 @@ def ds_lstm_naive(
     counts : torch.Tensor, int64, [batch], optional
         Valid steps of each item; all of them if left out.
     gate_norm : callable, optional
-        ``gate_norm(gates, step, valid)`` with gates [batch, 4 * hidden] and
+        ``gate_norm(gates, step=..., valid=...)`` with gates [batch, 4 * hidden] and
         valid [batch] bool or None, such as ``StepBatchNorm``.
 
     Returns
@@ -166,9 +168,7 @@ def ds_lstm_naive(
         valid = None if counts is None else t < counts
         normalize = None
         if gate_norm is not None:
-
-            def normalize(gates, t=t, valid=valid):
-                return gate_norm(gates, t, valid)
+            normalize = partial(gate_norm, step=t, valid=valid)
 
         h_t, c_t = ds_lstm_step(
             x[:, t],

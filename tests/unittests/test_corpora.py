@@ -283,7 +283,7 @@ def test_iemocap_entry(tree):
     }
     assert entries["Ses05M_script01_1b_F000"]["text"] == "Café?"
     # a scripted line is one sentence in all sessions
-    line = "i cant read your mind"
+    line = "i cant read your mind"  # codespell:ignore cant
     assert entries["Ses01F_script01_1_F000"]["text_id"] == line
     assert entries["Ses02F_script01_1_F000"]["text_id"] == line
     assert entries["Ses01F_impro01_M000"]["text"] == "[LAUGHTER] I don't know."

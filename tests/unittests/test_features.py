@@ -129,7 +129,7 @@ def test_mfcc_deltas_of_one_frame_are_zero():
 
 
 def librosa_log_mel(samples, n_fft, scale=1.0):
-    """librosa's own answer in dB, in the samples' precision."""
+    """librosa's own answer in dB."""
     librosa = pytest.importorskip("librosa")
     power = librosa.feature.melspectrogram(
         y=scale * samples.numpy(),
@@ -147,13 +147,7 @@ def test_mel_equals_librosa_on_speech(clips, n_fft, scale):
     extractor = LogMelSpectrogram(n_fft=n_fft, scale=scale)
     for samples in clips:
         ours = batched(extractor, samples)
-        exact = librosa_log_mel(samples.double(), n_fft, scale)
-        assert_near(ours, exact.float(), 1e-3)
-        # librosa's float32 is good for a band only down to 80 dB below the
-        # loudest one of its frame.
-        stranger = librosa_log_mel(samples, n_fft, scale)
-        sound = exact > exact.amax(dim=1, keepdim=True) - 80
-        assert_near(ours[sound], stranger[sound], 1e-3)
+        assert_near(ours, librosa_log_mel(samples, n_fft, scale), 1e-4)
 
 
 @pytest.mark.parametrize("n_fft", [512, 1024])
@@ -162,17 +156,17 @@ def test_mel_equals_librosa_near_the_floor(n_fft, level):
     samples = level * speech_like(6000)
     samples[2000:5000] = 0
     ours = batched(LogMelSpectrogram(n_fft=n_fft), samples)
-    exact = librosa_log_mel(samples.double(), n_fft)
-    assert (exact == -100).any()
-    assert_near(ours, exact.float(), 1e-3)
+    expected = librosa_log_mel(samples, n_fft)
+    assert (expected == -100).any()
+    assert_near(ours, expected, 1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:n_fft=512 is too large")
 @pytest.mark.parametrize("samples", [1, 255, 256, 700])
 def test_mel_equals_librosa_on_short_clips(samples):
-    pytest.importorskip("librosa")
     samples = speech_like(samples) + 0.1
     ours = batched(EXTRACTORS["mel_x"], samples)
-    assert_near(ours, librosa_log_mel(samples.double(), 512).float(), 1e-3)
+    assert_near(ours, librosa_log_mel(samples, 512), 1e-4)
 
 
 # Frames and padding
@@ -285,8 +279,9 @@ def test_float64_and_autocast(make):
     assert_near(double(wavs.double()).float(), expected, 1e-5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(single(wavs), expected)
-    half = single(wavs.to(torch.bfloat16))
-    assert half.dtype == torch.float32
+    for dtype in (torch.float16, torch.bfloat16):
+        low = wavs.to(dtype)
+        assert torch.equal(single(low), single(low.float()))
 
 
 def test_scale_shifts_the_level():
