@@ -88,20 +88,23 @@ class AveragePoolAlignment(torch.nn.Module):
         Raises
         ------
         ValueError
-            Fewer frames than one aligned frame needs.
+            An item with fewer frames than one aligned frame needs.
         """
         time = self.num_frames(x.shape[1], y.shape[1])
-        if time < 1:
+        counts = self.num_frames(counts_x, counts_y)
+        shortest = int(counts.argmin())
+        if min(time, int(counts[shortest])) < 1:
             raise ValueError(
-                f"{x.shape[1]} frames of x and {y.shape[1]} of y are too few "
-                f"to align: at least {self.min_frames} and 1 are needed"
+                f"{int(counts_x[shortest])} frames of x and "
+                f"{int(counts_y[shortest])} of y are too few to align: "
+                f"at least {self.min_frames} and 1 are needed"
             )
         last = self.stride * (time - 1) + 1
         # The window as a sum of strided views: no transposition, exact mean
         x = sum(
             x[:, k : k + last : self.stride] for k in range(self.width)
         ) / float(self.width)
-        return x, y[:, :time], self.num_frames(counts_x, counts_y)
+        return x, y[:, :time], counts
 
     @property
     def min_frames(self):

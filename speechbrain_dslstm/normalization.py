@@ -56,11 +56,15 @@ def masked_moments(x, mask=None):
     >>> masked_moments(x, torch.tensor([[True], [True], [False]]))
     (tensor([2.]), tensor([1.]), tensor(2.))
     """
+    return _moments(x if mask is None else x.masked_fill(~mask, 0), mask)
+
+
+def _moments(x, mask):
+    """Moments of ``x``, which is zero at masked positions."""
     dims = tuple(range(x.dim() - 1))
     if mask is None:
         count = x.new_tensor(x.numel() // x.shape[-1])
     else:
-        x = x.masked_fill(~mask, 0)
         repeats = x.numel() // x.shape[-1] // mask.numel()
         count = mask.sum().to(x) * repeats
     sums = _sum_over_ranks(torch.cat([x.sum(dims), count.view(1)]))
@@ -155,7 +159,9 @@ class MaskedBatchNorm(torch.nn.Module):
         if counts is not None:
             mask = length_mask(counts, x.shape[1])
             mask = mask.view(*mask.shape, *[1] * (x.dim() - 2))
-        mean, variance, count = masked_moments(x, mask)
+            # A NaN there would come back through the gradient of the scale
+            x = x.masked_fill(~mask, 0)
+        mean, variance, count = _moments(x, mask)
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
             variance_ = _unbiased(variance, count).to(self.running_var)
@@ -236,11 +242,13 @@ class StepBatchNorm(torch.nn.Module):
         if self.training:
             step = min(step, self.steps - 1)
             mask = None if valid is None else valid.unsqueeze(-1)
-            mean, variance, count = masked_moments(x, mask)
+            if mask is not None:
+                x = x.masked_fill(~mask, 0)
+            mean, variance, count = _moments(x, mask)
             with torch.no_grad():
                 # A step that no item reaches leaves no trace
                 reached = count > 0
-                weight = (self.momentum * reached).to(self.running_mean)
+                weight = self.momentum * reached.to(self.running_mean)
                 variance_ = _unbiased(variance, count)
                 self.running_mean[step].lerp_(
                     mean.to(self.running_mean), weight

@@ -1,0 +1,236 @@
+"""The recipe as a user runs it: real processes on a small synthetic corpus."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechbrain_dslstm import EmotionClassifier
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECIPE = REPOSITORY / "recipes" / "emotion_recognition"
+YAML = str(REPOSITORY / "hparams" / "dual_level.yaml")
+SMALL = [
+    "--corpus=synthetic",
+    "--corpus_options={speakers: 6, sentences: 1}",
+    "--channels=[2, 2]",
+    "--hidden_size=8",
+    "--batch_size=4",
+    "--device=cpu",
+    "--noprogressbar",
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A folder that the first run fills with the synthetic corpus."""
+    return tmp_path_factory.mktemp("corpus")
+
+
+def command(corpus, output, *options, script="train.py"):
+    """The command line of a run."""
+    folders = [f"--data_folder={corpus}", f"--output_folder={output}"]
+    python = [sys.executable, str(RECIPE / script), YAML]
+    given = {option.split("=")[0] for option in options}
+    small = [one for one in SMALL if one.split("=")[0] not in given]
+    return [*python, *small, *folders, *options]
+
+
+def run(*args, **kwargs):
+    """Run to the end; the output of both streams is the message of a failure."""
+    done = subprocess.run(
+        command(*args, **kwargs),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def epochs(output):
+    """Epochs that were validated, in the order of the log."""
+    lines = (output / "save" / "epochs.jsonl").read_text().splitlines()
+    return [json.loads(line)["epoch"] for line in lines]
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory):
+    """Output folder and console of a finished run."""
+    output = tmp_path_factory.mktemp("trained")
+    return output, run(corpus, output, "--number_of_epochs=2")
+
+
+def test_results_are_complete(trained):
+    output, console = trained
+    results = json.loads((output / "results.json").read_text())
+    assert results["labels"] == ["anger", "happiness", "neutral", "sadness"]
+    assert results["protocol"] == "session" and results["fold"] == 0
+    assert results["note"] == ""
+    assert epochs(output) == [1, 2]
+    assert results["leaks"]["train"]["speaker"]["count"] == 0
+    assert f"WA {results['wa']:.1%}  UA {results['ua']:.1%}" in console
+    assert "truth \\ predicted" in console
+    assert "held-out file spk" in console
+    assert (output / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_predictions_agree_with_scores_and_saved_model(trained, corpus):
+    output, _ = trained
+    results = json.loads((output / "results.json").read_text())
+    with open(output / "predictions.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    right = sum(row["emotion"] == row["predicted"] for row in rows)
+    assert results["wa"] == pytest.approx(right / len(rows))
+    classifier = EmotionClassifier.from_hparams(output / "model")
+    manifest = json.loads((output / "save" / "test.json").read_text())
+    assert len(rows) == len(manifest) == 8
+    for row in rows:
+        wav = manifest[row["id"]]["wav"].format(data_root=corpus)
+        out_prob, _, _, text_lab = classifier.classify_file(wav)
+        written = [float(row[f"logp_{name}"]) for name in results["labels"]]
+        torch.testing.assert_close(
+            out_prob[0], torch.tensor(written), atol=1e-4, rtol=0
+        )
+        assert text_lab == [row["predicted"]]
+
+
+def test_second_run_only_evaluates_again(trained, corpus):
+    output, console = trained
+    again = run(corpus, output, "--number_of_epochs=2")
+    assert epochs(output) == [1, 2]
+    assert again.splitlines()[-8:-2] == console.splitlines()[-8:-2]
+
+
+def test_another_split_in_the_same_folder_is_refused(trained, corpus):
+    output, _ = trained
+    done = subprocess.run(
+        command(corpus, output, "--fold=1"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "holds a run with another fold (0, now 1)" in done.stdout
+
+
+def test_killed_in_mid_epoch_goes_on(corpus, trained, tmp_path):
+    """SIGKILL after a checkpoint inside an epoch; the same command ends."""
+    options = ["--number_of_epochs=3", "--ckpt_interval_steps=1"]
+    options.append("--ckpt_interval_minutes=0")
+    process = subprocess.Popen(
+        command(corpus, tmp_path, *options),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+    def inside_second_epoch():
+        log = tmp_path / "save" / "epochs.jsonl"
+        if not log.exists() or not log.read_text():
+            return False
+        for meta in (tmp_path / "save").glob("CKPT*/CKPT.yaml"):
+            newer = meta.stat().st_mtime_ns > log.stat().st_mtime_ns
+            if newer and "intra" in meta.read_text().lower():
+                return True
+        return False
+
+    deadline = time.monotonic() + 120
+    while not inside_second_epoch():
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline, "no checkpoint inside an epoch"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "results.json").exists()
+    run(corpus, tmp_path, *options)
+    assert epochs(tmp_path) == [1, 2, 3]
+    log = (tmp_path / "log.txt").read_text()
+    assert "Loading a checkpoint from" in log
+    assert EmotionClassifier.from_hparams(tmp_path / "model")
+
+
+def test_paper_protocol_says_so_everywhere(corpus, trained, tmp_path):
+    console = run(corpus, tmp_path, "--protocol=paper", "--number_of_epochs=2")
+    results = json.loads((tmp_path / "results.json").read_text())
+    for text in (console, results["note"]):
+        assert "speakers on both sides" in text
+        assert "best epoch chosen on the test fold" in text
+    rows = (tmp_path / "save" / "epochs.jsonl").read_text().splitlines()
+    scores = [json.loads(row)["valid"] for row in rows]
+    for name in ("wa", "ua"):
+        assert results[name] == max(score[name] for score in scores)
+
+
+def test_two_ranks(corpus, trained, tmp_path):
+    """torchrun with gloo: one set of results, written once."""
+    options = ["--number_of_epochs=1", "--distributed_backend=gloo"]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
+    python, *rest = command(corpus, tmp_path, *options)
+    done = subprocess.run(
+        [python, *launcher, "--master_port=29517", *rest],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("held-out file") == 1
+    assert epochs(tmp_path) == [1]
+
+
+def test_cross_validation_resumes(corpus, trained, tmp_path):
+    """A second call runs only the fold whose results are gone."""
+    options = ["--number_of_epochs=1"]
+    python, script, *rest = command(
+        corpus, tmp_path, *options, script="cross_validate.py"
+    )
+    rest = [one for one in rest if not one.startswith("--output_folder")]
+    call = [python, script, *rest, f"--results={tmp_path / 'summary.json'}"]
+    for _ in range(2):
+        done = subprocess.run(
+            call, capture_output=True, text=True, cwd=tmp_path, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        summary = json.loads((tmp_path / "summary.json").read_text())
+        assert len(summary["folds"]) == 3
+        assert sum(map(sum, summary["pooled"]["confusion"])) == 24
+        folder = tmp_path / "runs/dual_level/synthetic/session"
+        times = {
+            path.parent.name: path.stat().st_mtime_ns
+            for path in folder.glob("*/results.json")
+        }
+        if _ == 0:
+            before = times
+            (folder / "fold1_seed1234" / "results.json").unlink()
+    assert times.keys() == before.keys()
+    changed = [name for name in times if times[name] != before[name]]
+    assert changed == ["fold1_seed1234"]
+    found = summary["ua"]["mean"]
+    assert f"UA: {found:.1%}" in done.stdout
+
+
+def test_bad_options_say_what_is_wrong(corpus, trained, tmp_path):
+    for option, message in {
+        "--corpus=imocap": "unknown corpus 'imocap'; there are: iemocap",
+        "--protocol=leave-one-out": "unknown protocol 'leave-one-out'",
+        "--fold=7": "fold is 7, but protocol 'session' has 3 folds",
+        "--label_set=9class": "unknown label set '9class'",
+    }.items():
+        done = subprocess.run(
+            command(corpus, tmp_path, option),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode != 0
+        said = done.stdout + done.stderr
+        assert message in said, said
