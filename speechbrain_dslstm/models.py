@@ -297,6 +297,9 @@ class DualLevelClassifier(torch.nn.Module):
         ``MFCCBranch``.
     p : float
         Weight of the spectrogram branch; with 0 or 1 only one branch is built.
+    resize : tuple of int, optional
+        Frames of mel x and mel y that every clip is stretched to, [230, 120]
+        in the paper's code; native variable length if left out.
 
     Example
     -------
@@ -318,10 +321,15 @@ class DualLevelClassifier(torch.nn.Module):
         spectrogram=None,
         mfcc=None,
         p=0.5,
+        resize=None,
     ):
         super().__init__()
         if not 0.0 <= p <= 1.0:
             raise ValueError(f"p must be in [0, 1], got {p}")
+        if resize is not None and (len(resize) != 2 or min(resize) < 1):
+            raise ValueError(
+                f"resize must be the frames of mel x and mel y, got {resize}"
+            )
         self.n_classes = n_classes
         self.p = p
         self.branches = torch.nn.ModuleDict()
@@ -341,6 +349,9 @@ class DualLevelClassifier(torch.nn.Module):
         self.streams = torch.nn.ModuleDict(
             {name: streams[name] for name in used}
         )
+        if resize is not None and p > 0:
+            for name, frames in zip(("mel_x", "mel_y"), resize, strict=True):
+                self.streams[name].resize = frames
         self.min_samples = self._min_samples()
 
     def _min_samples(self):
@@ -391,7 +402,7 @@ class DualLevelClassifier(torch.nn.Module):
             stream.normalization.update(*stream.extract(wavs, counts))
 
     def _prepare(self, wavs, wav_lens):
-        if wavs.dim() != 2:
+        if wavs.dim() != 2 or not wavs.numel():
             raise ValueError(
                 f"expected waveforms [batch, samples], got {list(wavs.shape)}"
             )

@@ -1,8 +1,6 @@
 """What the recipe's training loop needs beside SpeechBrain's Brain."""
 
-import ctypes
 import os
-import platform
 import shutil
 
 import torch
@@ -18,7 +16,6 @@ __all__ = [
     "AtomicCheckpointer",
     "EarlyStoppingEpochCounter",
     "WeightAverage",
-    "keep_freed_memory",
 ]
 
 
@@ -188,33 +185,3 @@ class WeightAverage(torch.nn.Module):
             The model in training.
         """
         self.averaged.update_parameters(model)
-
-
-def keep_freed_memory():
-    """Let glibc reuse freed memory instead of returning it to the kernel.
-
-    The activations of a CNN are large blocks that glibc maps and unmaps at
-    every step, and the kernel clears every page anew: on a CPU that took half
-    of a training step. Other C libraries and systems are left alone.
-
-    Returns
-    -------
-    bool
-        Whether the setting was made.
-
-    Example
-    -------
-    >>> keep_freed_memory() in (True, False)
-    True
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    # mallopt's parameter numbers, from malloc.h
-    M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-    mallopt = ctypes.CDLL(None).mallopt
-    settings = [
-        (M_MMAP_MAX, 0),
-        (M_TRIM_THRESHOLD, 2**31 - 1),
-        (M_TOP_PAD, 2**28),
-    ]
-    return all(mallopt(name, value) == 1 for name, value in settings)

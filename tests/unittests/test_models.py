@@ -29,7 +29,13 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 BATCH_NORMS = {"gate_norm": "batch", "output_norm": "batch"}
 
 
-def small(p=0.5, resize=(None, None), n_classes=3, **options):
+@pytest.fixture(autouse=True)
+def one_thread(reproducible):
+    """Two threads wait for each other at every step of a small LSTM."""
+    torch.set_num_threads(1)
+
+
+def small(p=0.5, resize=None, n_classes=3, **options):
     """The whole model with few channels and units, its statistics set."""
     torch.manual_seed(0)
     cnn_x = LocalFeatureCNN(128, (4, 2), (2, 4))
@@ -39,14 +45,15 @@ def small(p=0.5, resize=(None, None), n_classes=3, **options):
         n_classes,
         streams={
             "mfcc": FeatureStream(MFCC39(), 39),
-            "mel_x": FeatureStream(LogMelSpectrogram(512), 128, resize[0]),
-            "mel_y": FeatureStream(LogMelSpectrogram(1024), 256, resize[1]),
+            "mel_x": FeatureStream(LogMelSpectrogram(512), 128),
+            "mel_y": FeatureStream(LogMelSpectrogram(1024), 256),
         },
         spectrogram=SpectrogramBranch(
             n_classes, cnn_x, cnn_y, None, DSLSTM(*sizes, 8, 2, **options)
         ),
         mfcc=MFCCBranch(n_classes, hidden_size=8),
         p=p,
+        resize=resize,
     )
     model.update_normalization(noise(4, 9000))
     return model.eval()
@@ -201,11 +208,17 @@ def test_resize_as_in_the_paper(samples):
         assert feats.shape[1] == frames and sizes.tolist() == [frames] * 2
         native = stream.extractor(wavs, counts)
         for row, n in enumerate(stream.extractor.num_frames(counts).tolist()):
-            stretched = torch.nn.functional.interpolate(
-                native[row, :n].T[None], size=frames, mode="nearest"
-            )
+            index = [k * n // frames for k in range(frames)]
+            if samples > 300:
+                # On two frames float32 lets torch miss 115 * 2 / 230 = 1
+                torch.testing.assert_close(
+                    native[row, index].T[None],
+                    torch.nn.functional.interpolate(
+                        native[row, :n].T[None], size=frames, mode="nearest"
+                    ),
+                )
             expected = stream.normalization(
-                stretched.transpose(1, 2), torch.tensor([frames])
+                native[row : row + 1, index], torch.tensor([frames])
             )
             torch.testing.assert_close(feats[row], expected[0])
     # Through the CNNs of the paper: 56 and 29 frames, aligned 27
@@ -340,6 +353,8 @@ def test_wrong_inputs(wavs, lengths, match):
 def test_parts_that_do_not_fit():
     with pytest.raises(ValueError, match=r"p must be in \[0, 1\], got 1.5"):
         DualLevelClassifier(p=1.5)
+    with pytest.raises(ValueError, match=r"mel x and mel y, got \[230\]"):
+        DualLevelClassifier(resize=[230])
     with pytest.raises(ValueError, match=r"\(496, 1008\).*\(496, 1000\)"):
         SpectrogramBranch(ds_lstm=DSLSTM(496, 1000, 8))
 
