@@ -40,7 +40,8 @@ def load_audio(path, sample_rate=16000):
         samples, rate = soundfile.read(
             str(path), dtype="float32", always_2d=True
         )
-    except (soundfile.SoundFileError, OSError) as error:
+    # TypeError: of a file that ends in .raw soundfile wants to know the rate
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise ValueError(f"cannot read audio from {path}: {error}") from error
     if not len(samples):
         raise ValueError(f"no audio samples in {path}")

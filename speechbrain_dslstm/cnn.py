@@ -118,10 +118,13 @@ class LocalFeatureBlock(torch.nn.Module):
         torch.Tensor, [batch, out_channels, time', frequency']
             Features; padded frames hold no meaning.
         """
-        x = self.conv(x)
         if self.pool_first:
-            return self._normalize(self.pool(x), self.num_frames(counts))
-        return self.pool(self._normalize(x, self._conv_size(counts, 0)))
+            # One clip at a time stays in a CPU's cache between the two
+            clips = x.split(1) if x.device.type == "cpu" else [x]
+            x = torch.cat([self.pool(self.conv(clip)) for clip in clips])
+            return self._normalize(x, self.num_frames(counts))
+        x = self._normalize(self.conv(x), self._conv_size(counts, 0))
+        return self.pool(x)
 
 
 class LocalFeatureCNN(torch.nn.Module):

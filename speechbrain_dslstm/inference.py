@@ -7,6 +7,7 @@ program: load it only from a source you trust.
 """
 
 import os
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -31,6 +32,7 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
     label_encoder: !ref <label_encoder>
   custom_hooks:
     model: !name:speechbrain_dslstm.inference.load_weights
+    label_encoder: !name:speechbrain.dataio.encoder.CategoricalEncoder.load
 """
 
 
@@ -95,7 +97,7 @@ class EmotionClassifier(Pretrained):
         hparams_file : str
             Name of the YAML in it.
         savedir : str or pathlib.Path, optional
-            Where files of a hub are kept.
+            Where files of a hub are kept; not used for a local folder.
         **kwargs : dict
             Passed to SpeechBrain's ``Pretrained.from_hparams``, such as
             ``run_opts`` and ``overrides``.
@@ -113,10 +115,11 @@ class EmotionClassifier(Pretrained):
             The weights do not fit the architecture.
         """
         local = Path(source).expanduser()
-        if local.is_dir():
+        if str(source) and local.is_dir():
             if not (local / hparams_file).is_file():
                 raise FileNotFoundError(f"no {hparams_file} in {local}")
-            source = str(local.resolve())
+            # What lies in a savedir is taken as it is, of any model
+            source, savedir = str(local.resolve()), None
         elif _looks_local(source):
             raise FileNotFoundError(f"no model folder {source}")
         if savedir is not None:
@@ -150,7 +153,9 @@ class EmotionClassifier(Pretrained):
             wavs = wavs.unsqueeze(0)
         if wav_lens is not None:
             wav_lens = torch.as_tensor(wav_lens, device=self.device)
-        wavs = wavs.to(self.device).float()
+        wavs = wavs.to(self.device)
+        if wavs.is_floating_point():
+            wavs = wavs.float()
         with self.inference_ctx, torch.no_grad():
             out_prob = self.mods.model(wavs, wav_lens).float()
         score, index = out_prob.max(dim=-1)
@@ -297,12 +302,8 @@ def _write(path, write):
 
 
 def _looks_local(source):
-    """Whether a source that is no folder cannot be a hub id either."""
-    text = str(source)
-    return isinstance(source, Path) or (
-        text.startswith((".", "/", "~"))
-        or os.sep in text.rstrip(os.sep)
-        and text.count("/") != 1
-        or text.endswith("/")
-        or "/" not in text
+    """Whether a source that is no folder has not the form of a hub id."""
+    hub_id = r"\w[\w.-]*/\w[\w.-]*"
+    return isinstance(source, Path) or not re.fullmatch(
+        hub_id, str(source), re.ASCII
     )

@@ -124,6 +124,10 @@ class EarlyStoppingEpochCounter(EpochCounterWithStopper):
         # An error, 1 - score, so that a plateau counts as no progress
         super().__init__(limit, patience or limit + 1, warmup, "min")
 
+    # The decorator registers only what stands in the class itself
+    _save = EpochCounterWithStopper._save
+    _recover = EpochCounterWithStopper._recover
+
     def update_score(self, score):
         """Take the validation score of the epoch that just ended.
 
@@ -185,3 +189,9 @@ class WeightAverage(torch.nn.Module):
             The model in training.
         """
         self.averaged.update_parameters(model)
+        # An average of integers is cut off, so a counter would never grow
+        for averaged, newest in zip(
+            self.model.buffers(), model.buffers(), strict=True
+        ):
+            if not averaged.is_floating_point():
+                averaged.copy_(newest)

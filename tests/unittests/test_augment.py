@@ -73,10 +73,11 @@ def test_a_stream_that_the_model_does_not_use():
 def test_what_was_given_is_left_alone():
     """SpecAugment of the host: whole frames, whole bands, a copy."""
     given = streams()
-    drops = [SpectrogramDrop(2, 2, 1, 1, dim=dim) for dim in (1, 2)]
+    drops = [SpectrogramDrop(2, 3, 1, 1, dim=dim) for dim in (1, 2)]
     out = StreamAugment({"mfcc": drops})(given)["mfcc"].feats
     torch.testing.assert_close(given, streams())
     kept = out[0] != 0
-    # Two of nine frames and two of five bands are gone
-    assert kept.any(dim=1).sum() == 7 and kept.any(dim=0).sum() == 3
-    torch.testing.assert_close(out[0][kept], torch.ones(21))
+    # Two of nine frames and two of five bands, or one at the edge
+    frames, bands = kept.any(dim=1).sum(), kept.any(dim=0).sum()
+    assert frames in (7, 8) and bands in (3, 4)
+    torch.testing.assert_close(out[0][kept], torch.ones(int(frames * bands)))

@@ -66,9 +66,18 @@ def noise(batch, samples):
     return wavs * torch.linspace(0.3, 2, batch).unsqueeze(1)
 
 
-@pytest.fixture(scope="module", params=[{}, BATCH_NORMS, {"resize": (60, 30)}])
+OPTIONS = [{}, BATCH_NORMS, {"resize": (60, 30)}]
+
+
+@pytest.fixture(scope="module", params=OPTIONS)
 def model(request):
     return small(**request.param)
+
+
+@pytest.fixture(scope="module", params=OPTIONS)
+def exact_model(request):
+    """In float64: a few frames make batch statistics ill-conditioned."""
+    return small(**request.param).double()
 
 
 @given(
@@ -99,10 +108,12 @@ def test_an_utterance_gives_one_result(model, counts, extra, random):
     st.integers(1, 5000),
 )
 @settings(max_examples=8)
-def test_training_does_not_depend_on_padding(model, counts, extra):
+def test_training_does_not_depend_on_padding(exact_model, counts, extra):
     """Log-posteriors, running statistics and gradients of a training step."""
+    model = exact_model
     fresh = {k: v.clone() for k, v in model.state_dict().items()}
-    wavs, lengths = noise(len(counts), max(counts)), torch.tensor(counts)
+    wavs = noise(len(counts), max(counts)).double()
+    lengths = torch.tensor(counts)
     targets = torch.arange(len(counts)) % 3
     found = []
     for padding in (0, extra):
@@ -116,7 +127,7 @@ def test_training_does_not_depend_on_padding(model, counts, extra):
         found.append((out.detach(), state, grads))
     model.load_state_dict(fresh)
     model.eval()
-    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(found[1], found[0], atol=1e-8, rtol=1e-8)
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +240,7 @@ def test_resize_as_in_the_paper(samples):
     assert [x.shape[1], y.shape[1], counts.tolist()] == [56, 29, [27, 27]]
 
 
-def test_statistics_are_those_of_the_valid_frames(model):
+def test_statistics_are_those_of_the_valid_frames():
     """The batch they were taken from has zero mean and unit variance."""
     net = small()
     wavs, counts = noise(3, 8000), torch.tensor([8000, 5000, 6500])

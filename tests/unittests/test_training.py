@@ -56,18 +56,22 @@ def test_bad_patience():
         EarlyStoppingEpochCounter(5, patience=0)
 
 
+CHECKPOINTERS = [Checkpointer, AtomicCheckpointer]
+
+
 def recovered(tmp_path, **recoverables):
     """Load what a checkpointer of another run has saved."""
-    checkpointer = Checkpointer(tmp_path, recoverables)
+    checkpointer = AtomicCheckpointer(tmp_path, recoverables)
     assert checkpointer.recover_if_possible() is not None
 
 
 @pytest.mark.parametrize("stop_at", [1, 2, 3, 4])
-def test_counter_survives_a_checkpoint(tmp_path, stop_at):
+@pytest.mark.parametrize("kind", CHECKPOINTERS)
+def test_counter_survives_a_checkpoint(tmp_path, kind, stop_at):
     """Interrupted after any epoch, the rest is what it would have been."""
     scores = [0.1, 0.4, 0.4, 0.3, 0.9, 0.9]
     first = EarlyStoppingEpochCounter(6, patience=2)
-    checkpointer = Checkpointer(tmp_path, {"counter": first})
+    checkpointer = kind(tmp_path, {"counter": first})
     for epoch in first:
         first.update_score(scores[epoch - 1])
         checkpointer.save_checkpoint()
@@ -169,3 +173,67 @@ def test_average_survives_a_checkpoint(tmp_path):
 def test_bad_decay(decay):
     with pytest.raises(ValueError, match=rf"in \[0, 1\), got {decay}"):
         WeightAverage(network(0.0), decay)
+
+
+class Slow(torch.nn.Linear):
+    """Recoverable whose file is half written when the power fails."""
+
+
+def power_fails(obj, path):
+    path.write_bytes(b"half a")
+    raise KeyboardInterrupt
+
+
+def state(checkpointer):
+    """Names of all folders, and of the files of each."""
+    return {
+        folder.name: sorted(file.name for file in folder.iterdir())
+        for folder in checkpointer.checkpoints_dir.iterdir()
+    }
+
+
+def test_a_save_that_breaks_off_leaves_the_last_checkpoint(tmp_path):
+    net = torch.nn.Linear(1, 1, bias=False)
+    checkpointer = AtomicCheckpointer(tmp_path, {"net": net})
+    torch.nn.init.constant_(net.weight, 1.0)
+    whole = checkpointer.save_checkpoint().path
+    torch.nn.init.constant_(net.weight, 2.0)
+    checkpointer.add_recoverable(
+        "slow", Slow(1, 1), custom_save_hook=power_fails
+    )
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.save_checkpoint()
+    assert len(state(checkpointer)) == 2
+    # The next start sees one checkpoint only, and cleans up when it saves
+    again = AtomicCheckpointer(tmp_path, {"net": net})
+    assert [found.path for found in again.list_checkpoints()] == [whole]
+    again.recover_if_possible()
+    torch.testing.assert_close(net.weight.data, torch.ones(1, 1))
+    newest = again.save_checkpoint().path
+    assert set(state(again)) == {whole.name, newest.name}
+
+
+def test_atomic_checkpoints_are_those_of_speechbrain(tmp_path):
+    """The same names and files, whichever is read by the other."""
+    found = []
+    for kind in CHECKPOINTERS:
+        net = torch.nn.Linear(1, 1)
+        checkpointer = kind(tmp_path / kind.__name__, {"net": net})
+        saved = [checkpointer.save_checkpoint() for _ in range(3)]
+        assert len({one.path for one in saved}) == 3
+        for one in saved:
+            assert one.paramfiles["net"].parent == one.path
+            assert one.paramfiles["net"].is_file()
+        named = checkpointer.save_checkpoint(name="best", meta={"ua": 0.3})
+        again = checkpointer.save_checkpoint(name="best", meta={"ua": 0.7})
+        assert named.path == again.path
+        best = checkpointer.find_checkpoint(max_key="ua")
+        assert best.path == again.path and best.meta["ua"] == 0.7
+        checkpointer.save_and_keep_only(meta={"ua": 0.1}, max_keys=["ua"])
+        found.append(state(checkpointer))
+        other = torch.nn.Linear(1, 1)
+        reader = Checkpointer(tmp_path / kind.__name__, {"net": other})
+        reader.recover_if_possible()
+        torch.testing.assert_close(other.weight, net.weight)
+    assert [len(folders) for folders in found] == [2, 2]
+    assert found[1]["CKPT+best"] == found[0]["CKPT+best"]
