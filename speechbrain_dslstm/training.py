@@ -1,5 +1,6 @@
 """What the recipe's training loop needs beside SpeechBrain's Brain."""
 
+import logging
 import os
 import shutil
 
@@ -11,12 +12,16 @@ from speechbrain.utils.checkpoints import (
 )
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.epoch_loop import EpochCounterWithStopper
+from speechbrain.utils.logger import get_logger
 
 __all__ = [
     "AtomicCheckpointer",
     "EarlyStoppingEpochCounter",
     "WeightAverage",
 ]
+
+
+logger = get_logger(__name__)
 
 
 class AtomicCheckpointer(Checkpointer):
@@ -66,7 +71,10 @@ class AtomicCheckpointer(Checkpointer):
         if if_main_process():
             for left_over in self.checkpoints_dir.glob(f"{self.ASIDE}*"):
                 shutil.rmtree(left_over)
-        aside = super().save_checkpoint(*args, **kwargs)
+        verbosity = kwargs.pop("verbosity", logging.INFO)
+        aside = super().save_checkpoint(
+            *args, verbosity=logging.DEBUG, **kwargs
+        )
         if aside is None:
             return None
         for path in [*aside.path.iterdir(), aside.path]:
@@ -77,6 +85,7 @@ class AtomicCheckpointer(Checkpointer):
             shutil.rmtree(final)
         os.rename(aside.path, final)
         _sync(final.parent)
+        logger.log(verbosity, f"Saved a checkpoint in {final}")
         files = {
             name: final / path.name for name, path in aside.paramfiles.items()
         }
