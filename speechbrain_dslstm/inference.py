@@ -83,6 +83,8 @@ class EmotionClassifier(Pretrained):
         if run_opts and isinstance(run_opts.get("device"), torch.device):
             run_opts = {**run_opts, "device": str(run_opts["device"])}
         super().__init__(modules, hparams, run_opts, freeze_params)
+        encoder = self.hparams.label_encoder
+        encoder.expect_len(len(encoder))
 
     @classmethod
     def from_hparams(
@@ -248,7 +250,6 @@ def save_pretrained(folder, hparams, model, labels):
     _write(folder / "model.ckpt", lambda p: torch.save(model.state_dict(), p))
     encoder = CategoricalEncoder()
     encoder.update_from_iterable(labels, sequence_input=False)
-    encoder.expect_len(len(labels))
     _write(folder / "label_encoder.ckpt", lambda p: encoder.save(str(p)))
 
 

@@ -18,7 +18,8 @@ import torch  # noqa: E402
 from speechbrain.utils.importutils import LazyModule  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-THREADS = min(2, os.cpu_count() or 1)
+# Threads that wait for each other on a busy machine cost minutes
+THREADS = 1
 
 
 class _TorchRandom:

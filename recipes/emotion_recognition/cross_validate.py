@@ -12,6 +12,7 @@ command goes on wherever it was killed.
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -76,6 +77,29 @@ def run_fold(arguments, folder, fold, threads):
         if done.returncode or not results.exists():
             raise RuntimeError(f"fold {fold} failed, see {log}")
     return json.loads(results.read_text(encoding="utf-8"))
+
+
+def shorten(argument):
+    """An argument without the folders of this machine.
+
+    Arguments
+    ---------
+    argument : str
+        As on the command line.
+
+    Returns
+    -------
+    str
+        The same, an absolute path cut down to its last name.
+
+    Example
+    -------
+    >>> shorten("--data_folder=/data/corpora/emodb"), shorten("--jobs=2")
+    ('--data_folder=emodb', '--jobs=2')
+    """
+    name, equals, value = argument.rpartition("=")
+    path = Path(value)
+    return f"{name}{equals}{path.name}" if path.is_absolute() else argument
 
 
 def summarise(folds):
@@ -188,7 +212,8 @@ def main():
         ]
         results = [one.result() for one in tqdm(running, unit="fold")]
     summary = summarise(results)
-    summary["command"] = sys.argv
+    # A report names no folder of the machine it was made on
+    summary["command"] = shlex.join(map(shorten, sys.argv))
     text = json.dumps(summary, indent=2) + "\n"
     (parent / f"summary_seed{seed}.json").write_text(text, encoding="utf-8")
     if options.results is not None:

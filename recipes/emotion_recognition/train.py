@@ -473,7 +473,7 @@ def save_model(brain, hparams, hparams_file, overrides):
     classifier = EmotionClassifier.from_hparams(folder)
     manifest = Path(hparams["save_folder"], "test.json")
     item = next(iter(json.loads(manifest.read_text("utf-8")).values()))
-    wav = item["wav"].replace("{data_root}", str(hparams["data_folder"]))
+    wav = item["wav"].format(data_root=hparams["data_folder"])
     _, score, _, label = classifier.classify_file(wav)
     print(f"model: {folder}")
     print(
@@ -507,6 +507,11 @@ def main():
     hparams["batch_sampler"] = train_options.get("batch_sampler")
     checkpointer = hparams["checkpointer"]
     if checkpointer.find_checkpoint() is None:
+        if run_opts.get("test_only"):
+            raise FileNotFoundError(
+                f"no checkpoint to test in {hparams['save_folder']}: "
+                "train first, without --test_only"
+            )
         collect_statistics(hparams, datasets["train"])
     brain = EmotionBrain(
         modules=hparams["modules"],

@@ -202,7 +202,7 @@ def test_a_save_that_breaks_off_leaves_the_last_checkpoint(tmp_path):
         "slow", Slow(1, 1), custom_save_hook=power_fails
     )
     with pytest.raises(KeyboardInterrupt):
-        checkpointer.save_checkpoint()
+        checkpointer.save_checkpoint(name="part")
     assert len(state(checkpointer)) == 2
     # The next start sees one checkpoint only, and cleans up when it saves
     again = AtomicCheckpointer(tmp_path, {"net": net})
