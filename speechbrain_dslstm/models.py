@@ -64,6 +64,8 @@ class FeatureStream(torch.nn.Module):
     resize : int, optional
         Stretch every item to so many frames by nearest neighbour, as the
         paper's code does. None: native variable length.
+    center_utterances : bool
+        Take out each utterance's own mean, see ``FeatureNormalization``.
 
     Example
     -------
@@ -75,10 +77,14 @@ class FeatureStream(torch.nn.Module):
     (torch.Size([2, 63, 128]), tensor([63,  2]))
     """
 
-    def __init__(self, extractor, num_features, resize=None):
+    def __init__(
+        self, extractor, num_features, resize=None, center_utterances=False
+    ):
         super().__init__()
         self.extractor = extractor
-        self.normalization = FeatureNormalization(num_features)
+        self.normalization = FeatureNormalization(
+            num_features, center_utterances=center_utterances
+        )
         self.resize = resize
 
     def extract(self, wavs, counts):

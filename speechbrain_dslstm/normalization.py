@@ -276,6 +276,9 @@ class FeatureNormalization(torch.nn.Module):
         Features per frame.
     eps : float
         Smallest standard deviation divided by.
+    center_utterances : bool
+        Take out each utterance's own mean as well. It holds much of the
+        speaker and the channel, but needs the whole utterance.
 
     Example
     -------
@@ -288,10 +291,11 @@ class FeatureNormalization(torch.nn.Module):
              [ 0.]]])
     """
 
-    def __init__(self, num_features, eps=1e-5):
+    def __init__(self, num_features, eps=1e-5, center_utterances=False):
         super().__init__()
         self.num_features = num_features
         self.eps = eps
+        self.center_utterances = center_utterances
         # float64: sums over millions of frames
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer(
@@ -342,8 +346,13 @@ class FeatureNormalization(torch.nn.Module):
         Returns
         -------
         torch.Tensor, [batch, time, features]
-            Zero mean and unit variance over the training set; zero at padded
-            frames.
+            Zero mean and unit variance over the training set, or zero mean
+            in each utterance; zero at padded frames.
         """
         deviation = self.variance.sqrt().clamp(min=self.eps).to(feats)
-        return zero_padding((feats - self.mean.to(feats)) / deviation, counts)
+        feats = (feats - self.mean.to(feats)) / deviation
+        if self.center_utterances:
+            frames = counts.view(-1, 1, 1).to(feats)
+            total = zero_padding(feats, counts).sum(dim=1, keepdim=True)
+            feats = feats - total / frames
+        return zero_padding(feats, counts)

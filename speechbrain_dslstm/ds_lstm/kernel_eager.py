@@ -8,11 +8,36 @@ candidates. Reference: ``equations.ds_lstm_naive``, whose signature this has.
 
 import torch
 
-__all__ = ["ds_lstm_eager"]
+__all__ = ["ds_lstm_eager", "project_inputs"]
 
 
-def _project_inputs(x, y, weight_x, weight_y, bias):
-    """Input part of all steps, [time, batch, 6 * hidden]."""
+def project_inputs(x, y, weight_x, weight_y, bias):
+    """Input part of all steps: everything that does not depend on h_{t-1}.
+
+    Arguments
+    ---------
+    x : torch.Tensor, [batch, time, input_x]
+        Fine-time sequence.
+    y : torch.Tensor, [batch, time, input_y]
+        Fine-frequency sequence.
+    weight_x : torch.Tensor, [5 * hidden, input_x]
+        Blocks f i_T i_F o C_T.
+    weight_y : torch.Tensor, [5 * hidden, input_y]
+        Blocks f i_T i_F o C_F.
+    bias : torch.Tensor, [6 * hidden]
+        Blocks f i_T i_F o C_T C_F.
+
+    Returns
+    -------
+    torch.Tensor, [time, batch, 6 * hidden]
+        Blocks f i_T i_F o C_T C_F.
+
+    Example
+    -------
+    >>> sizes = [(5, 7, 3), (5, 7, 4), (10, 3), (10, 4), (12,)]
+    >>> project_inputs(*(torch.randn(size) for size in sizes)).shape
+    torch.Size([7, 5, 12])
+    """
     hidden = bias.shape[0] // 6
     x, y = x.transpose(0, 1), y.transpose(0, 1)
     # The four gates read [x; y], so their two products are one
@@ -83,7 +108,7 @@ def ds_lstm_eager(
     True
     """
     hidden = h0.shape[-1]
-    projected = _project_inputs(x, y, weight_x, weight_y, bias).unbind(0)
+    projected = project_inputs(x, y, weight_x, weight_y, bias).unbind(0)
     weight_h = weight_h.t()
     valid = [None] * len(projected)
     if counts is not None:

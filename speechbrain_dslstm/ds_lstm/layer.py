@@ -48,7 +48,7 @@ class DSLSTM(torch.nn.Module):
     bidirectional : bool
         Add a second direction that reads each item backwards.
     backend : str
-        "auto", "naive" or "eager"; ``DSLSTM_BACKEND`` overrides it.
+        "auto", "naive", "eager" or "fused"; ``DSLSTM_BACKEND`` overrides.
 
     Example
     -------
@@ -93,7 +93,7 @@ class DSLSTM(torch.nn.Module):
                 )
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-        choose_backend(backend)
+        choose_backend(backend, gate_norm is not None)
         self.input_size_x = input_size_x
         self.input_size_y = input_size_y
         self.hidden_size = hidden_size
@@ -208,7 +208,8 @@ class DSLSTM(torch.nn.Module):
             for kind in ("weight_x", "weight_y", "weight_h", "bias")
         ]
         norm = self.gate_norms[name] if name in self.gate_norms else None
-        recurrence = choose_backend(self.backend).function
+        choice = choose_backend(self.backend, norm is not None)
+        recurrence = choice.function
         if not name.endswith("_reverse"):
             return recurrence(x, y, h0, c0, *weights, counts, norm)
         x, y = _reverse(x, counts), _reverse(y, counts)

@@ -262,6 +262,8 @@ def test_override_and_unknown_backend(monkeypatch):
     monkeypatch.delenv("DSLSTM_BACKEND")
     with pytest.raises(ValueError, match="backend='warp'"):
         DSLSTM(4, 5, 6, backend="warp")
+    with pytest.raises(ValueError, match="'fused' .* has no gate norm"):
+        DSLSTM(4, 5, 6, gate_norm="batch", backend="fused")
 
 
 @pytest.mark.parametrize(

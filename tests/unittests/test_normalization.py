@@ -488,3 +488,17 @@ def run_rank(rank, folder):
 
 if __name__ == "__main__":
     run_rank(int(sys.argv[1]), Path(sys.argv[2]))
+
+
+def test_centred_utterances_have_zero_mean_whatever_the_padding():
+    norm = FeatureNormalization(4, center_utterances=True)
+    feats, counts = torch.randn(3, 9, 4) + 5, torch.tensor([9, 4, 1])
+    norm.update(feats, counts)
+    for row, count in enumerate(counts):
+        feats[row, count:] = float("nan")
+    out = norm(feats, counts)
+    for row, count in enumerate(counts):
+        valid = feats[row, :count]
+        expected = (valid - valid.mean(0)) / norm.variance.sqrt().float()
+        torch.testing.assert_close(out[row, :count], expected)
+        assert out[row, count:].abs().sum() == 0

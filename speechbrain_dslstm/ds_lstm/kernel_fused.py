@@ -1,0 +1,183 @@
+r"""DS-LSTM in plain torch with a backward pass written by hand.
+
+Autograd records every operation of every step; this keeps a few tensors for
+the whole sequence and walks back through them. The gradients of the weights
+are one matrix product at the end instead of one for each step. Reference:
+``equations.ds_lstm_naive``, whose signature this has.
+
+With z the input of the nonlinearities, a their output, and the equations of
+``equations.py``, the way back is::
+
+    dc_t += dh_t * o * (1 - tanh(c_t)^2)
+    dz_t  = a' * [dc * c_{t-1}, dc * C_T, dc * C_F, dh * tanh(c_t),
+                  dc * i_T, dc * i_F]        blocks f i_T i_F o C_T C_F
+    dh_{t-1} = dz_t W_h,   dc_{t-1} = dc_t * f
+
+where everything but dh and dc is known before the walk begins.
+"""
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from speechbrain_dslstm.ds_lstm.kernel_eager import project_inputs
+
+__all__ = ["ds_lstm_fused"]
+
+
+def _step(projected, h, c, weight_h, act, c_t, tanh_c, h_t):
+    """One step into the given memory, from ``projected`` [batch, 6 * hidden]."""
+    hidden = h.shape[-1]
+    torch.addmm(projected, h, weight_h, out=act)
+    act[:, : 4 * hidden].sigmoid_()
+    act[:, 4 * hidden :].tanh_()
+    f, i_T, i_F, o, C_T, C_F = act.chunk(6, dim=-1)
+    torch.mul(f, c, out=c_t)
+    c_t.addcmul_(i_T, C_T).addcmul_(i_F, C_F)
+    torch.tanh(c_t, out=tanh_c)
+    torch.mul(o, tanh_c, out=h_t)
+
+
+class _Recurrence(torch.autograd.Function):
+    """The recurrence after the input projections, time first."""
+
+    @staticmethod
+    def forward(ctx, projected, h0, c0, weight_h, valid):
+        """All steps, keeping what the way back needs."""
+        time, batch, _ = projected.shape
+        hidden = h0.shape[-1]
+        act = torch.empty_like(projected)
+        # States before and after each step
+        h = projected.new_empty(time + 1, batch, hidden)
+        c = projected.new_empty(time + 1, batch, hidden)
+        tanh_c = projected.new_empty(time, batch, hidden)
+        h[0], c[0] = h0, c0
+        weight = weight_h.t()
+        for t in range(time):
+            _step(
+                projected[t], h[t], c[t], weight,
+                act[t], c[t + 1], tanh_c[t], h[t + 1],
+            )  # fmt: skip
+            if valid is not None:
+                torch.where(valid[t], h[t + 1], h[t], out=h[t + 1])
+                torch.where(valid[t], c[t + 1], c[t], out=c[t + 1])
+        ctx.save_for_backward(act, h, c, tanh_c, weight_h)
+        ctx.valid = valid
+        out = h[1:] if valid is None else h[1:].masked_fill(~valid, 0)
+        return out.clone(), h[-1].clone(), c[-1].clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_out, grad_h, grad_c):
+        """All steps backwards; the weights' gradient at the end."""
+        act, h, c, tanh_c, weight_h = ctx.saved_tensors
+        valid = ctx.valid
+        time, batch, hidden = tanh_c.shape
+        f, i_T, i_F, o, C_T, C_F = act.chunk(6, dim=-1)
+        # Everything that dc or dh is multiplied with, for all steps at once
+        partner = torch.cat([c[:-1], C_T, C_F, tanh_c, i_T, i_F], dim=-1)
+        slope = torch.cat(
+            [
+                torch.ops.aten.sigmoid_backward(
+                    partner[..., : 4 * hidden], act[..., : 4 * hidden]
+                ),
+                torch.ops.aten.tanh_backward(
+                    partner[..., 4 * hidden :], act[..., 4 * hidden :]
+                ),
+            ],
+            dim=-1,
+        ).view(time, batch, 6, hidden)
+        through_o = torch.ops.aten.tanh_backward(o, tanh_c)
+        if valid is not None:
+            # A step that is no step: no gradient into it, none out of it
+            grad_out = grad_out.masked_fill(~valid, 0)
+            slope = slope.masked_fill(~valid.unsqueeze(-1), 0)
+            through_o = through_o.masked_fill(~valid, 0)
+            f = f.masked_fill(~valid, 1)
+        grad_z = torch.empty_like(slope)
+        dh, dc = grad_h, grad_c
+        for t in range(time - 1, -1, -1):
+            dh = dh + grad_out[t]
+            dc = torch.addcmul(dc, dh, through_o[t])
+            torch.mul(slope[t], dc.unsqueeze(1), out=grad_z[t])
+            torch.mul(slope[t, :, 3], dh, out=grad_z[t, :, 3])
+            back = torch.mm(grad_z[t].view(batch, -1), weight_h)
+            dh = back if valid is None else torch.where(valid[t], back, dh)
+            dc = dc * f[t]
+        grad_z = grad_z.view(time, batch, 6 * hidden)
+        grad_weight = grad_z.flatten(0, 1).t() @ h[:-1].flatten(0, 1)
+        return grad_z, dh, dc, grad_weight, None
+
+
+def ds_lstm_fused(
+    x,
+    y,
+    h0,
+    c0,
+    weight_x,
+    weight_y,
+    weight_h,
+    bias,
+    counts=None,
+    gate_norm=None,
+):
+    """One layer of the DS-LSTM over whole sequences; no second derivatives.
+
+    Arguments
+    ---------
+    x : torch.Tensor, [batch, time, input_x]
+        Fine-time sequence.
+    y : torch.Tensor, [batch, time, input_y]
+        Fine-frequency sequence, aligned with ``x``.
+    h0 : torch.Tensor, [batch, hidden]
+        Initial hidden state.
+    c0 : torch.Tensor, [batch, hidden]
+        Initial cell state.
+    weight_x : torch.Tensor, [5 * hidden, input_x]
+        Blocks f i_T i_F o C_T.
+    weight_y : torch.Tensor, [5 * hidden, input_y]
+        Blocks f i_T i_F o C_F.
+    weight_h : torch.Tensor, [6 * hidden, hidden]
+        Blocks f i_T i_F o C_T C_F.
+    bias : torch.Tensor, [6 * hidden]
+        Blocks f i_T i_F o C_T C_F.
+    counts : torch.Tensor, int64, [batch], optional
+        Valid steps of each item; all of them if left out.
+    gate_norm : None
+        Not supported here; ``kernel_eager`` does it.
+
+    Returns
+    -------
+    out : torch.Tensor, [batch, time, hidden]
+        Hidden states; zero at padded steps.
+    h : torch.Tensor, [batch, hidden]
+        Hidden state after each item's last valid step.
+    c : torch.Tensor, [batch, hidden]
+        Cell state after each item's last valid step.
+
+    Raises
+    ------
+    ValueError
+        A gate norm is given.
+
+    Example
+    -------
+    >>> from speechbrain_dslstm.ds_lstm.equations import ds_lstm_naive
+    >>> sizes = [(10, 3), (10, 4), (12, 2)]
+    >>> weights = [torch.randn(n, d) for n, d in sizes]
+    >>> args = [torch.randn(5, 7, 3), torch.randn(5, 7, 4)]
+    >>> args += [torch.zeros(5, 2)] * 2 + weights + [torch.randn(12)]
+    >>> out, h, c = ds_lstm_fused(*args)
+    >>> torch.allclose(out, ds_lstm_naive(*args)[0], atol=1e-6)
+    True
+    """
+    if gate_norm is not None:
+        raise ValueError("this backend has no gate norm; use backend='eager'")
+    projected = project_inputs(x, y, weight_x, weight_y, bias)
+    # Autocast may have made them narrower: states keep the weights' precision
+    projected, h0, c0 = (v.to(weight_h.dtype) for v in (projected, h0, c0))
+    valid = None
+    if counts is not None:
+        steps = torch.arange(x.shape[1], device=x.device)
+        valid = (steps.unsqueeze(1) < counts).unsqueeze(-1)
+    out, h, c = _Recurrence.apply(projected, h0, c0, weight_h, valid)
+    return out.transpose(0, 1), h, c
