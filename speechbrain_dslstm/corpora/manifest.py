@@ -286,11 +286,11 @@ def read_manifest(path):
     -------
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "bad.json")
-    >>> _ = path.write_text('{"a": {"wav": "/home/a.wav"}}')
+    >>> _ = path.write_text('{"a": {"wav": "/elsewhere/a.wav"}}')
     >>> read_manifest(path)
     Traceback (most recent call last):
         ...
-    ValueError: ...bad.json: a: wav is '/home/a.wav', expected to begin with {data_root}/
+    ValueError: ...bad.json: a: wav is '/elsewhere/a.wav', expected to begin with {data_root}/
     """
     try:
         with open(path, encoding="utf-8") as file:
