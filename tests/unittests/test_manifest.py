@@ -193,7 +193,7 @@ BAD = [
     ({"duration": float("nan")}, "b: duration is nan"),
     ({"speaker": 3}, "b: speaker is 3, expected str"),
     ({"speaker": ""}, "b: speaker is empty"),
-    ({"wav": "/home/a.wav"}, "b: wav is '/home/a.wav'"),
+    ({"wav": "/elsewhere/a.wav"}, "b: wav is '/elsewhere/a.wav'"),
     ({"text": "{x}"}, "b: text is '{x}', which has an unescaped brace"),
     ({"valence": True}, "b: valence is True, expected float"),
     ({"votes": {"E1": "Anger"}}, "b: votes is"),
