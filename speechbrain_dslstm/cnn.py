@@ -11,8 +11,9 @@ Source of kernels and channels: arXiv:1910.08874 and its authors' public code.
 
 import torch
 
-from speechbrain_dslstm.lengths import zero_padding
-from speechbrain_dslstm.normalization import MaskedBatchNorm
+from speechbrain_dslstm.conv_pool import conv_moments, conv_pool
+from speechbrain_dslstm.lengths import length_mask, zero_padding
+from speechbrain_dslstm.normalization import MaskedBatchNorm, masked_moments
 
 __all__ = ["LocalFeatureBlock", "LocalFeatureCNN"]
 
@@ -99,10 +100,6 @@ class LocalFeatureBlock(torch.nn.Module):
         """
         return self._conv_size(n, 1) // self.pool_size
 
-    def _normalize(self, x, counts):
-        x = self.norm(x.permute(0, 2, 3, 1), counts)
-        return x.permute(0, 3, 1, 2).relu()
-
     def forward(self, x, counts):
         """Filter, normalise and pool a batch of images.
 
@@ -116,15 +113,36 @@ class LocalFeatureBlock(torch.nn.Module):
         Returns
         -------
         torch.Tensor, [batch, out_channels, time', frequency']
-            Features; padded frames hold no meaning.
+            Features, zero at padded frames.
         """
+        weight, frames = self.conv.weight, self._conv_size(counts, 0)
+        sizes = self.padding, self.pool_size
+        counts = frames // self.pool_size
         if self.pool_first:
-            # One clip at a time stays in a CPU's cache between the two
+            pooled = conv_pool(x, weight, *sizes).permute(0, 2, 3, 1)
+            out = self.norm(pooled, counts, relu=True)
+            return zero_padding(out, counts).permute(0, 3, 1, 2)
+        # Rising functions commute with the maximum, so normalisation and ReLU
+        # may follow the pooling, once the scale, which may fall, is in front
+        image = None
+        if not self.training:
+            scale, shift = self.norm.affine()
+        elif x.shape[1] == 1 and not x.requires_grad:
+            moments = conv_moments(x, weight, self.padding, frames)
+            scale, shift = self.norm.affine(moments)
+        else:
+            # One clip at a time stays in a CPU's cache, on the way back too
             clips = x.split(1) if x.device.type == "cpu" else [x]
-            x = torch.cat([self.pool(self.conv(clip)) for clip in clips])
-            return self._normalize(x, self.num_frames(counts))
-        x = self._normalize(self.conv(x), self._conv_size(counts, 0))
-        return self.pool(x)
+            image = torch.cat([self.conv(clip) for clip in clips])
+            mask = length_mask(frames, image.shape[2])[:, :, None, None]
+            moments = masked_moments(image.permute(0, 2, 3, 1), mask)
+            scale, shift = self.norm.affine(moments)
+        scale = scale.view(-1, 1, 1, 1)
+        if image is None:
+            return conv_pool(x, weight * scale, *sizes, shift, counts)
+        out = (self.pool(image * scale[:, 0]) + shift.view(-1, 1, 1)).relu()
+        out = zero_padding(out.permute(0, 2, 3, 1), counts)
+        return out.permute(0, 3, 1, 2)
 
 
 class LocalFeatureCNN(torch.nn.Module):
@@ -247,10 +265,8 @@ class LocalFeatureCNN(torch.nn.Module):
                 f"an item of {shortest} frames is too short: at least "
                 f"{self.min_frames(1)} frames are needed"
             )
-        x = x.unsqueeze(1)
+        # A convolution may look past the end: silence must stand there
+        x = zero_padding(x, counts).unsqueeze(1)
         for block in self.blocks:
-            # A convolution may look past the end: silence must stand there
-            x = zero_padding(x.transpose(1, 2), counts).transpose(1, 2)
             x, counts = block(x, counts), block.num_frames(counts)
-        x = zero_padding(x.permute(0, 2, 3, 1).flatten(2), counts)
-        return x, counts
+        return x.permute(0, 2, 3, 1).flatten(2), counts

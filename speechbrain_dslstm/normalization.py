@@ -11,6 +11,7 @@ Layout: [batch, time, ..., channel]; symbols: C channels, T frames.
 
 import torch
 import torch.distributed as dist
+from torch.autograd.function import once_differentiable
 from torch.distributed.nn.functional import all_reduce
 
 from speechbrain_dslstm.lengths import length_mask, zero_padding
@@ -20,11 +21,28 @@ __all__ = [
     "StepBatchNorm",
     "FeatureNormalization",
     "masked_moments",
+    "sum_over_ranks",
 ]
 
 
-def _sum_over_ranks(x):
-    """Differentiable sum over the ranks; ``x`` itself in a single process."""
+def sum_over_ranks(x):
+    """Differentiable sum over the ranks; ``x`` itself in a single process.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        Of the same shape on every rank.
+
+    Returns
+    -------
+    torch.Tensor
+        The sum, on every rank.
+
+    Example
+    -------
+    >>> sum_over_ranks(torch.ones(2))
+    tensor([1., 1.])
+    """
     if dist.is_available() and dist.is_initialized():
         if dist.get_world_size() > 1:
             return all_reduce(x)
@@ -67,14 +85,14 @@ def _moments(x, mask):
     else:
         repeats = x.numel() // x.shape[-1] // mask.numel()
         count = mask.sum().to(x) * repeats
-    sums = _sum_over_ranks(torch.cat([x.sum(dims), count.view(1)]))
+    sums = sum_over_ranks(torch.cat([x.sum(dims), count.view(1)]))
     # Nothing valid: moments of 0 instead of NaN
     count = sums[-1].detach().clamp(min=1)
     mean = sums[:-1] / count
     deviation = x - mean
     if mask is not None:
         deviation = deviation.masked_fill(~mask, 0)
-    variance = _sum_over_ranks(deviation.square().sum(dims)) / count
+    variance = sum_over_ranks(deviation.square().sum(dims)) / count
     return mean, variance, sums[-1].detach()
 
 
@@ -127,7 +145,7 @@ class MaskedBatchNorm(torch.nn.Module):
         self.running_mean.zero_()
         self.running_var.fill_(1)
 
-    def forward(self, x, counts=None):
+    def forward(self, x, counts=None, relu=False):
         """Normalise each channel.
 
         Arguments
@@ -136,6 +154,8 @@ class MaskedBatchNorm(torch.nn.Module):
             Padded sequences.
         counts : torch.Tensor, int64, [batch], optional
             Valid frames of each item; all of them if left out.
+        relu : bool
+            Set what is negative afterwards to zero, in the same pass.
 
         Returns
         -------
@@ -153,21 +173,155 @@ class MaskedBatchNorm(torch.nn.Module):
                 f"got {x.shape[-1]}"
             )
         if not self.training:
-            scale = self.weight * torch.rsqrt(self.running_var + self.eps)
-            return x * scale + (self.bias - self.running_mean * scale)
+            scale, shift = self.affine()
+            out = x * scale + shift
+            return out.relu() if relu else out
+        if x.device.type == "cpu":
+            out, *moments = _BatchNorm.apply(
+                x.contiguous(), self.weight, self.bias, counts, self.eps, relu
+            )
+            self._remember(*moments)
+            return out
         mask = None
         if counts is not None:
             mask = length_mask(counts, x.shape[1])
             mask = mask.view(*mask.shape, *[1] * (x.dim() - 2))
             # A NaN there would come back through the gradient of the scale
             x = x.masked_fill(~mask, 0)
-        mean, variance, count = _moments(x, mask)
-        with torch.no_grad():
-            self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
-            variance_ = _unbiased(variance, count).to(self.running_var)
-            self.running_var.lerp_(variance_, self.momentum)
+        scale, shift = self.affine(_moments(x, mask))
+        out = x * scale + shift
+        return out.relu() if relu else out
+
+    def affine(self, moments=None):
+        """Scale and shift that normalise each channel.
+
+        For a caller that applies them elsewhere, as to a convolution's
+        weights.
+
+        Arguments
+        ---------
+        moments : tuple of torch.Tensor, optional
+            What ``masked_moments`` gives for the batch; they are added to the
+            running statistics. The running statistics themselves if left out.
+
+        Returns
+        -------
+        scale : torch.Tensor, [channel]
+            Factor.
+        shift : torch.Tensor, [channel]
+            Summand.
+        """
+        if moments is None:
+            mean, variance = self.running_mean, self.running_var
+        else:
+            mean, variance, _ = moments
+            self._remember(*moments)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return x * scale + (self.bias - mean * scale)
+        return scale, self.bias - mean * scale
+
+    @torch.no_grad()
+    def _remember(self, mean, variance, count):
+        """Add the moments of a batch to the running statistics."""
+        variance = _unbiased(variance, count).to(self.running_var)
+        self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
+
+class _BatchNorm(torch.autograd.Function):
+    """Batch normalisation of the valid frames, for a CPU.
+
+    It goes through the batch in parts that stay in the cache: plain torch
+    over the whole batch writes ten tensors of its size to memory and back.
+    """
+
+    PART = 2**18  # values
+
+    @staticmethod
+    def parts(counts, *tensors):
+        """Valid parts of [batch, time, ..., channel]: slices of each tensor."""
+        x = tensors[0]
+        items = max(1, _BatchNorm.PART // max(1, x[0].numel()))
+        mask = None
+        if counts is not None and items > 1:
+            mask = length_mask(counts, x.shape[1])
+            mask = mask.view(*mask.shape, *[1] * (x.dim() - 2))
+        elif counts is not None:
+            counts = counts.tolist()
+        for i in range(0, len(x), items):
+            part = [value[i : i + items] for value in tensors]
+            if mask is not None:
+                yield part, ~mask[i : i + items]
+            elif counts is not None:
+                yield [value[:, : counts[i]] for value in part], None
+            else:
+                yield part, None
+
+    @staticmethod
+    def sums(part, padded):
+        """Sum over the valid positions of each channel."""
+        if padded is not None:
+            part = part.masked_fill(padded, 0)
+        return part.flatten(0, -2).sum(0)
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, counts, eps, relu):
+        """Normalised values, mean, biased variance and count."""
+        parts, sums = _BatchNorm.parts, _BatchNorm.sums
+        channels = x.shape[-1]
+        total = x.new_zeros(channels + 1)
+        for (part,), padded in parts(counts, x):
+            total[:-1] += sums(part, padded)
+        frames = len(x) * x.shape[1] if counts is None else counts.sum()
+        total[-1] = frames * (x[0, 0].numel() // channels)
+        total = sum_over_ranks(total)
+        count = total[-1].clone()
+        # Nothing valid: moments of 0 instead of NaN
+        mean = total[:-1] / count.clamp(min=1)
+        square = x.new_zeros(channels)
+        for (part,), padded in parts(counts, x):
+            square += sums((part - mean).square_(), padded)
+        variance = sum_over_ranks(square) / count.clamp(min=1)
+        rstd = torch.rsqrt(variance + eps)
+        scale = weight * rstd
+        shift = bias - mean * scale
+        out = torch.zeros_like(x)
+        for (part, into), _ in parts(counts, x, out):
+            torch.mul(part, scale, out=into).add_(shift)
+            if relu:
+                into.relu_()
+        ctx.counts, ctx.relu = counts, relu
+        saved = [x, weight, mean, rstd, count] + ([out] if relu else [])
+        ctx.save_for_backward(*saved)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return out, mean, variance, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, *_):
+        """Gradients of the values, the scale and the shift."""
+        parts, sums = _BatchNorm.parts, _BatchNorm.sums
+        x, weight, mean, rstd, count, *out = ctx.saved_tensors
+        channels = x.shape[-1]
+        grad = grad.contiguous()
+        if ctx.relu:
+            grad = torch.ops.aten.threshold_backward(grad, out[0], 0)
+        own = x.new_zeros(2, channels)
+        for (part, back), padded in parts(ctx.counts, x, grad):
+            own[0] += sums(back, padded)
+            own[1] += sums((part - mean).mul_(back), padded)
+        own[1] *= rstd
+        total = sum_over_ranks(own) / count.clamp(min=1)
+        # scale * (grad - mean(grad) - normalised * mean(grad * normalised))
+        scale = weight * rstd
+        slope = -scale * rstd * total[1]
+        level = -scale * total[0] - mean * slope
+        grad_x = torch.zeros_like(x)
+        for (part, back, into), padded in parts(ctx.counts, x, grad, grad_x):
+            torch.mul(part, slope, out=into).add_(level)
+            into.addcmul_(back, scale)
+            if padded is not None:
+                into.masked_fill_(padded, 0)
+        return grad_x, own[1], own[0], None, None, None
 
 
 class StepBatchNorm(torch.nn.Module):

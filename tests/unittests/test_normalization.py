@@ -502,3 +502,36 @@ def test_centred_utterances_have_zero_mean_whatever_the_padding():
         expected = (valid - valid.mean(0)) / norm.variance.sqrt().float()
         torch.testing.assert_close(out[row, :count], expected)
         assert out[row, count:].abs().sum() == 0
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("shape", [(5, 7, 3), (3, 40, 30, 300)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_batch_norm_on_the_cpu_is_the_formula(shape, masked, relu):
+    """The pass by hand against autograd, in one part and in many."""
+    x = torch.randn(shape, dtype=torch.float64)
+    counts = torch.tensor([shape[1], 2, 1, 3, 5][: shape[0]])
+    counts = counts if masked else None
+    upstream = torch.randn(shape, dtype=torch.float64)
+    found = []
+    for by_hand in (True, False):
+        norm = MaskedBatchNorm(shape[-1]).double()
+        with torch.no_grad():
+            norm.weight.copy_(torch.linspace(-2, 2, shape[-1]))
+            norm.bias.copy_(torch.linspace(1, -1, shape[-1]))
+        leaf = x.clone().requires_grad_()
+        mask = torch.ones(shape[:2], dtype=torch.bool)
+        if masked:
+            mask = length_mask(counts, shape[1])
+        mask = mask.view(*mask.shape, *[1] * (x.dim() - 2))
+        if by_hand:
+            out = norm(leaf, counts, relu)
+        else:
+            scale, shift = norm.affine(masked_moments(leaf, mask))
+            out = leaf * scale + shift
+            out = out.relu() if relu else out
+        out = out.masked_fill(~mask, 0)
+        (out * upstream).sum().backward()
+        values = [out.detach(), leaf.grad, norm.weight.grad, norm.bias.grad]
+        found.append([*values, norm.running_mean, norm.running_var])
+    torch.testing.assert_close(*found, atol=1e-9, rtol=1e-9)

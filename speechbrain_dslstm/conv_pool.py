@@ -1,0 +1,263 @@
+"""Convolution and max pooling of images, fast on a CPU.
+
+The output of a spectrogram's first convolution is 64 times its input, and
+pooling throws three quarters of it away. Going through the batch clip by clip
+keeps that output in a CPU's cache, and only the pooled values and where they
+came from are kept for the way back. With one input channel a convolution is
+one matrix product with the image's patches, and the moments of its output
+follow from those of the patches, without computing it.
+
+Images are [batch, channel, time, frequency] in channels-last memory. Symbols:
+C channels, K = kernel height * kernel width, the values of a patch.
+"""
+
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import conv2d, max_pool2d, pad
+
+from speechbrain_dslstm.lengths import zero_padding
+from speechbrain_dslstm.normalization import sum_over_ranks
+
+__all__ = ["conv_pool", "conv_pool_reference", "conv_moments"]
+
+_POOL_BACKWARD = torch.ops.aten.max_pool2d_with_indices_backward
+
+
+def conv_pool_reference(x, weight, padding, pool_size, shift=None, counts=None):
+    """What ``conv_pool`` computes, in plain torch.
+
+    Arguments
+    ---------
+    x : torch.Tensor, [batch, in_channels, time, frequency]
+        Images.
+    weight : torch.Tensor, [channel, in_channels, height, width]
+        Filters.
+    padding : tuple of int, (time, frequency)
+        Zeros around the images.
+    pool_size : int
+        Size and stride of the pooling.
+    shift : torch.Tensor, [channel], optional
+        Added after the pooling, and followed by a ReLU.
+    counts : torch.Tensor, int64, [batch], optional
+        Valid frames of the output; those behind them become zero.
+
+    Returns
+    -------
+    torch.Tensor, [batch, channel, time', frequency']
+        Pooled images.
+
+    Example
+    -------
+    >>> x, weight = torch.ones(1, 1, 4, 4), torch.ones(2, 1, 1, 1)
+    >>> conv_pool_reference(x, weight, (0, 0), 2).shape
+    torch.Size([1, 2, 2, 2])
+    """
+    out = max_pool2d(conv2d(x, weight, padding=tuple(padding)), pool_size)
+    if shift is not None:
+        out = (out + shift.view(-1, 1, 1)).relu()
+    if counts is not None:
+        out = zero_padding(out.transpose(1, 2), counts).transpose(1, 2)
+    return out
+
+
+def conv_pool(x, weight, padding, pool_size, shift=None, counts=None):
+    """Convolution without bias, then max pooling, then shift and ReLU.
+
+    On a CPU it has no second derivatives; elsewhere, and when a graph is
+    exported or compiled, it is ``conv_pool_reference``.
+
+    Arguments
+    ---------
+    x : torch.Tensor, [batch, in_channels, time, frequency]
+        Images.
+    weight : torch.Tensor, [channel, in_channels, height, width]
+        Filters.
+    padding : tuple of int, (time, frequency)
+        Zeros around the images.
+    pool_size : int
+        Size and stride of the pooling.
+    shift : torch.Tensor, [channel], optional
+        Added after the pooling, and followed by a ReLU.
+    counts : torch.Tensor, int64, [batch], optional
+        Valid frames of the output; those behind them become zero.
+
+    Returns
+    -------
+    torch.Tensor, [batch, channel, time', frequency']
+        Pooled images, in channels-last memory on a CPU.
+
+    Example
+    -------
+    >>> x, weight = torch.randn(3, 1, 20, 16), torch.randn(8, 1, 2, 4)
+    >>> fast = conv_pool(x, weight, (0, 1), 2)
+    >>> plain = conv_pool_reference(x, weight, (0, 1), 2)
+    >>> torch.allclose(fast, plain, atol=1e-5)
+    True
+    """
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    function = _ConvPool.apply
+    if x.device.type != "cpu" or traced:
+        function = conv_pool_reference
+    with torch.autocast(x.device.type, enabled=False):
+        weight = weight.to(x.dtype)
+        shift = None if shift is None else shift.to(x.dtype)
+        return function(x, weight, tuple(padding), pool_size, shift, counts)
+
+
+def conv_moments(x, weight, padding, counts):
+    """Moments of a convolution's output over its valid positions.
+
+    For one input channel and images that need no gradient: the output is a
+    linear map of the patches, so its mean and variance are those of the
+    patches (K and K * K numbers), mapped. The gradient reaches ``weight``.
+
+    Arguments
+    ---------
+    x : torch.Tensor, [batch, 1, time, frequency]
+        Images, zero at padded frames.
+    weight : torch.Tensor, [channel, 1, height, width]
+        Filters.
+    padding : tuple of int, (time, frequency)
+        Zeros around the images.
+    counts : torch.Tensor, int64, [batch]
+        Valid frames of the output.
+
+    Returns
+    -------
+    mean : torch.Tensor, [channel]
+        Mean over the valid positions of all ranks.
+    variance : torch.Tensor, [channel]
+        Biased variance over the same positions.
+    count : torch.Tensor, []
+        Number of those positions.
+
+    Example
+    -------
+    >>> x, weight = torch.randn(2, 1, 9, 7), torch.randn(3, 1, 2, 4)
+    >>> mean, variance, count = conv_moments(
+    ...     x, weight, (0, 1), torch.tensor([8, 5])
+    ... )
+    >>> out = torch.nn.functional.conv2d(x, weight, padding=(0, 1))
+    >>> valid = torch.cat([out[0].flatten(1), out[1, :, :5].flatten(1)], 1)
+    >>> torch.allclose(mean, valid.mean(1), atol=1e-5), count.item()
+    (True, 78.0)
+    """
+    size = weight[0].numel()
+    total = torch.zeros(size + 1, size + 1, dtype=torch.float64)
+    with torch.no_grad():
+        for clip, frames in zip(x.split(1), counts.tolist(), strict=True):
+            patches = _patches(clip, weight.shape[2:], padding)
+            patches = patches[:, :frames].flatten(1)
+            # A row of ones: the product then holds the sums, too
+            patches = pad(patches, (0, 0, 0, 1), value=1.0).double()
+            total += (patches @ patches.t()).cpu()
+        total = sum_over_ranks(total.to(x.device))
+        count = total[-1, -1].clamp(min=1)
+        mean = total[-1, :-1] / count
+        covariance = total[:-1, :-1] / count - torch.outer(mean, mean)
+    filters = weight.reshape(-1, size).double()
+    variance = ((filters @ covariance) * filters).sum(1).clamp(min=0)
+    moments = filters @ mean, variance, total[-1, -1]
+    return tuple(value.to(weight.dtype) for value in moments)
+
+
+def _patches(clip, kernel_size, padding):
+    """Patches of a one-channel image: [K, time', frequency']."""
+    rows, columns = padding
+    image = pad(clip[0, 0], (columns, columns, rows, rows))
+    high, wide = kernel_size
+    time, bins = image.shape[0] - high + 1, image.shape[1] - wide + 1
+    return torch.stack(
+        [
+            image[i : i + time, j : j + bins]
+            for i in range(high)
+            for j in range(wide)
+        ]
+    )
+
+
+class _ConvPool(torch.autograd.Function):
+    """``conv_pool`` clip by clip."""
+
+    @staticmethod
+    def forward(ctx, x, weight, padding, pool_size, shift, counts):
+        """All clips, keeping the pooled values and their places."""
+        keep = any(ctx.needs_input_grad)
+        filters = weight.contiguous(memory_format=torch.channels_last)
+        counts = None if counts is None else counts.tolist()
+        out, places = None, []
+        for i, clip in enumerate(x.split(1)):
+            if weight.shape[1] == 1:
+                patches = _patches(clip, weight.shape[2:], padding)
+                image = patches.flatten(1).t() @ weight.flatten(1).t()
+                image = image.view(1, *patches.shape[1:], -1)
+                image = image.permute(0, 3, 1, 2)
+            else:
+                image = conv2d(clip, filters, padding=padding)
+            if keep:
+                found, place = max_pool2d(image, pool_size, return_indices=True)
+                places.append(place)
+            else:
+                found = max_pool2d(image, pool_size)
+            if out is None:
+                out = found.new_empty((len(x), *found.shape[1:])).contiguous(
+                    memory_format=torch.channels_last
+                )
+            if shift is None:
+                out[i] = found[0]
+            else:
+                torch.add(found[0], shift.view(-1, 1, 1), out=out[i]).relu_()
+            if counts is not None:
+                out[i, :, counts[i] :] = 0
+        ctx.padding, ctx.pool_size = padding, [pool_size, pool_size]
+        ctx.image_size, ctx.counts = image.shape, counts
+        saved = (out,) if shift is not None else ()
+        ctx.save_for_backward(x, weight, *saved, *places)
+        ctx.shifted = shift is not None
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        """Gradients of the images, where wanted, the filters and the shift."""
+        x, weight, *places = ctx.saved_tensors
+        out = places.pop(0) if ctx.shifted else None
+        filters = weight.contiguous(memory_format=torch.channels_last)
+        # Only its shape and memory layout are looked at
+        image = grad.new_empty(ctx.image_size).contiguous(
+            memory_format=torch.channels_last
+        )
+        want_x = ctx.needs_input_grad[0]
+        as_product = weight.shape[1] == 1 and not want_x
+        grad_weight, grad_x = torch.zeros_like(filters), []
+        grad_shift = grad.new_zeros(len(weight)) if ctx.shifted else None
+        one, none = [1, 1], [0, 0]
+        for i, clip in enumerate(x.split(1)):
+            back = grad[i : i + 1].contiguous(memory_format=torch.channels_last)
+            if ctx.shifted:
+                # Padded frames are zero, too
+                back = torch.ops.aten.threshold_backward(
+                    back, out[i : i + 1], 0
+                )
+                grad_shift += back.permute(0, 2, 3, 1).flatten(0, 2).sum(0)
+            elif ctx.counts is not None:
+                back = back.clone()
+                back[:, :, ctx.counts[i] :] = 0
+            back = _POOL_BACKWARD(
+                back, image, ctx.pool_size, ctx.pool_size,
+                none, one, False, places[i],
+            )  # fmt: skip
+            if as_product:
+                patches = _patches(clip, weight.shape[2:], ctx.padding)
+                back = back.permute(0, 2, 3, 1).flatten(0, 2)
+                found = (patches.flatten(1) @ back).t()
+                grad_weight += found.reshape(weight.shape)
+                continue
+            clip_grad, found, _ = torch.ops.aten.convolution_backward(
+                back, clip, filters, None, one, list(ctx.padding), one,
+                False, none, 1, [want_x, True, False],
+            )  # fmt: skip
+            grad_weight += found
+            grad_x.append(clip_grad)
+        grad_x = torch.cat(grad_x) if want_x else None
+        return grad_x, grad_weight, None, None, grad_shift, None
