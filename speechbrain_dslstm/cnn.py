@@ -119,7 +119,8 @@ class LocalFeatureBlock(torch.nn.Module):
         sizes = self.padding, self.pool_size
         counts = frames // self.pool_size
         if self.pool_first:
-            pooled = conv_pool(x, weight, *sizes).permute(0, 2, 3, 1)
+            pooled = conv_pool(x, weight, *sizes, None, counts)
+            pooled = pooled.permute(0, 2, 3, 1)
             out = self.norm(pooled, counts, relu=True)
             return zero_padding(out, counts).permute(0, 3, 1, 2)
         # Rising functions commute with the maximum, so normalisation and ReLU

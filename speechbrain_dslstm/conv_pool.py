@@ -143,18 +143,22 @@ def conv_moments(x, weight, padding, counts):
     (True, 78.0)
     """
     size = weight[0].numel()
-    total = torch.zeros(size + 1, size + 1, dtype=torch.float64)
+    total = x.new_zeros(size + 1, size + 1, dtype=torch.float64)
     with torch.no_grad():
+        # Near zero, float32 is precise enough for the products
+        level = sum_over_ranks(torch.stack([x.mean(), x.new_ones(())]))
+        level = level[0] / level[1]
         for clip, frames in zip(x.split(1), counts.tolist(), strict=True):
-            patches = _patches(clip, weight.shape[2:], padding)
-            patches = patches[:, :frames].flatten(1)
+            patches = _patches(clip, weight.shape[2:], padding)[:, :frames]
             # A row of ones: the product then holds the sums, too
-            patches = pad(patches, (0, 0, 0, 1), value=1.0).double()
-            total += (patches @ patches.t()).cpu()
-        total = sum_over_ranks(total.to(x.device))
+            patches = pad(patches - level, (0, 0, 0, 0, 0, 1), value=1.0)
+            patches = patches.flatten(1)
+            total += patches @ patches.t()
+        total = sum_over_ranks(total)
         count = total[-1, -1].clamp(min=1)
         mean = total[-1, :-1] / count
         covariance = total[:-1, :-1] / count - torch.outer(mean, mean)
+        mean = mean + level
     filters = weight.reshape(-1, size).double()
     variance = ((filters @ covariance) * filters).sum(1).clamp(min=0)
     moments = filters @ mean, variance, total[-1, -1]
@@ -176,6 +180,13 @@ def _patches(clip, kernel_size, padding):
     )
 
 
+def _images(like, shape):
+    """Empty images in channels-last memory."""
+    return torch.empty(
+        shape, dtype=like.dtype, memory_format=torch.channels_last
+    )
+
+
 class _ConvPool(torch.autograd.Function):
     """``conv_pool`` clip by clip."""
 
@@ -184,9 +195,21 @@ class _ConvPool(torch.autograd.Function):
         """All clips, keeping the pooled values and their places."""
         keep = any(ctx.needs_input_grad)
         filters = weight.contiguous(memory_format=torch.channels_last)
-        counts = None if counts is None else counts.tolist()
-        out, places = None, []
+        kernel = weight.shape[2:]
+        size = [
+            (n + 2 * p - k + 1) // pool_size
+            for n, p, k in zip(x.shape[2:], padding, kernel, strict=True)
+        ]
+        out = _images(x, (len(x), len(weight), *size))
+        frames = [size[0]] * len(x) if counts is None else counts.tolist()
+        reach = [
+            min(x.shape[2], n * pool_size + kernel[0] - 1 - padding[0])
+            for n in frames
+        ]
+        sizes, places = [], []
         for i, clip in enumerate(x.split(1)):
+            # What lies behind the valid frames is not computed
+            clip = clip[:, :, : reach[i]]
             if weight.shape[1] == 1:
                 patches = _patches(clip, weight.shape[2:], padding)
                 image = patches.flatten(1).t() @ weight.flatten(1).t()
@@ -199,18 +222,15 @@ class _ConvPool(torch.autograd.Function):
                 places.append(place)
             else:
                 found = max_pool2d(image, pool_size)
-            if out is None:
-                out = found.new_empty((len(x), *found.shape[1:])).contiguous(
-                    memory_format=torch.channels_last
-                )
+            sizes.append(image.shape)
+            found, into = found[0, :, : frames[i]], out[i, :, : frames[i]]
             if shift is None:
-                out[i] = found[0]
+                into.copy_(found)
             else:
-                torch.add(found[0], shift.view(-1, 1, 1), out=out[i]).relu_()
-            if counts is not None:
-                out[i, :, counts[i] :] = 0
+                torch.add(found, shift.view(-1, 1, 1), out=into).relu_()
+            out[i, :, frames[i] :] = 0
         ctx.padding, ctx.pool_size = padding, [pool_size, pool_size]
-        ctx.image_size, ctx.counts = image.shape, counts
+        ctx.sizes, ctx.frames, ctx.reach = sizes, frames, reach
         saved = (out,) if shift is not None else ()
         ctx.save_for_backward(x, weight, *saved, *places)
         ctx.shifted = shift is not None
@@ -223,29 +243,30 @@ class _ConvPool(torch.autograd.Function):
         x, weight, *places = ctx.saved_tensors
         out = places.pop(0) if ctx.shifted else None
         filters = weight.contiguous(memory_format=torch.channels_last)
-        # Only its shape and memory layout are looked at
-        image = grad.new_empty(ctx.image_size).contiguous(
-            memory_format=torch.channels_last
-        )
         want_x = ctx.needs_input_grad[0]
         as_product = weight.shape[1] == 1 and not want_x
-        grad_weight, grad_x = torch.zeros_like(filters), []
+        grad_weight = torch.zeros_like(filters)
+        grad_x = torch.zeros_like(x) if want_x else None
         grad_shift = grad.new_zeros(len(weight)) if ctx.shifted else None
         one, none = [1, 1], [0, 0]
-        for i, clip in enumerate(x.split(1)):
-            back = grad[i : i + 1].contiguous(memory_format=torch.channels_last)
+        for i, place in enumerate(places):
+            frames, reach = ctx.frames[i], ctx.reach[i]
+            clip = x[i : i + 1, :, :reach]
+            found = grad[i : i + 1, :, :frames]
             if ctx.shifted:
-                # Padded frames are zero, too
-                back = torch.ops.aten.threshold_backward(
-                    back, out[i : i + 1], 0
+                found = torch.ops.aten.threshold_backward(
+                    found, out[i : i + 1, :, :frames], 0
                 )
-                grad_shift += back.permute(0, 2, 3, 1).flatten(0, 2).sum(0)
-            elif ctx.counts is not None:
-                back = back.clone()
-                back[:, :, ctx.counts[i] :] = 0
+                grad_shift += found.permute(0, 2, 3, 1).flatten(0, 2).sum(0)
+            back = _images(grad, place.shape)
+            back[:, :, :frames] = found
+            # The pooling may reach further than the valid frames
+            back[:, :, frames:] = 0
+            # Only its shape and memory layout are looked at
+            image = _images(grad, ctx.sizes[i])
             back = _POOL_BACKWARD(
                 back, image, ctx.pool_size, ctx.pool_size,
-                none, one, False, places[i],
+                none, one, False, place,
             )  # fmt: skip
             if as_product:
                 patches = _patches(clip, weight.shape[2:], ctx.padding)
@@ -258,6 +279,6 @@ class _ConvPool(torch.autograd.Function):
                 False, none, 1, [want_x, True, False],
             )  # fmt: skip
             grad_weight += found
-            grad_x.append(clip_grad)
-        grad_x = torch.cat(grad_x) if want_x else None
+            if want_x:
+                grad_x[i : i + 1, :, :reach] = clip_grad
         return grad_x, grad_weight, None, None, grad_shift, None

@@ -391,7 +391,7 @@ class EmotionStats(MetricStats):
             )
         ]
 
-    def write_predictions(self, path):
+    def write_predictions(self, path, facts=None):
         """Write the rows as CSV; the file is there whole or not at all.
 
         Arguments
@@ -399,13 +399,21 @@ class EmotionStats(MetricStats):
         path : str or pathlib.Path
             The file, replaced where it exists. Nine digits of each
             log-posterior bring back the same float32.
+        facts : dict of str to dict, optional
+            More columns, behind the id: name -> utterance -> value.
 
         Raises
         ------
         ValueError
             Nothing was appended.
         """
-        rows = self.rows()
+        facts = facts or {}
+        rows = [
+            {"id": row["id"]}
+            | {name: values[row["id"]] for name, values in facts.items()}
+            | row
+            for row in self.rows()
+        ]
         if not rows:
             raise ValueError(f"no predictions to write to {path}")
         path = Path(path)

@@ -25,10 +25,13 @@ __all__ = [
     "Sequence",
     "FeatureStream",
     "MFCCBranch",
+    "CNNLSTMBranch",
     "SpectrogramBranch",
     "DualLevelClassifier",
     "fusion_loss",
 ]
+
+LSTM_GROUP = 16
 
 
 class Sequence(NamedTuple):
@@ -66,6 +69,8 @@ class FeatureStream(torch.nn.Module):
         paper's code does. None: native variable length.
     center_utterances : bool
         Take out each utterance's own mean, see ``FeatureNormalization``.
+    normalization : str
+        Whose statistics: "training", "speaker" or "none", see there.
 
     Example
     -------
@@ -78,17 +83,24 @@ class FeatureStream(torch.nn.Module):
     """
 
     def __init__(
-        self, extractor, num_features, resize=None, center_utterances=False
+        self,
+        extractor,
+        num_features,
+        resize=None,
+        center_utterances=False,
+        normalization="training",
     ):
         super().__init__()
         self.extractor = extractor
         self.normalization = FeatureNormalization(
-            num_features, center_utterances=center_utterances
+            num_features,
+            center_utterances=center_utterances,
+            source=normalization,
         )
         self.resize = resize
 
     def extract(self, wavs, counts):
-        """Features before normalisation.
+        """Features as the extractor gives them.
 
         Arguments
         ---------
@@ -103,7 +115,23 @@ class FeatureStream(torch.nn.Module):
             Features and frame counts.
         """
         feats = self.extractor(wavs, counts)
-        counts = self.extractor.num_frames(counts)
+        return Sequence(feats, self.extractor.num_frames(counts))
+
+    def stretch(self, feats, counts):
+        """Bring each item to ``resize`` frames, where that is set.
+
+        Arguments
+        ---------
+        feats : torch.Tensor, [batch, time, num_features]
+            Features as the extractor gives them.
+        counts : torch.Tensor, int64, [batch]
+            Valid frames.
+
+        Returns
+        -------
+        Sequence
+            Features and frame counts.
+        """
         if self.resize is None:
             return Sequence(feats, counts)
         # Nearest neighbour of each item's own valid frames
@@ -128,8 +156,56 @@ class FeatureStream(torch.nn.Module):
         Sequence
             Features and frame counts.
         """
-        feats, counts = self.extract(wavs, counts)
-        return Sequence(self.normalization(feats, counts), counts)
+        return self.normalize(*self.extract(wavs, counts))
+
+    def normalize(self, feats, counts, moments=None):
+        """Normalise what ``extract`` gave, and stretch it.
+
+        Arguments
+        ---------
+        feats : torch.Tensor, [batch, time, num_features]
+            Features as the extractor gives them.
+        counts : torch.Tensor, int64, [batch]
+            Valid frames.
+        moments : tuple of two torch.Tensor, each [batch, features], optional
+            Mean and deviation of each item's speaker.
+
+        Returns
+        -------
+        Sequence
+            Features and frame counts.
+        """
+        feats = self.normalization(feats, counts, moments)
+        return self.stretch(feats, counts)
+
+
+def _lstm(input_size, hidden_size, num_layers, dropout):
+    """A standard LSTM, which warns of dropout with a single layer."""
+    return torch.nn.LSTM(
+        input_size,
+        hidden_size,
+        num_layers,
+        batch_first=True,
+        dropout=dropout if num_layers > 1 else 0.0,
+    )
+
+
+def _lstm_mean(lstm, pooling, x, counts):
+    """Pooled output of an LSTM, [batch, hidden], without work on padding.
+
+    Frames after an item's end cannot reach those before it, so nothing is
+    packed; but on a CPU long padding costs time, and items of similar length
+    go through together.
+    """
+    share = counts.sum() / (len(x) * x.shape[1])
+    if x.device.type != "cpu" or len(x) <= LSTM_GROUP or share > 0.9:
+        return pooling(lstm(x)[0], counts)
+    means, order = [], counts.argsort(descending=True)
+    for group in order.split(LSTM_GROUP):
+        longest = int(counts[group[0]])
+        out, _ = lstm(x[group, :longest])
+        means.append(pooling(out, counts[group]))
+    return torch.cat(means)[order.argsort()]
 
 
 class MFCCBranch(torch.nn.Module):
@@ -167,13 +243,7 @@ class MFCCBranch(torch.nn.Module):
         dropout=0.0,
     ):
         super().__init__()
-        self.lstm = torch.nn.LSTM(
-            input_size,
-            hidden_size,
-            num_layers,
-            batch_first=True,
-            dropout=dropout if num_layers > 1 else 0.0,
-        )
+        self.lstm = _lstm(input_size, hidden_size, num_layers, dropout)
         self.pooling = MaskedMeanPooling()
         self.dropout = torch.nn.Dropout(dropout)
         self.head = torch.nn.Linear(hidden_size, n_classes)
@@ -191,10 +261,83 @@ class MFCCBranch(torch.nn.Module):
         torch.Tensor, [batch, n_classes]
             Logits.
         """
-        feats, counts = streams["mfcc"]
-        # Frames after the end cannot reach those before it: no packing needed
-        out, _ = self.lstm(feats)
-        return self.head(self.dropout(self.pooling(out, counts)))
+        mean = _lstm_mean(self.lstm, self.pooling, *streams["mfcc"])
+        return self.head(self.dropout(mean))
+
+
+class CNNLSTMBranch(torch.nn.Module):
+    """CNN and LSTM on each stream, their means concatenated, linear layer.
+
+    The paper's baselines: on one mel-spectrogram, or on both.
+
+    Arguments
+    ---------
+    n_classes : int
+        Classes K.
+    cnns : dict of str to torch.nn.Module
+        For each stream's name its ``LocalFeatureCNN``.
+    hidden_size : int
+        Hidden units of each LSTM.
+    num_layers : int
+        Layers of each LSTM.
+    dropout : float
+        Dropout probability on the CNNs' output, between the layers and before
+        the linear layer.
+
+    Example
+    -------
+    >>> cnns = {"mel_x": LocalFeatureCNN(128, kernel_size=(2, 4))}
+    >>> branch = CNNLSTMBranch(n_classes=4, cnns=cnns)
+    >>> x = Sequence(torch.randn(2, 100, 128), torch.tensor([100, 60]))
+    >>> branch({"mel_x": x}).shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(
+        self, n_classes, cnns, hidden_size=200, num_layers=2, dropout=0.0
+    ):
+        super().__init__()
+        self.inputs = tuple(cnns)
+        self.cnns = torch.nn.ModuleDict(cnns)
+        self.lstms = torch.nn.ModuleDict(
+            {
+                name: _lstm(cnn.output_size, hidden_size, num_layers, dropout)
+                for name, cnn in cnns.items()
+            }
+        )
+        self.pooling = MaskedMeanPooling()
+        self.dropout = torch.nn.Dropout(dropout)
+        self.head = torch.nn.Linear(hidden_size * len(cnns), n_classes)
+
+    def min_frames(self):
+        """Frames of each stream that one frame of its LSTM needs.
+
+        Returns
+        -------
+        dict of str to int
+            Frames by stream name.
+        """
+        return {name: cnn.min_frames(1) for name, cnn in self.cnns.items()}
+
+    def forward(self, streams):
+        """Logits of a batch.
+
+        Arguments
+        ---------
+        streams : dict of str to Sequence
+            Holds every stream in ``inputs``, [batch, time, features].
+
+        Returns
+        -------
+        torch.Tensor, [batch, n_classes]
+            Logits.
+        """
+        means = []
+        for name, cnn in self.cnns.items():
+            x, counts = cnn(*streams[name])
+            x = self.dropout(x)
+            means.append(_lstm_mean(self.lstms[name], self.pooling, x, counts))
+        return self.head(self.dropout(torch.cat(means, dim=-1)))
 
 
 class SpectrogramBranch(torch.nn.Module):
@@ -387,12 +530,52 @@ class DualLevelClassifier(torch.nn.Module):
         dict of str to Sequence
             Features by stream name.
         """
+        return self.normalize(self.extract(wavs, wav_lens))
+
+    def extract(self, wavs, wav_lens=None):
+        """Features of every stream as the extractors give them.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor, [batch, samples]
+            Waveforms in [-1, 1]. A clip shorter than ``min_samples`` counts
+            as followed by silence.
+        wav_lens : torch.Tensor, [batch], optional
+            Relative lengths (floats) or sample counts (integers).
+
+        Returns
+        -------
+        dict of str to Sequence
+            Features by stream name.
+        """
         wavs, counts = self._prepare(wavs, wav_lens)
         return {
-            name: stream(wavs, counts) for name, stream in self.streams.items()
+            name: stream.extract(wavs, counts)
+            for name, stream in self.streams.items()
         }
 
-    @torch.no_grad()
+    def normalize(self, extracted, moments=None):
+        """Normalise, and stretch where that is wanted, what ``extract`` gave.
+
+        Arguments
+        ---------
+        extracted : dict of str to Sequence
+            Features by stream name.
+        moments : dict of str to tuple, optional
+            For each stream mean and deviation of each item's speaker, both
+            [batch, features]: for the normalisation "speaker".
+
+        Returns
+        -------
+        dict of str to Sequence
+            Features by stream name.
+        """
+        moments = moments or {}
+        return {
+            name: stream.normalize(*extracted[name], moments.get(name))
+            for name, stream in self.streams.items()
+        }
+
     def update_normalization(self, wavs, wav_lens=None):
         """Add a batch of training waveforms to the feature statistics.
 
@@ -403,9 +586,19 @@ class DualLevelClassifier(torch.nn.Module):
         wav_lens : torch.Tensor, [batch], optional
             Relative lengths (floats) or sample counts (integers).
         """
-        wavs, counts = self._prepare(wavs, wav_lens)
-        for stream in self.streams.values():
-            stream.normalization.update(*stream.extract(wavs, counts))
+        with torch.no_grad():
+            self.update_statistics(self.extract(wavs, wav_lens))
+
+    def update_statistics(self, extracted):
+        """Add a batch of the training side to the feature statistics.
+
+        Arguments
+        ---------
+        extracted : dict of str to Sequence
+            What ``extract`` gave.
+        """
+        for name, stream in self.streams.items():
+            stream.normalization.update(*extracted[name])
 
     def _prepare(self, wavs, wav_lens):
         if wavs.dim() != 2 or not wavs.numel():
@@ -424,9 +617,9 @@ class DualLevelClassifier(torch.nn.Module):
         return wavs, counts.clamp(min=self.min_samples)
 
     def forward(
-        self, wavs, wav_lens=None, fea_augment=None, return_branches=False
+        self, wavs=None, wav_lens=None, streams=None, return_branches=False
     ):
-        """Log-posteriors of a batch of waveforms.
+        """Log-posteriors of a batch of waveforms, or of their features.
 
         Arguments
         ---------
@@ -434,8 +627,9 @@ class DualLevelClassifier(torch.nn.Module):
             Waveforms in [-1, 1].
         wav_lens : torch.Tensor, [batch], optional
             Relative lengths (floats) or sample counts (integers).
-        fea_augment : callable, optional
-            Maps the normalised features of all streams, dict to dict.
+        streams : dict of str to Sequence, optional
+            Instead of waveforms: normalised features by stream name, as
+            ``features`` gives them.
         return_branches : bool
             Also return each branch's logits, which the loss needs.
 
@@ -450,9 +644,8 @@ class DualLevelClassifier(torch.nn.Module):
         ValueError
             A wrong shape or impossible lengths.
         """
-        streams = self.features(wavs, wav_lens)
-        if fea_augment is not None:
-            streams = fea_augment(streams)
+        if streams is None:
+            streams = self.features(wavs, wav_lens)
         logits = {
             name: branch(streams) for name, branch in self.branches.items()
         }

@@ -419,10 +419,13 @@ class StepBatchNorm(torch.nn.Module):
 
 
 class FeatureNormalization(torch.nn.Module):
-    """Standardise each feature with the statistics of the training set.
+    """Standardise each feature: take out a mean, divide by a deviation.
 
-    ``update`` collects, batch after batch; the statistics are buffers, so they
-    travel with the weights. Before the first ``update`` nothing is changed.
+    Whose, is the ``source``. "training": those of the training set. ``update``
+    collects them, batch after batch; they are buffers, so they travel with
+    the weights, and before the first ``update`` nothing is changed.
+    "speaker": those of each utterance's speaker, given to ``forward``; this
+    uses all unlabelled audio of the speakers tested. "none": nobody's.
 
     Arguments
     ---------
@@ -433,6 +436,13 @@ class FeatureNormalization(torch.nn.Module):
     center_utterances : bool
         Take out each utterance's own mean as well. It holds much of the
         speaker and the channel, but needs the whole utterance.
+    source : str
+        "training", "speaker" or "none".
+
+    Raises
+    ------
+    ValueError
+        Another source.
 
     Example
     -------
@@ -445,8 +455,22 @@ class FeatureNormalization(torch.nn.Module):
              [ 0.]]])
     """
 
-    def __init__(self, num_features, eps=1e-5, center_utterances=False):
+    SOURCES = ("training", "speaker", "none")
+
+    def __init__(
+        self,
+        num_features,
+        eps=1e-5,
+        center_utterances=False,
+        source="training",
+    ):
         super().__init__()
+        if source not in self.SOURCES:
+            raise ValueError(
+                f"normalization must be one of {', '.join(self.SOURCES)}, "
+                f"got {source!r}"
+            )
+        self.source = source
         self.num_features = num_features
         self.eps = eps
         self.center_utterances = center_utterances
@@ -487,7 +511,7 @@ class FeatureNormalization(torch.nn.Module):
         self.mean.zero_()
         self.variance.fill_(1)
 
-    def forward(self, feats, counts):
+    def forward(self, feats, counts, moments=None):
         """Standardise a batch.
 
         Arguments
@@ -496,17 +520,33 @@ class FeatureNormalization(torch.nn.Module):
             Features.
         counts : torch.Tensor, int64, [batch]
             Valid frames of each item.
+        moments : tuple of two torch.Tensor, each [batch, features], optional
+            Mean and deviation of each item's speaker, for the source
+            "speaker". Left out, each item is a speaker of its own.
 
         Returns
         -------
         torch.Tensor, [batch, time, features]
-            Zero mean and unit variance over the training set, or zero mean
-            in each utterance; zero at padded frames.
+            Standardised features; zero at padded frames.
         """
-        deviation = self.variance.sqrt().clamp(min=self.eps).to(feats)
-        feats = (feats - self.mean.to(feats)) / deviation
+        if self.source == "speaker":
+            if moments is None:
+                moments = self._own_moments(feats, counts)
+            mean, deviation = (value.unsqueeze(1) for value in moments)
+        elif self.source == "training":
+            mean, deviation = self.mean, self.variance.sqrt()
+        if self.source != "none":
+            deviation = deviation.clamp(min=self.eps).to(feats)
+            feats = (feats - mean.to(feats)) / deviation
         if self.center_utterances:
             frames = counts.view(-1, 1, 1).to(feats)
             total = zero_padding(feats, counts).sum(dim=1, keepdim=True)
             feats = feats - total / frames
         return zero_padding(feats, counts)
+
+    def _own_moments(self, feats, counts):
+        """Mean and deviation of each item's valid frames."""
+        frames = counts.view(-1, 1).to(feats)
+        mean = zero_padding(feats, counts).sum(dim=1) / frames
+        spread = zero_padding(feats - mean.unsqueeze(1), counts)
+        return mean, (spread.square().sum(dim=1) / frames).sqrt()

@@ -28,28 +28,36 @@ from pathlib import Path
 import numpy as np
 import speechbrain as sb
 import torch
-from hyperpyyaml import load_hyperpyyaml, resolve_references
+import torchaudio
+from hyperpyyaml import resolve_references
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
-import speechbrain_dslstm
 from speechbrain_dslstm.audio import load_audio
 from speechbrain_dslstm.corpora import prepare
 from speechbrain_dslstm.corpora.manifest import write_manifest
+from speechbrain_dslstm.hparams import load_hparams, nest_overrides, run_folder
 from speechbrain_dslstm.inference import EmotionClassifier, save_pretrained
-from speechbrain_dslstm.metrics import EmotionStats, format_confusion
-from speechbrain_dslstm.models import fusion_loss
-from speechbrain_dslstm.plots import plot_confusion
+from speechbrain_dslstm.lengths import to_counts
+from speechbrain_dslstm.metrics import EmotionStats
+from speechbrain_dslstm.models import Sequence, fusion_loss
+from speechbrain_dslstm.normalization import FeatureNormalization
 from speechbrain_dslstm.protocols import (
     check_leaks,
     format_leak_table,
     make_split,
     split_hash,
 )
-from speechbrain_dslstm.training import WeightAverage
+from speechbrain_dslstm.results import (
+    append_row,
+    print_results,
+    selection_score,
+    write_results,
+)
+from speechbrain_dslstm.training import AtomicCheckpointer, WeightAverage
 
 logger = get_logger(__name__)
 
@@ -68,6 +76,7 @@ class EmotionBrain(sb.Brain):
                 self.checkpointer.add_recoverable("average", self.average)
         self.scores = {}
         self.total_steps = None
+        self.test_loader = None
 
     @property
     def trained_model(self):
@@ -79,17 +88,44 @@ class EmotionBrain(sb.Brain):
     def compute_forward(self, batch, stage):
         """Log-posteriors and the logits of each branch."""
         batch = batch.to(self.device)
+        training = stage == sb.Stage.TRAIN
+        model = self.modules.model if training else self.trained_model
+        with torch.no_grad():
+            extracted = self.extract(batch, training)
+            streams = self.hparams.model.normalize(
+                extracted, self.speaker_moments(batch)
+            )
+            if training and self.hparams.fea_augment is not None:
+                streams = self.hparams.fea_augment(streams)
+        return model(streams=streams, return_branches=True)
+
+    def extract(self, batch, training=False):
+        """Features of a batch: those it brings, or those of its waveforms."""
+        if not hasattr(batch, "sig"):
+            return features_of(batch, self.hparams.model.streams)
         wavs, lens = batch.sig
-        if stage != sb.Stage.TRAIN:
-            return self.trained_model(wavs, lens, return_branches=True)
-        if self.hparams.wav_augment is not None:
+        if training and self.hparams.wav_augment is not None:
             wavs, lens = self.hparams.wav_augment(wavs, lens)
-        return self.modules.model(
-            wavs,
-            lens,
-            fea_augment=self.hparams.fea_augment,
-            return_branches=True,
-        )
+        return self.hparams.model.extract(wavs, lens)
+
+    def speaker_moments(self, batch):
+        """Mean and deviation of each item's speaker, by stream."""
+        if self.hparams.moments is None:
+            return None
+        speakers = batch.speaker
+        augment = self.hparams.wav_augment
+        if augment is not None and self.modules.training:
+            speakers = [
+                speakers[i]
+                for i in augment.replicate_labels(torch.arange(len(speakers)))
+            ]
+        return {
+            name: [
+                torch.stack([moments[s][k] for s in speakers]).to(self.device)
+                for k in range(2)
+            ]
+            for name, moments in self.hparams.moments.items()
+        }
 
     def compute_objectives(self, predictions, batch, stage):
         """Weighted cross-entropies of the branches."""
@@ -145,9 +181,9 @@ class EmotionBrain(sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.train_loss = float(stage_loss)
             return
-        stats = {"loss": float(stage_loss), **self.headline()}
         if stage == sb.Stage.TEST:
             return
+        stats = {"loss": float(stage_loss), **self.headline()}
         lr = float(self.optimizer.param_groups[0]["lr"])
         if self.hparams.lr_interval == "epoch":
             self.scheduler.step()
@@ -164,15 +200,15 @@ class EmotionBrain(sb.Brain):
         if self.hparams.use_tensorboard:
             self.hparams.tensorboard_logger.log_stats(meta, train_stats, stats)
         if if_main_process():
-            row = {**meta, "score": score, "valid": stats}
-            row["train_loss"] = self.train_loss
-            with open(self.hparams.epoch_log, "a", encoding="utf-8") as log:
-                log.write(json.dumps(row) + "\n")
+            row = {**meta, "score": score, "train_loss": self.train_loss}
+            append_row(self.hparams.epoch_log, {**row, "valid": stats})
         if self.checkpointer is not None:
             self.checkpointer.save_and_keep_only(
                 meta={"epoch": epoch, "score": score, **stats},
                 max_keys=["score"],
             )
+        if self.test_loader is not None and if_main_process():
+            self.log_test_epoch(epoch, stats)
 
     def headline(self):
         """Scores of this stage.
@@ -189,35 +225,52 @@ class EmotionBrain(sb.Brain):
                 stats[f"ua_{name}"] = one.summarize("ua")
         return stats
 
+    def log_test_epoch(self, epoch, valid_stats):
+        """Score the test side for the reports; nothing selects on it.
 
-def selection_score(ua, epoch, number_of_epochs, selection_start):
-    """What the best epoch is chosen by: UA, once the schedule has annealed.
+        Arguments
+        ---------
+        epoch : int
+            The epoch that has just been validated.
+        valid_stats : dict
+            Its validation scores, which under the protocol ``paper`` are
+            those of the test side already.
+        """
+        if self.hparams.protocol == "paper":
+            stats = valid_stats
+        else:
+            self.on_stage_start(sb.Stage.TEST)
+            losses = [
+                float(self.evaluate_batch(batch, sb.Stage.TEST))
+                for batch in self.test_loader
+            ]
+            stats = {"loss": sum(losses) / len(losses), **self.headline()}
+        rows = self.scores["fused"].rows()
+        predicted = {row["id"]: row["predicted"] for row in rows}
+        row = {"epoch": epoch, **stats, "predicted": predicted}
+        append_row(self.hparams.test_epoch_log, row)
 
-    The maximum over many epochs of a score on few speakers is mostly luck,
-    so the epochs before compete only where there is no later one.
+
+def features_of(batch, names):
+    """Feature sequences that stand in a padded batch.
 
     Arguments
     ---------
-    ua : float
-        Validation UA, in [0, 1].
-    epoch : int
-        The epoch, from 1.
-    number_of_epochs : int
-        Epochs of the whole schedule.
-    selection_start : float
-        Share of the epochs that must have passed.
+    batch : PaddedBatch
+        Has an entry for each name.
+    names : iterable of str
+        The streams.
 
     Returns
     -------
-    float
-        UA, less 1 for an early epoch.
-
-    Example
-    -------
-    >>> selection_score(0.75, 9, 10, 0.8), selection_score(0.75, 8, 10, 0.8)
-    (0.75, -0.25)
+    dict of str to Sequence
+        Features by stream name.
     """
-    return ua if epoch > selection_start * number_of_epochs else ua - 1.0
+    found = {}
+    for name in names:
+        feats, lens = batch[name]
+        found[name] = Sequence(feats, to_counts(lens, feats.shape[1]))
+    return found
 
 
 def prepare_data(hparams):
@@ -249,7 +302,7 @@ def prepare_data(hparams):
     )
     leaks = check_leaks(split, entries)
     names = ["corpus", "label_set", "protocol", "fold", "seed", "system"]
-    run = {name: hparams[name] for name in names}
+    run = {name: hparams[name] for name in [*names, "normalization"]}
     run.update(
         n_folds=split.n_folds,
         labels=labels,
@@ -295,7 +348,8 @@ def dataio_prep(hparams):
     Returns
     -------
     dict of str to DynamicItemDataset
-        "train", "valid" and "test".
+        "train" (with a random speed for each clip, where the hyperparameters
+        have some), "plain" (the same clips as they are), "valid" and "test".
     """
     encoder = CategoricalEncoder()
     for index, label in enumerate(hparams["labels"]):
@@ -309,21 +363,65 @@ def dataio_prep(hparams):
         """Waveform at the model's rate."""
         return load_audio(wav, sample_rate)
 
+    @sb.utils.data_pipeline.takes("wav")
+    @sb.utils.data_pipeline.provides("sig")
+    def speed_pipeline(wav):
+        """Waveform played at a speed drawn anew each time."""
+        choice = int(torch.randint(len(hparams["speeds"]), ()))
+        return change_speed(
+            load_audio(wav, sample_rate), hparams["speeds"][choice], sample_rate
+        )
+
     @sb.utils.data_pipeline.takes("emotion")
     @sb.utils.data_pipeline.provides("emotion_encoded")
     def label_pipeline(emotion):
         """Index of the emotion."""
         return encoder.encode_label_torch(emotion)
 
-    return {
-        side: DynamicItemDataset.from_json(
+    def dataset(side, audio):
+        return DynamicItemDataset.from_json(
             os.path.join(hparams["save_folder"], f"{side}.json"),
             replacements={"data_root": hparams["data_folder"]},
-            dynamic_items=[audio_pipeline, label_pipeline],
-            output_keys=["id", "sig", "emotion_encoded"],
+            dynamic_items=[audio, label_pipeline],
+            output_keys=["id", "speaker", "sig", "emotion_encoded"],
         )
-        for side in ("train", "valid", "test")
+
+    sides = {side: side for side in ("train", "valid", "test")}
+    datasets = {
+        name: dataset(side, audio_pipeline)
+        for name, side in {**sides, "plain": "train"}.items()
     }
+    if hparams["speeds"]:
+        datasets["train"] = dataset("train", speed_pipeline)
+    return datasets
+
+
+def change_speed(wav, percent, sample_rate):
+    """Play a waveform slower or faster, pitch and all.
+
+    Arguments
+    ---------
+    wav : torch.Tensor, [samples]
+        Waveform.
+    percent : int
+        Speed, 100 as it is.
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    torch.Tensor, [samples]
+        100 / percent times as long.
+
+    Example
+    -------
+    >>> change_speed(torch.ones(16000), 80, 16000).shape
+    torch.Size([20000])
+    """
+    if percent == 100:
+        return wav
+    rate = sample_rate * percent // 100
+    return torchaudio.functional.resample(wav, rate, sample_rate)
 
 
 def loader_options(hparams, dataset):
@@ -359,95 +457,88 @@ def loader_options(hparams, dataset):
     return options
 
 
-def collect_statistics(hparams, dataset):
-    """Feature statistics of the training side, before the first epoch.
+def collect_statistics(hparams, datasets):
+    """Feature statistics, before the first epoch: of the training side.
+
+    Those of each speaker, where ``normalization`` asks for them, are of all
+    clips, the tested ones included; no label is looked at.
 
     Arguments
     ---------
     hparams : dict
-        The loaded hyperparameters.
-    dataset : DynamicItemDataset
-        The training side.
+        The loaded hyperparameters; gets "moments".
+    datasets : dict of str to DynamicItemDataset
+        From ``dataio_prep``.
     """
-    logger.info("collecting feature statistics of the training side")
-    loader = sb.dataio.dataloader.make_dataloader(dataset, batch_size=8)
-    for batch in loader:
-        hparams["model"].update_normalization(*batch.sig)
-
-
-def write_results(brain, hparams, seconds):
-    """Write what the test gave, and print it.
-
-    Arguments
-    ---------
-    brain : EmotionBrain
-        After ``evaluate``.
-    hparams : dict
-        The loaded hyperparameters.
-    seconds : float
-        Wall time of this process.
-    """
-    folder = Path(hparams["output_folder"])
-    run_file = Path(hparams["save_folder"], "run.json")
-    run = json.loads(run_file.read_text(encoding="utf-8"))
-    epochs = {}
-    for line in Path(hparams["epoch_log"]).read_text().splitlines():
-        row = json.loads(line)
-        epochs[row["epoch"]] = row
-    best = max(epochs, key=lambda epoch: epochs[epoch]["score"])
-    test = {name: one.summarize() for name, one in brain.scores.items()}
-    found = test["fused"]
-    note = ""
-    if hparams["protocol"] == "paper":
-        # The paper's own rule: two maxima over the epochs of the test fold
-        found = {
-            **found,
-            "wa": max(row["valid"]["wa"] for row in epochs.values()),
-            "ua": max(row["valid"]["ua"] for row in epochs.values()),
+    model = hparams["model"]
+    hparams["moments"] = None
+    if hparams["normalization"] == "training":
+        logger.info("collecting feature statistics of the training side")
+        for batch in statistics_loader(datasets["plain"]):
+            model.update_statistics(extract_batch(model, batch))
+    if hparams["normalization"] == "speaker":
+        logger.info("collecting feature statistics of each speaker's clips")
+        found = {name: {} for name in model.streams}
+        seen = set()
+        for side in ("plain", "valid", "test"):
+            for batch in statistics_loader(datasets[side]):
+                extracted = extract_batch(model, batch)
+                for row, key in enumerate(batch.id):
+                    # Under the protocol paper a clip is on two sides
+                    if key in seen:
+                        continue
+                    seen.add(key)
+                    speaker = batch.speaker[row]
+                    for name, (feats, counts) in extracted.items():
+                        own = found[name].setdefault(
+                            speaker, FeatureNormalization(feats.shape[2])
+                        )
+                        one = slice(row, row + 1)
+                        own.update(feats[one], counts[one])
+        hparams["moments"] = {
+            name: {
+                speaker: (one.mean.float(), one.variance.sqrt().float())
+                for speaker, one in speakers.items()
+            }
+            for name, speakers in found.items()
         }
-    if hparams["protocol"] in ("paper", "random"):
-        note = "speakers on both sides"
-    if hparams["protocol"] == "paper":
-        note += "; best epoch chosen on the test fold, WA and UA apart"
-    results = {
-        **run,
-        "note": note,
-        "wa": found["wa"],
-        "ua": found["ua"],
-        "macro_f1": found["macro_f1"],
-        "test": test,
-        "best_epoch": best,
-        "epochs": len(epochs),
-        "valid": epochs[best]["valid"],
-        "parameters": sum(p.numel() for p in hparams["model"].parameters()),
-        "seconds": round(seconds, 1),
-        "command": sys.argv,
-        "versions": {
-            "speechbrain_dslstm": speechbrain_dslstm.__version__,
-            "speechbrain": sb.__version__,
-            "torch": torch.__version__,
-        },
-    }
-    aside = folder / "results.json.part"
-    aside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, folder / "results.json")
-    brain.scores["fused"].write_predictions(folder / "predictions.csv")
-    plot_confusion(
-        test["fused"]["confusion"],
-        hparams["labels"],
-        folder / "confusion.png",
-        f"{run['system']} on {run['corpus']}: {run['protocol']}, "
-        f"fold {run['fold']}",
-    )
-    print(f"\n{run['description']}")
-    if note:
-        print(f"NOTE: {note}")
-    print(
-        f"test: WA {found['wa']:.1%}  UA {found['ua']:.1%}  "
-        f"macro-F1 {found['macro_f1']:.1%}  ({test['fused']['n']} clips)\n"
-    )
-    print(format_confusion(test["fused"]["confusion"], hparams["labels"]))
-    print(f"\nresults: {folder}")
+
+
+def statistics_loader(dataset):
+    """Loader that passes once over a dataset.
+
+    Arguments
+    ---------
+    dataset : DynamicItemDataset
+        Any side.
+
+    Returns
+    -------
+    torch.utils.data.DataLoader
+        Small batches in order.
+    """
+    return sb.dataio.dataloader.make_dataloader(dataset, batch_size=8)
+
+
+def extract_batch(model, batch):
+    """Features of a batch: those it brings, or those of its waveforms.
+
+    Arguments
+    ---------
+    model : DualLevelClassifier
+        Says which streams.
+    batch : PaddedBatch
+        From a dataset of ``dataio_prep``.
+
+    Returns
+    -------
+    dict of str to Sequence
+        Features by stream name.
+    """
+    if hasattr(batch, "sig"):
+        with torch.no_grad():
+            return model.extract(*batch.sig)
+    return features_of(batch, model.streams)
 
 
 def save_model(brain, hparams, hparams_file, overrides):
@@ -462,13 +553,14 @@ def save_model(brain, hparams, hparams_file, overrides):
     hparams_file : str
         The YAML of this run.
     overrides : str
-        YAML text of the overrides on the command line.
+        YAML text of the overrides, nested.
     """
     folder = Path(hparams["output_folder"], "model")
-    # The number of classes as a number: a model must not ask for its corpus
-    overrides = f"{overrides}\nn_classes: {hparams['n_classes']}\n"
     with open(hparams_file, encoding="utf-8") as file:
         text = resolve_references(file, overrides).getvalue()
+    # The number of classes as a number: a model must not ask for its corpus
+    sample_rate = hparams["features"]["sample_rate"]
+    text += f"sample_rate: {sample_rate}\n"
     save_pretrained(folder, text, brain.trained_model, hparams["labels"])
     classifier = EmotionClassifier.from_hparams(folder)
     manifest = Path(hparams["save_folder"], "test.json")
@@ -487,8 +579,13 @@ def main():
     started = time.time()
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     sb.utils.distributed.ddp_init_group(run_opts)
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
+    hparams = load_hparams(hparams_file, overrides)
+    hparams["output_folder"] = run_folder(hparams)
+    folder = Path(hparams["output_folder"])
+    hparams["save_folder"] = str(folder / "save")
+    overrides = nest_overrides(
+        hparams_file, f"{overrides}\nn_classes: {hparams['n_classes']}\n"
+    )
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
@@ -496,23 +593,32 @@ def main():
     )
     run_on_main(prepare_data, kwargs={"hparams": hparams})
     datasets = dataio_prep(hparams)
-    hparams["epoch_log"] = os.path.join(hparams["save_folder"], "epochs.jsonl")
+    hparams["epoch_log"] = str(folder / "save" / "epochs.jsonl")
+    hparams["test_epoch_log"] = str(folder / "save" / "test_epochs.jsonl")
+    hparams["train_logger"] = sb.utils.train_logger.FileTrainLogger(
+        save_file=str(folder / "train_log.txt")
+    )
     if hparams["use_tensorboard"]:
         from speechbrain.utils.train_logger import TensorboardLogger
 
         hparams["tensorboard_logger"] = TensorboardLogger(
-            os.path.join(hparams["output_folder"], "tensorboard")
+            str(folder / "tensorboard")
         )
     train_options = loader_options(hparams, datasets["train"])
     hparams["batch_sampler"] = train_options.get("batch_sampler")
-    checkpointer = hparams["checkpointer"]
-    if checkpointer.find_checkpoint() is None:
-        if run_opts.get("test_only"):
-            raise FileNotFoundError(
-                f"no checkpoint to test in {hparams['save_folder']}: "
-                "train first, without --test_only"
-            )
-        collect_statistics(hparams, datasets["train"])
+    checkpointer = AtomicCheckpointer(
+        hparams["save_folder"],
+        recoverables={
+            "model": hparams["model"],
+            "epoch_counter": hparams["epoch_counter"],
+        },
+    )
+    if checkpointer.find_checkpoint() is None and run_opts.get("test_only"):
+        raise FileNotFoundError(
+            f"no checkpoint to test in {hparams['save_folder']}: "
+            "train first, without --test_only"
+        )
+    collect_statistics(hparams, datasets)
     brain = EmotionBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -521,7 +627,7 @@ def main():
         checkpointer=checkpointer,
     )
     eval_options = {
-        "batch_size": hparams["batch_size"],
+        "batch_size": hparams["eval_batch_size"],
         "num_workers": hparams["num_workers"],
     }
     train_loader = brain.make_dataloader(
@@ -529,6 +635,14 @@ def main():
     )
     steps = max(1, len(train_loader) // brain.grad_accumulation_factor)
     brain.total_steps = steps * hparams["number_of_epochs"]
+    if hparams["test_every_epoch"]:
+        brain.test_loader = brain.make_dataloader(
+            datasets["test"],
+            sb.Stage.TEST,
+            # Its own generator: training draws the same numbers without it
+            generator=torch.Generator(),
+            **eval_options,
+        )
     brain.fit(
         hparams["epoch_counter"],
         train_loader,
@@ -539,7 +653,8 @@ def main():
         datasets["test"], max_key="score", test_loader_kwargs=dict(eval_options)
     )
     if if_main_process():
-        write_results(brain, hparams, time.time() - started)
+        results = write_results(hparams, brain.scores, time.time() - started)
+        print_results(results, hparams["output_folder"])
         save_model(brain, hparams, hparams_file, overrides)
 
 

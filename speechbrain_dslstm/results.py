@@ -1,0 +1,215 @@
+"""What a run of the recipe leaves behind, written and printed.
+
+``results.json`` says which system was tested on what, by which rule the epoch
+was chosen, and what came out; ``predictions.csv`` holds every test clip.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import speechbrain
+import torch
+
+from speechbrain_dslstm.corpora.manifest import read_manifest
+from speechbrain_dslstm.metrics import format_confusion
+from speechbrain_dslstm.plots import plot_confusion
+
+__all__ = [
+    "append_row",
+    "print_results",
+    "read_rows",
+    "selection_score",
+    "write_results",
+]
+
+HEADLINE = ("wa", "ua", "macro_f1")
+
+
+def selection_score(ua, epoch, number_of_epochs, selection_start):
+    """What the best epoch is chosen by: UA, once the schedule has annealed.
+
+    The maximum over many epochs of a score on few speakers is mostly luck,
+    so the epochs before compete only where there is no later one.
+
+    Arguments
+    ---------
+    ua : float
+        Validation UA, in [0, 1].
+    epoch : int
+        The epoch, from 1.
+    number_of_epochs : int
+        Epochs of the whole schedule.
+    selection_start : float
+        Share of the epochs that must have passed.
+
+    Returns
+    -------
+    float
+        UA, less 1 for an early epoch.
+
+    Example
+    -------
+    >>> selection_score(0.75, 9, 10, 0.8), selection_score(0.75, 8, 10, 0.8)
+    (0.75, -0.25)
+    """
+    return ua if epoch > selection_start * number_of_epochs else ua - 1.0
+
+
+def append_row(path, row):
+    """Add a line to a log of JSON objects.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The file; made if it is not there.
+    row : dict
+        What can be written as JSON.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "log.jsonl"
+    >>> append_row(path, {"epoch": 1, "ua": 0.5})
+    >>> read_rows(path)
+    [{'epoch': 1, 'ua': 0.5}]
+    """
+    with open(path, "a", encoding="utf-8") as log:
+        log.write(json.dumps(row) + "\n")
+
+
+def read_rows(path):
+    """Read a log of epochs; of an epoch written twice the later row counts.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The file.
+
+    Returns
+    -------
+    list of dict
+        One for each epoch, in their order; none where there is no file.
+
+    Example
+    -------
+    >>> read_rows("nowhere.jsonl")
+    []
+    """
+    if not Path(path).exists():
+        return []
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    rows = {row["epoch"]: row for row in map(json.loads, lines)}
+    return [rows[epoch] for epoch in sorted(rows)]
+
+
+def write_results(hparams, scores, seconds):
+    """Write results.json, predictions.csv and confusion.png of a tested run.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded hyperparameters.
+    scores : dict of str to EmotionStats
+        The test side: "fused", and each branch.
+    seconds : float
+        Wall time of this process.
+
+    Returns
+    -------
+    dict
+        What stands in results.json.
+    """
+    from speechbrain_dslstm import __version__
+
+    folder = Path(hparams["output_folder"])
+    save = Path(hparams["save_folder"])
+    run = json.loads((save / "run.json").read_text(encoding="utf-8"))
+    epochs = read_rows(hparams["epoch_log"])
+    best = max(epochs, key=lambda row: row["score"])
+    test = {name: one.summarize() for name, one in scores.items()}
+    test_epochs = read_rows(hparams["test_epoch_log"])
+    test_best = {
+        name: _maximum(test_epochs, name) for name in HEADLINE if test_epochs
+    }
+    found = {name: test["fused"][name] for name in HEADLINE}
+    notes = []
+    if run["protocol"] in ("paper", "random"):
+        notes.append("speakers on both sides")
+    selection = "best validation UA"
+    if hparams["selection_start"] > 0:
+        first = int(hparams["selection_start"] * hparams["number_of_epochs"])
+        selection += f" after epoch {first}"
+    if run["protocol"] == "paper":
+        # The paper's own rule: two maxima over the epochs of the test fold
+        selection = "best epoch chosen on the test fold, WA and UA apart"
+        notes.append(selection)
+        rows = [{"epoch": row["epoch"], **row["valid"]} for row in epochs]
+        for name in ("wa", "ua"):
+            found[name] = _maximum(rows, name)["value"]
+    if run["normalization"] == "speaker":
+        notes.append("features normalised with all audio of each test speaker")
+    results = {
+        **run,
+        "note": "; ".join(notes),
+        "selection": selection,
+        **found,
+        "test": test,
+        "test_best_epoch": test_best,
+        "best_epoch": best["epoch"],
+        "epochs": len(epochs),
+        "valid": best["valid"],
+        "parameters": sum(p.numel() for p in hparams["model"].parameters()),
+        "seconds": round(seconds, 1),
+        "command": sys.argv,
+        "versions": {
+            "speechbrain_dslstm": __version__,
+            "speechbrain": speechbrain.__version__,
+            "torch": torch.__version__,
+        },
+    }
+    entries = read_manifest(save / "test.json")
+    speakers = {key: entry["speaker"] for key, entry in entries.items()}
+    scores["fused"].write_predictions(
+        folder / "predictions.csv", {"speaker": speakers}
+    )
+    plot_confusion(
+        test["fused"]["confusion"],
+        run["labels"],
+        folder / "confusion.png",
+        f"{run['system']} on {run['corpus']}: {run['protocol']}, "
+        f"fold {run['fold']}",
+    )
+    # Last, because who finds it takes the run for finished
+    aside = folder / "results.json.part"
+    aside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, folder / "results.json")
+    return results
+
+
+def _maximum(rows, name):
+    """The best value over the epochs, and its first epoch."""
+    best = max(rows, key=lambda row: row[name])
+    return {"epoch": best["epoch"], "value": best[name]}
+
+
+def print_results(results, folder):
+    """Print what a person wants to know first.
+
+    Arguments
+    ---------
+    results : dict
+        What ``write_results`` returned.
+    folder : str or pathlib.Path
+        Where it is kept.
+    """
+    fused = results["test"]["fused"]
+    print(f"\n{results['description']}")
+    if results["note"]:
+        print(f"NOTE: {results['note']}")
+    print(
+        f"test: WA {results['wa']:.1%}  UA {results['ua']:.1%}  "
+        f"macro-F1 {results['macro_f1']:.1%}  ({fused['n']} clips)\n"
+    )
+    print(format_confusion(fused["confusion"], results["labels"]))
+    print(f"\nresults: {folder}")
