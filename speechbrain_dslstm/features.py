@@ -74,7 +74,7 @@ class _Extractor(nn.Module):
         _check_samples(samples)
         counts = to_counts(wav_lens, samples, batch, wavs.device)
         with torch.autocast(wavs.device.type, enabled=False):
-            if wavs.device.type == "cpu":
+            if _on_cpu(wavs):
                 # One at a time, as the caches do not hold a batch
                 sizes = counts.tolist()
                 rows = [w[:n] for w, n in zip(wavs, sizes, strict=True)]
@@ -113,7 +113,7 @@ class _Extractor(nn.Module):
         return self._frames(n)
 
     def _by_pieces(self, wavs, before, after, size):
-        """Features of each frame of [..., samples] with silence around it."""
+        """Features of each frame of a waveform with silence around it."""
         samples = wavs.shape[-1]
         mps = wavs.device.type == "mps"
         padded = wavs.new_zeros(
@@ -123,21 +123,20 @@ class _Extractor(nn.Module):
             dtype=torch.float32 if mps else torch.float64,
         )
         padded[..., before : before + samples] = wavs
-        starts = padded.shape[-1] - size + 1
-        step = starts
-        if wavs.device.type == "cpu":
-            step = FRAMES_AT_ONCE * self.hop_length
-        rest = size - self.hop_length
+        hop = self.hop_length
+        frames = 1 + (padded.shape[-1] - size) // hop
+        at_once = FRAMES_AT_ONCE if _on_cpu(wavs) else frames
+        rest = size - hop
         pieces = [
-            self._of_piece(padded[..., i : i + step + rest])
-            for i in range(0, starts, step)
+            self._of_piece(padded[..., i * hop : (i + at_once) * hop + rest])
+            for i in range(0, frames, at_once)
         ]
         return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
 
     def _power(self, frames):
         """Power spectrum, in the precision of all that follows."""
         dtype = frames.dtype
-        if frames.device.type == "cpu":
+        if _on_cpu(frames):
             # Elsewhere TF32, which SpeechBrain switches on, would get into it
             mode = torch.backends.mkldnn.matmul.fp32_precision
             dtype = torch.float32 if mode in ("none", "ieee") else dtype
@@ -427,6 +426,10 @@ def _check_samples(n):
         raise ValueError(
             f"an utterance needs at least 1 sample, got {int(least)}"
         )
+
+
+def _on_cpu(x):
+    return x.device.type == "cpu"
 
 
 def _groups(mel):

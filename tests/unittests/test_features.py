@@ -312,6 +312,17 @@ def test_pieces_change_nothing(name, pieces, monkeypatch):
 
 
 @any_extractor
+def test_batch_at_once_changes_nothing(name, monkeypatch):
+    """What other devices do, which need no small pieces."""
+    wavs = torch.stack([speech_like(5000, seed) for seed in range(3)])
+    wavs[1, 3000:] = math.nan
+    lengths = torch.tensor([5000, 3000, 100])
+    expected = EXTRACTORS[name](wavs, lengths)
+    monkeypatch.setattr(features, "_on_cpu", lambda x: False)
+    assert_near(EXTRACTORS[name](wavs, lengths), expected, 3e-5)
+
+
+@any_extractor
 def test_settings_make_the_same_extractor(name):
     extractor = EXTRACTORS[name]
     again = type(extractor)(**extractor.settings)
