@@ -1,4 +1,4 @@
-"""Augmentation of the normalised features of several streams.
+"""Augmentation: the speed of a clip, the normalised features of streams.
 
 SpeechBrain's own augmentations do the work: any module that maps
 [batch, time, features] to the same shape, such as ``SpectrogramDrop``
@@ -6,10 +6,11 @@ SpeechBrain's own augmentations do the work: any module that maps
 """
 
 import torch
+import torchaudio
 
 from speechbrain_dslstm.lengths import zero_padding
 
-__all__ = ["StreamAugment"]
+__all__ = ["StreamAugment", "change_speed"]
 
 
 class StreamAugment(torch.nn.Module):
@@ -63,3 +64,26 @@ class StreamAugment(torch.nn.Module):
                 feats = zero_padding(augment(feats.clone()), counts)
                 out[name] = out[name]._replace(feats=feats)
         return out
+
+
+def change_speed(wav, percent):
+    """Play a waveform slower or faster, its pitch following.
+
+    Arguments
+    ---------
+    wav : torch.Tensor, [samples]
+        Waveform.
+    percent : int
+        Speed; 100 leaves it as it is.
+
+    Returns
+    -------
+    torch.Tensor, [samples]
+        100 / percent times as long.
+
+    Example
+    -------
+    >>> change_speed(torch.ones(16000), 80).shape
+    torch.Size([20000])
+    """
+    return torchaudio.functional.resample(wav, percent, 100)

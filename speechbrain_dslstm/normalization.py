@@ -435,7 +435,8 @@ class FeatureNormalization(torch.nn.Module):
         Smallest standard deviation divided by.
     center_utterances : bool
         Take out each utterance's own mean as well. It holds much of the
-        speaker and the channel, but needs the whole utterance.
+        speaker and the channel, but needs the whole utterance. Not done with
+        the source "speaker", whose means it would undo.
     source : str
         "training", "speaker" or "none".
 
@@ -538,7 +539,7 @@ class FeatureNormalization(torch.nn.Module):
         if self.source != "none":
             deviation = deviation.clamp(min=self.eps).to(feats)
             feats = (feats - mean.to(feats)) / deviation
-        if self.center_utterances:
+        if self.center_utterances and self.source != "speaker":
             frames = counts.view(-1, 1, 1).to(feats)
             total = zero_padding(feats, counts).sum(dim=1, keepdim=True)
             feats = feats - total / frames

@@ -28,7 +28,6 @@ from pathlib import Path
 import numpy as np
 import speechbrain as sb
 import torch
-import torchaudio
 from hyperpyyaml import resolve_references
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.encoder import CategoricalEncoder
@@ -37,8 +36,10 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.audio import load_audio
+from speechbrain_dslstm.augment import change_speed
 from speechbrain_dslstm.corpora import prepare
 from speechbrain_dslstm.corpora.manifest import write_manifest
+from speechbrain_dslstm.feature_cache import FeatureCache
 from speechbrain_dslstm.hparams import load_hparams, nest_overrides, run_folder
 from speechbrain_dslstm.inference import EmotionClassifier, save_pretrained
 from speechbrain_dslstm.lengths import to_counts
@@ -357,20 +358,14 @@ def dataio_prep(hparams):
     encoder.expect_len(len(hparams["labels"]))
     sample_rate = hparams["features"]["sample_rate"]
 
-    @sb.utils.data_pipeline.takes("wav")
-    @sb.utils.data_pipeline.provides("sig")
-    def audio_pipeline(wav):
-        """Waveform at the model's rate."""
-        return load_audio(wav, sample_rate)
+    def load(wav, percent):
+        """Waveform at the model's rate and at a speed in per cent."""
+        sig = load_audio(wav, sample_rate)
+        return sig if percent == 100 else change_speed(sig, percent)
 
-    @sb.utils.data_pipeline.takes("wav")
-    @sb.utils.data_pipeline.provides("sig")
-    def speed_pipeline(wav):
-        """Waveform played at a speed drawn anew each time."""
-        choice = int(torch.randint(len(hparams["speeds"]), ()))
-        return change_speed(
-            load_audio(wav, sample_rate), hparams["speeds"][choice], sample_rate
-        )
+    def draw_speed(speeds):
+        """One of the speeds, drawn anew each time."""
+        return speeds[int(torch.randint(len(speeds), ()))]
 
     @sb.utils.data_pipeline.takes("emotion")
     @sb.utils.data_pipeline.provides("emotion_encoded")
@@ -378,50 +373,75 @@ def dataio_prep(hparams):
         """Index of the emotion."""
         return encoder.encode_label_torch(emotion)
 
-    def dataset(side, audio):
+    cache = open_cache(hparams)
+    streams = list(hparams["model"].streams)
+
+    def dataset(side, speeds):
+        @sb.utils.data_pipeline.takes("wav")
+        @sb.utils.data_pipeline.provides("sig")
+        def audio_pipeline(wav):
+            """Waveform."""
+            return load(wav, draw_speed(speeds))
+
+        @sb.utils.data_pipeline.takes("wav", "audio_hash")
+        @sb.utils.data_pipeline.provides(*streams)
+        def feature_pipeline(wav, audio_hash):
+            """Features of every stream, from the cache."""
+            percent = draw_speed(speeds)
+            feats = cache.get(
+                lambda: load(wav, percent),
+                audio_hash=audio_hash,
+                variant=f"speed {percent}",
+            )
+            for stream in streams:
+                yield feats[stream]
+
+        audio = audio_pipeline if cache is None else feature_pipeline
+        keys = ["sig"] if cache is None else streams
         return DynamicItemDataset.from_json(
             os.path.join(hparams["save_folder"], f"{side}.json"),
             replacements={"data_root": hparams["data_folder"]},
             dynamic_items=[audio, label_pipeline],
-            output_keys=["id", "speaker", "sig", "emotion_encoded"],
+            output_keys=["id", "speaker", "emotion_encoded", *keys],
         )
 
-    sides = {side: side for side in ("train", "valid", "test")}
-    datasets = {
-        name: dataset(side, audio_pipeline)
-        for name, side in {**sides, "plain": "train"}.items()
-    }
-    if hparams["speeds"]:
-        datasets["train"] = dataset("train", speed_pipeline)
+    datasets = {side: dataset(side, [100]) for side in ("valid", "test")}
+    datasets["plain"] = dataset("train", [100])
+    datasets["train"] = dataset("train", hparams["speeds"] or [100])
     return datasets
 
 
-def change_speed(wav, percent, sample_rate):
-    """Play a waveform slower or faster, pitch and all.
+def open_cache(hparams):
+    """The cache of features, where there is to be one.
 
     Arguments
     ---------
-    wav : torch.Tensor, [samples]
-        Waveform.
-    percent : int
-        Speed, 100 as it is.
-    sample_rate : int
-        In Hz.
+    hparams : dict
+        The loaded hyperparameters.
 
     Returns
     -------
-    torch.Tensor, [samples]
-        100 / percent times as long.
+    FeatureCache or None
+        With the extractors of the model.
 
-    Example
-    -------
-    >>> change_speed(torch.ones(16000), 80, 16000).shape
-    torch.Size([20000])
+    Raises
+    ------
+    ValueError
+        A cache together with an augmentation of waveforms.
     """
-    if percent == 100:
-        return wav
-    rate = sample_rate * percent // 100
-    return torchaudio.functional.resample(wav, rate, sample_rate)
+    if hparams["feature_cache"] is None:
+        return None
+    if hparams["wav_augment"] is not None:
+        raise ValueError(
+            "feature_cache holds features, so wav_augment would change "
+            "nothing: set one of them to null"
+        )
+    streams = hparams["model"].streams
+    return FeatureCache(
+        hparams["feature_cache"],
+        {name: stream.extractor for name, stream in streams.items()},
+        hparams["corpus"],
+    )
 
 
 def loader_options(hparams, dataset):
