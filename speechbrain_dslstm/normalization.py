@@ -238,7 +238,7 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def parts(counts, *tensors):
-        """Valid parts of [batch, time, ..., channel]: slices of each tensor."""
+        """Slices of each tensor, a few items of the batch at a time."""
         x = tensors[0]
         items = max(1, _BatchNorm.PART // max(1, x[0].numel()))
         mask = None

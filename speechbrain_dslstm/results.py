@@ -119,6 +119,13 @@ def write_results(hparams, scores, seconds):
     -------
     dict
         What stands in results.json.
+
+    Example
+    -------
+    >>> write_results({"output_folder": "x", "save_folder": "nowhere"}, {}, 1)
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: ...
     """
     from speechbrain_dslstm import __version__
 
@@ -202,6 +209,19 @@ def print_results(results, folder):
         What ``write_results`` returned.
     folder : str or pathlib.Path
         Where it is kept.
+
+    Example
+    -------
+    >>> fused = {"confusion": [[1, 0], [1, 2]], "n": 4}
+    >>> results = {"description": "session, fold 0", "note": ""}
+    >>> results |= {"wa": 0.75, "ua": 0.8333, "macro_f1": 0.7333}
+    >>> results |= {"labels": ["anger", "sadness"], "test": {"fused": fused}}
+    >>> print_results(results, "runs/fold0")
+    <BLANKLINE>
+    session, fold 0
+    test: WA 75.0%  UA 83.3%  macro-F1 73.3%  (4 clips)
+    ...
+    results: runs/fold0
     """
     fused = results["test"]["fused"]
     print(f"\n{results['description']}")

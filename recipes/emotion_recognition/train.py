@@ -94,32 +94,54 @@ class EmotionBrain(sb.Brain):
         with torch.no_grad():
             extracted = self.extract(batch, training)
             streams = self.hparams.model.normalize(
-                extracted, self.speaker_moments(batch)
+                extracted, self.speaker_moments(batch, training)
             )
             if training and self.hparams.fea_augment is not None:
                 streams = self.hparams.fea_augment(streams)
         return model(streams=streams, return_branches=True)
 
-    def extract(self, batch, training=False):
-        """Features of a batch: those it brings, or those of its waveforms."""
-        if not hasattr(batch, "sig"):
-            return features_of(batch, self.hparams.model.streams)
-        wavs, lens = batch.sig
-        if training and self.hparams.wav_augment is not None:
-            wavs, lens = self.hparams.wav_augment(wavs, lens)
-        return self.hparams.model.extract(wavs, lens)
+    def extract(self, batch, training):
+        """Features of a batch.
 
-    def speaker_moments(self, batch):
-        """Mean and deviation of each item's speaker, by stream."""
+        Arguments
+        ---------
+        batch : PaddedBatch
+            From a dataset of ``dataio_prep``.
+        training : bool
+            Whether to augment.
+
+        Returns
+        -------
+        dict of str to Sequence
+            Features by stream name.
+        """
+        augment = self.hparams.wav_augment
+        if augment is None or not training:
+            return extract_batch(self.hparams.model, batch)
+        return self.hparams.model.extract(*augment(*batch.sig))
+
+    def speaker_moments(self, batch, training):
+        """Statistics of each item's speaker, where the run wants them.
+
+        Arguments
+        ---------
+        batch : PaddedBatch
+            From a dataset of ``dataio_prep``.
+        training : bool
+            Whether the batch is augmented.
+
+        Returns
+        -------
+        dict of str to list, or None
+            For each stream mean and deviation, both [batch, features].
+        """
         if self.hparams.moments is None:
             return None
         speakers = batch.speaker
         augment = self.hparams.wav_augment
-        if augment is not None and self.modules.training:
-            speakers = [
-                speakers[i]
-                for i in augment.replicate_labels(torch.arange(len(speakers)))
-            ]
+        if augment is not None and training:
+            rows = augment.replicate_labels(torch.arange(len(speakers)))
+            speakers = [speakers[row] for row in rows.tolist()]
         return {
             name: [
                 torch.stack([moments[s][k] for s in speakers]).to(self.device)
@@ -252,28 +274,6 @@ class EmotionBrain(sb.Brain):
         append_row(self.hparams.test_epoch_log, row)
 
 
-def features_of(batch, names):
-    """Feature sequences that stand in a padded batch.
-
-    Arguments
-    ---------
-    batch : PaddedBatch
-        Has an entry for each name.
-    names : iterable of str
-        The streams.
-
-    Returns
-    -------
-    dict of str to Sequence
-        Features by stream name.
-    """
-    found = {}
-    for name in names:
-        feats, lens = batch[name]
-        found[name] = Sequence(feats, to_counts(lens, feats.shape[1]))
-    return found
-
-
 def prepare_data(hparams):
     """Read the corpus, split it, and write the manifests of this run.
 
@@ -302,9 +302,10 @@ def prepare_data(hparams):
         hparams["valid_speakers"],
     )
     leaks = check_leaks(split, entries)
-    names = ["corpus", "label_set", "protocol", "fold", "seed", "system"]
+    names = ["corpus", "label_set", "protocol", "fold", "seed"]
     run = {name: hparams[name] for name in [*names, "normalization"]}
     run.update(
+        system=hparams["system"],
         n_folds=split.n_folds,
         labels=labels,
         description=split.description,
@@ -377,6 +378,8 @@ def dataio_prep(hparams):
     streams = list(hparams["model"].streams)
 
     def dataset(side, speeds):
+        """One side; its clips at one of the speeds, in per cent."""
+
         @sb.utils.data_pipeline.takes("wav")
         @sb.utils.data_pipeline.provides("sig")
         def audio_pipeline(wav):
@@ -558,7 +561,11 @@ def extract_batch(model, batch):
     if hasattr(batch, "sig"):
         with torch.no_grad():
             return model.extract(*batch.sig)
-    return features_of(batch, model.streams)
+    found = {}
+    for name in model.streams:
+        feats, lens = batch[name]
+        found[name] = Sequence(feats, to_counts(lens, feats.shape[1]))
+    return found
 
 
 def save_model(brain, hparams, hparams_file, overrides):

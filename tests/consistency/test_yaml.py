@@ -77,11 +77,12 @@ def unused_keys(text, script):
     ]
 
 
-def unused_in_include(name, texts):
-    """List the keys of an included file that no including file reads.
+def unused_in_include(name, texts, script=""):
+    """List the keys of an included file that nobody reads.
 
     Its keys come as one mapping: ``a: !include:name`` makes ``<a[key]>``;
-    and ``<a>`` passes them on all together.
+    and ``<a>`` passes them on all together. Those of ``recipe`` the script
+    reads beside the file's own.
     """
     includers = []
     for text in texts.values():
@@ -99,7 +100,10 @@ def unused_in_include(name, texts):
     return [
         key
         for key, rest in keys(texts[name])
-        if key not in references(rest) and key not in read
+        if key not in references(rest)
+        and key not in read
+        and key not in RUN_OPTIONS
+        and not in_script(key, script)
     ]
 
 
@@ -159,9 +163,11 @@ def test_modules_of_the_script_are_there(name, script):
 
 
 @pytest.mark.parametrize("name", INCLUDED)
-def test_included_files_are_used(name):
+def test_included_files_are_used(name, script):
     assert name in TEXTS, f"!include of hparams/{name}, which is not there"
-    unused = unused_in_include(name, TEXTS)
+    # Only what is included as `recipe` stands beside the file's own keys
+    beside = script if name == "recipe.yaml" else ""
+    unused = unused_in_include(name, TEXTS, beside)
     assert not unused, f"hparams/{name}: no including file reads {unused}"
 
 

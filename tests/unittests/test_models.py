@@ -10,13 +10,16 @@ import torch
 from hyperpyyaml import load_hyperpyyaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from speechbrain_dslstm import DSLSTM, DualLevelClassifier
 from speechbrain_dslstm.alignment import AveragePoolAlignment
 from speechbrain_dslstm.cnn import LocalFeatureCNN
 from speechbrain_dslstm.features import MFCC39, LogMelSpectrogram
+from speechbrain_dslstm.hparams import load_hparams
 from speechbrain_dslstm.lengths import to_relative
 from speechbrain_dslstm.models import (
+    CNNLSTMBranch,
     FeatureStream,
     MFCCBranch,
     Sequence,
@@ -24,7 +27,7 @@ from speechbrain_dslstm.models import (
     fusion_loss,
 )
 
-HPARAMS = Path(__file__).parents[2] / "hparams" / "dual_level.yaml"
+HPARAMS = Path(__file__).parents[2] / "hparams"
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 BATCH_NORMS = {"gate_norm": "batch", "output_norm": "batch"}
 
@@ -370,21 +373,95 @@ def test_parts_that_do_not_fit():
         SpectrogramBranch(ds_lstm=DSLSTM(496, 1000, 8))
 
 
-def test_features_are_augmented_after_normalisation():
-    """What fea_augment gives is what the branches see."""
+def test_features_instead_of_waveforms():
+    """Extraction, normalisation and the rest, step by step."""
     net, wavs = small(), noise(2, 8000)
-    seen = net.features(wavs)
-
-    def halve(streams):
-        torch.testing.assert_close(streams, seen)
-        return {
-            name: Sequence(feats / 2, counts)
-            for name, (feats, counts) in streams.items()
-        }
-
-    logits = net(wavs, fea_augment=halve, return_branches=True)[1]
+    net.update_normalization(noise(4, 9000))
+    streams = net.normalize(net.extract(wavs))
+    torch.testing.assert_close(streams, net.features(wavs))
+    torch.testing.assert_close(net(streams=streams), net(wavs))
+    halved = {
+        name: Sequence(feats / 2, counts)
+        for name, (feats, counts) in streams.items()
+    }
+    logits = net(streams=halved, return_branches=True)[1]
     for name, branch in net.branches.items():
-        torch.testing.assert_close(logits[name], branch(halve(seen)))
+        torch.testing.assert_close(logits[name], branch(halved))
+
+
+def test_normalisation_by_speaker():
+    """With the moments of a speaker, or else each item's own."""
+    stream = FeatureStream(
+        LogMelSpectrogram(512), 128, None, True, normalization="speaker"
+    )
+    feats, counts = stream.extract(noise(2, 8000), torch.tensor([8000, 4000]))
+    alone = stream.normalize(feats, counts).feats
+    for row, count in enumerate(counts):
+        found = alone[row, :count]
+        zero = torch.zeros(128)
+        torch.testing.assert_close(found.mean(0), zero, atol=1e-4, rtol=0)
+        spread = found.std(0, correction=0)
+        torch.testing.assert_close(spread, zero + 1, atol=1e-4, rtol=0)
+        assert alone[row, count:].abs().sum() == 0
+    mean, deviation = torch.randn(2, 128), torch.rand(2, 128) + 0.5
+    given = stream.normalize(feats, counts, (mean, deviation)).feats
+    expected = (feats[1, 3] - mean[1]) / deviation[1]
+    torch.testing.assert_close(given[1, 3], expected)
+    with pytest.raises(ValueError, match="training, speaker, none"):
+        FeatureStream(LogMelSpectrogram(512), 128, normalization="all")
+
+
+def test_no_normalisation():
+    stream = FeatureStream(LogMelSpectrogram(512), 128, normalization="none")
+    wavs, counts = noise(1, 8000), torch.tensor([8000])
+    stream.normalization.update(*stream.extract(wavs, counts))
+    torch.testing.assert_close(
+        stream(wavs, counts).feats, stream.extract(wavs, counts).feats
+    )
+
+
+@pytest.mark.parametrize("names", [["mel_x"], ["mel_y"], ["mel_x", "mel_y"]])
+def test_cnn_lstm_branch_ignores_padding_and_order(names):
+    """Alone, in a batch of 40 in groups of like length, and reordered."""
+    sizes = {"mel_x": 128, "mel_y": 256}
+    cnns = {name: LocalFeatureCNN(sizes[name], (3, 2)) for name in names}
+    branch = CNNLSTMBranch(3, cnns, hidden_size=5).eval()
+    counts = torch.randint(20, 60, (40,))
+    streams = {
+        name: Sequence(torch.randn(40, 60, sizes[name]), counts)
+        for name in names
+    }
+    out = branch(streams)
+    assert out.shape == (40, 3)
+    order = torch.randperm(40)
+    moved = {n: Sequence(f[order], c[order]) for n, (f, c) in streams.items()}
+    torch.testing.assert_close(branch(moved), out[order])
+    for row in (0, 17, 39):
+        alone = {
+            name: Sequence(feats[row : row + 1, : counts[row]], counts[[row]])
+            for name, (feats, _) in streams.items()
+        }
+        torch.testing.assert_close(branch(alone)[0], out[row])
+
+
+def test_groups_of_like_length_change_no_gradient():
+    """The LSTM's mean over a ragged batch, as over the padded one."""
+    counts = torch.randint(1, 50, (37,))
+    feats = torch.randn(37, 50, 39)
+    found = []
+    for grouped in (True, False):
+        torch.manual_seed(0)
+        branch = MFCCBranch(3, hidden_size=6)
+        x = feats.clone().requires_grad_()
+        if grouped:
+            out = branch({"mfcc": Sequence(x, counts)})
+        else:
+            mean = branch.pooling(branch.lstm(x)[0], counts)
+            out = branch.head(mean)
+        (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
+        grads = [p.grad for p in branch.parameters()]
+        found.append([out.detach(), x.grad, *grads])
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
 
 
 def test_dropout_of_the_branches():
@@ -427,25 +504,53 @@ def test_state_dict_round_trip():
     assert not {k.split(".")[-1] for k in net.state_dict()} & extractors
 
 
-def test_yaml_of_the_dual_level_model(tmp_path):
-    overrides = {
-        "output_folder": str(tmp_path),
-        "channels": [4, 2],
-        "hidden_size": 8,
-        "labels": ["anger", "sadness", "neutral"],
-    }
-    with open(HPARAMS, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
+SYSTEMS = {
+    "mfcc_lstm": ["mfcc"],
+    "cnn_lstm_x": ["mel_x"],
+    "cnn_lstm_y": ["mel_y"],
+    "cnn_lstm_xy": ["mel_x", "mel_y"],
+    "mfcc_cnn_lstm_xy": ["mel_x", "mel_y", "mfcc"],
+    "ds_lstm": ["mel_x", "mel_y"],
+    "dual_level": ["mel_x", "mel_y", "mfcc"],
+    "paper": ["mel_x", "mel_y", "mfcc"],
+}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_yaml_of_each_system(system):
+    overrides = "{channels: [4, 2], hidden_size: 8, corpus: emodb}"
+    hparams = load_hparams(HPARAMS / f"{system}.yaml", overrides)
     net = hparams["model"].eval()
+    assert list(net.streams) == SYSTEMS[system]
     # One object, wherever it is named
-    branch = net.branches["spectrogram"]
-    assert branch.ds_lstm is hparams["ds_lstm"]
-    assert branch.cnn_y is hparams["cnn_y"]
-    assert net.streams["mfcc"].extractor is hparams["features"]["mfcc"]
+    for name, stream in net.streams.items():
+        assert stream.extractor is hparams["features"][name]
+    branch = net.branches["spectrogram"] if len(net.streams) != 1 else None
+    if hasattr(branch, "ds_lstm"):
+        assert branch.cnn_y is hparams["cnn_y"]
+        assert branch is hparams["ds_lstm_branch"]
     out = net(noise(2, 8000), torch.tensor([1.0, 0.6]))
-    assert list(out.shape) == [2, 3]
-    augmented = net(noise(2, 8000), fea_augment=hparams["fea_augment"])
-    assert augmented.isfinite().all()
+    assert list(out.shape) == [2, 7]
+    if hparams["fea_augment"] is not None:
+        streams = hparams["fea_augment"](net.features(noise(2, 8000)))
+        assert net(streams=streams).isfinite().all()
+    assert hparams["system"] == system
+
+
+def test_each_yaml_states_only_what_differs():
+    """No setting of a system's YAML repeats that of recipe.yaml."""
+    yaml = YAML()
+    shared = yaml.load((HPARAMS / "recipe.yaml").read_text("utf-8"))
+    for system in SYSTEMS:
+        own = yaml.load((HPARAMS / f"{system}.yaml").read_text("utf-8"))
+        # Those two the reader looks for first
+        kept = {"fusion_weight", "num_layers"}
+        same = [
+            key
+            for key, value in own["recipe"].items()
+            if shared[key] == value and key not in kept
+        ]
+        assert not same, f"{system}.yaml repeats {same}"
 
 
 def test_yaml_of_another_system():
