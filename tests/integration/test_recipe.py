@@ -103,6 +103,58 @@ def test_predictions_agree_with_scores_and_saved_model(trained, corpus):
         assert text_lab == [row["predicted"]]
 
 
+def test_selection_never_sees_the_test_log(corpus, trained, tmp_path):
+    """Without the log the same epochs, choice and predictions come out."""
+    output, _ = trained
+    run(corpus, tmp_path, "--number_of_epochs=2", "--test_every_epoch=False")
+    assert not (tmp_path / "save" / "test_epochs.jsonl").exists()
+    found = [
+        [(folder / name).read_text() for name in ("save/epochs.jsonl",)]
+        + [(folder / "predictions.csv").read_text()]
+        for folder in (output, tmp_path)
+    ]
+    assert found[0] == found[1]
+    without = json.loads((tmp_path / "results.json").read_text())
+    assert without["test_best_epoch"] == {}
+    rows = (output / "save" / "test_epochs.jsonl").read_text().splitlines()
+    rows = [json.loads(row) for row in rows]
+    results = json.loads((output / "results.json").read_text())
+    assert [row["epoch"] for row in rows] == [1, 2]
+    for name in ("wa", "ua", "macro_f1"):
+        best = results["test_best_epoch"][name]
+        assert best["value"] == max(row[name] for row in rows)
+    # The chosen epoch's row is what the test at the end found
+    chosen = rows[results["best_epoch"] - 1]
+    assert chosen["ua"] == results["ua"]
+    with open(output / "predictions.csv", newline="") as stream:
+        final = {r["id"]: r["predicted"] for r in csv.DictReader(stream)}
+    assert chosen["predicted"] == final
+
+
+def test_cached_features_give_the_same_run(corpus, trained, tmp_path):
+    output, _ = trained
+    options = ["--number_of_epochs=2", f"--feature_cache={tmp_path / 'cache'}"]
+    run(corpus, tmp_path / "run", *options)
+    found = []
+    for folder in (output, tmp_path / "run"):
+        rows = (folder / "save" / "epochs.jsonl").read_text().splitlines()
+        found.append([json.loads(row)["train_loss"] for row in rows])
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+    assert any((tmp_path / "cache").rglob("*.safetensors"))
+
+
+def test_normalisation_by_speaker_is_labelled(corpus, trained, tmp_path):
+    options = ["--number_of_epochs=1", "--normalization=speaker"]
+    console = run(corpus, tmp_path, *options)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["normalization"] == "speaker"
+    for text in (console, results["note"]):
+        assert "all audio of each test speaker" in text
+    with open(tmp_path / "predictions.csv", newline="") as stream:
+        speakers = {row["speaker"] for row in csv.DictReader(stream)}
+    assert speakers == {"spk01", "spk02"}
+
+
 def test_second_run_only_evaluates_again(trained, corpus):
     output, console = trained
     again = run(corpus, output, "--number_of_epochs=2")
