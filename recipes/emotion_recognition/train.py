@@ -665,12 +665,10 @@ def main():
     steps = max(1, len(train_loader) // brain.grad_accumulation_factor)
     brain.total_steps = steps * hparams["number_of_epochs"]
     if hparams["test_every_epoch"]:
-        brain.test_loader = brain.make_dataloader(
-            datasets["test"],
-            sb.Stage.TEST,
-            # Its own generator: training draws the same numbers without it
-            generator=torch.Generator(),
-            **eval_options,
+        # Not the Brain's, which would resume it in the middle; and with a
+        # generator of its own, so that training draws the same without it
+        brain.test_loader = sb.dataio.dataloader.make_dataloader(
+            datasets["test"], generator=torch.Generator(), **eval_options
         )
     brain.fit(
         hparams["epoch_counter"],
