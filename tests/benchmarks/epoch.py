@@ -1,0 +1,197 @@
+"""An epoch over EMO-DB against that of the same system of plain torch parts.
+
+The training side of fold 0 (301 clips), batch 32, 2 threads, the features in
+the cache: what the recipe does from the second epoch on. The plain way
+reads the audio, computes the features, pads batches of random clips. The
+last row says where the time of ours goes, in per cent.
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from corpus import emodb_folder
+from plain import PlainClassifier
+from timing import Row, interleave
+from torch.profiler import ProfilerActivity, profile, record_function
+
+from speechbrain_dslstm.audio import load_audio
+from speechbrain_dslstm.corpora import prepare
+from speechbrain_dslstm.feature_cache import FeatureCache
+from speechbrain_dslstm.hparams import load_hparams
+from speechbrain_dslstm.models import Sequence, fusion_loss
+from speechbrain_dslstm.protocols import make_split
+
+PARITY = ["test_models.py", "test_paper.py", "test_feature_cache.py"]
+HPARAMS = Path(__file__).resolve().parents[2] / "hparams"
+TARGETS = {"dual_level": 1 / 3, "paper": 1 / 2}
+BATCH, THREADS, TURNS = 32, 2, 2
+# Part of an epoch -> what the profiler calls it
+PARTS = {
+    "loading": ["loading"],
+    "CNNs": [
+        "_ConvPool",
+        "_ConvPoolBackward",
+        "_BatchNorm",
+        "_BatchNormBackward",
+        "moments",
+    ],
+    "MFCC LSTM": ["aten::mkldnn_rnn_layer", "aten::mkldnn_rnn_layer_backward"],
+    "optimiser": ["optimiser"],
+}
+
+
+class Epoch:
+    """An epoch in both ways.
+
+    Arguments
+    ---------
+    system : str
+        Name of a YAML.
+    folder : pathlib.Path
+        EMO-DB.
+    cache : str
+        Folder of cached features.
+    """
+
+    def __init__(self, system, folder, cache):
+        overrides = "{corpus: emodb}"
+        hparams = load_hparams(HPARAMS / f"{system}.yaml", overrides)
+        entries, labels = prepare("emodb", folder)
+        split = make_split(entries, "session", 0, 1234)
+        self.clips = [
+            (
+                entries[key]["wav"].format(data_root=folder),
+                entries[key]["audio_hash"],
+                labels.index(entries[key]["emotion"]),
+            )
+            for key in split.train
+        ]
+        by_length = sorted(
+            range(len(self.clips)),
+            key=lambda k: entries[split.train[k]]["duration"],
+        )
+        self.by_length = torch.tensor(by_length).split(BATCH)
+        self.model = hparams["model"].train()
+        self.plain = PlainClassifier(self.model).train()
+        extractors = {n: s.extractor for n, s in self.model.streams.items()}
+        self.cache = FeatureCache(cache, extractors, "emodb")
+        self.optimizers = {
+            net: torch.optim.Adam(net.parameters(), 1e-3)
+            for net in (self.model, self.plain)
+        }
+
+    def targets(self, batch):
+        """Classes of a batch of indices."""
+        return torch.tensor([self.clips[k][2] for k in batch.tolist()])
+
+    def step(self, net, logits, targets):
+        """Backward pass and optimiser."""
+        loss = fusion_loss(logits, targets, 0.5)
+        optimizer = self.optimizers[net]
+        optimizer.zero_grad()
+        loss.backward()
+        with record_function("optimiser"):
+            optimizer.step()
+
+    def ours(self):
+        """Cached features, batches of like length, our modules."""
+        for batch in self.by_length:
+            with record_function("loading"):
+                items = [
+                    self.cache.get(
+                        lambda path=path: load_audio(path), audio_hash=name
+                    )
+                    for path, name, _ in (self.clips[k] for k in batch.tolist())
+                ]
+                extracted = {
+                    name: Sequence(
+                        torch.nn.utils.rnn.pad_sequence(
+                            [item[name] for item in items], batch_first=True
+                        ),
+                        torch.tensor([len(item[name]) for item in items]),
+                    )
+                    for name in items[0]
+                }
+            streams = self.model.normalize(extracted)
+            logits = self.model(streams=streams, return_branches=True)[1]
+            self.step(self.model, logits, self.targets(batch))
+
+    def by_hand(self):
+        """Audio and features anew, batches at random, plain modules."""
+        for batch in torch.randperm(len(self.clips)).split(BATCH):
+            wavs = [load_audio(self.clips[k][0]) for k in batch.tolist()]
+            counts = torch.tensor([len(wav) for wav in wavs])
+            padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
+            with torch.no_grad():
+                streams = self.model.features(padded, counts)
+            spectrogram, mfcc = self.plain(streams)
+            logits = {"spectrogram": spectrogram, "mfcc": mfcc}
+            self.step(self.plain, logits, self.targets(batch))
+
+
+def shares(epoch):
+    """Where an epoch's time goes.
+
+    Arguments
+    ---------
+    epoch : Epoch
+        Its ``ours`` is run once.
+
+    Returns
+    -------
+    dict of str to float
+        Seconds by part, and "all".
+    """
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        epoch.ours()
+    times = {one.key: one.cpu_time_total for one in profiler.key_averages()}
+    total = sum(one.self_cpu_time_total for one in profiler.key_averages())
+    found = {
+        part: sum(times.get(name, 0) for name in names) / 1e6
+        for part, names in PARTS.items()
+    }
+    recurrence = [
+        name
+        for name in times
+        if name.startswith("_") and "Recurrence" in name or "_DSLSTM" in name
+    ]
+    found["DS-LSTM"] = sum(times[name] for name in recurrence) / 1e6
+    found["all"] = total / 1e6
+    return found
+
+
+def rows(options):
+    """Time everything.
+
+    Arguments
+    ---------
+    options : argparse.Namespace
+        ``seconds`` for each row; an epoch is timed twice at least.
+
+    Yields
+    ------
+    Row
+        One for each system, and one for each part of its epoch.
+    """
+    folder = emodb_folder()
+    if folder is None:
+        print("# epoch: no EMO-DB here, see DSLSTM_SPEECH_DATA")
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    with tempfile.TemporaryDirectory() as cache:
+        for system, target in TARGETS.items():
+            epoch = Epoch(system, folder, cache)
+            calls = {"ours": epoch.ours, "plain": epoch.by_hand}
+            medians = interleave(calls, options.seconds, TURNS)
+            ratio = medians["ours"] / medians["plain"]
+            yield Row("epoch", system, ratio, target, medians)
+            found = shares(epoch)
+            total = found.pop("all")
+            for part, seconds in found.items():
+                name = f"{system}: share of {part}"
+                yield Row(
+                    "epoch", name, seconds / total, None, {"ms": 1e3 * seconds}
+                )
+    torch.set_num_threads(threads)
