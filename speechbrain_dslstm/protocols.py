@@ -45,6 +45,8 @@ class Protocol:
         How the sides are made.
     selection : str
         What the best epoch is chosen on.
+    valid_is_test : bool
+        Whether one side serves as both.
 
     Example
     -------
@@ -55,6 +57,7 @@ class Protocol:
     forbidden: tuple
     split: str
     selection: str
+    valid_is_test: bool = False
 
 
 PROTOCOLS = {
@@ -87,6 +90,13 @@ PROTOCOLS = {
         (),
         "random folds, speakers and sentences on both sides",
         "best epoch chosen on the test fold, no validation",
+        True,
+    ),
+    "all": Protocol(
+        ("speaker", "audio_hash"),
+        "no test side, for a model to be used",
+        "scored on the validation speakers, which choose the epoch",
+        True,
     ),
 }
 
@@ -100,7 +110,7 @@ class Split:
     train : list of str
         Sorted ids.
     valid : list of str
-        Sorted ids; those of ``test`` under the protocol ``paper``.
+        Sorted ids; those of ``test`` under ``paper`` and ``all``.
     test : list of str
         Sorted ids.
     protocol : str
@@ -161,7 +171,8 @@ def count_folds(entries, protocol, n_folds=5):
     -------
     int
         Number of speakers, of sessions, of sentence groups (``text``), of
-        sessions times sentence groups (``speaker-text``), or ``n_folds``.
+        sessions times sentence groups (``speaker-text``), 1 (``all``), or
+        ``n_folds``.
 
     Raises
     ------
@@ -178,7 +189,7 @@ def count_folds(entries, protocol, n_folds=5):
     ...     for t in "123"
     ... }
     >>> [count_folds(entries, name) for name in PROTOCOLS]
-    [4, 4, 3, 12, 5, 5]
+    [4, 4, 3, 12, 5, 5, 1]
     """
     _check_request(entries, protocol, 0, 0, n_folds)
     speakers = sides.values(entries, "speaker")
@@ -189,9 +200,11 @@ def count_folds(entries, protocol, n_folds=5):
         "session": len(sessions),
         "text": texts,
         "speaker-text": len(sessions) * texts,
+        "all": 1,
     }.get(protocol, n_folds)
     few = {
         "speaker": (len(speakers), "speakers"),
+        "all": (len(speakers), "speakers"),
         "session": (len(sessions), "sessions"),
         "text": (texts, "sentences"),
         "speaker-text": min((len(sessions), "sessions"), (texts, "sentences")),
@@ -229,7 +242,8 @@ def make_split(entries, protocol, fold, seed=0, n_folds=5, valid_speakers=2):
     Returns
     -------
     Split
-        The three sides, disjoint (but for ``paper``) and none of them empty.
+        The three sides, none of them empty; disjoint, but that ``paper`` and
+        ``all`` validate on the test side.
 
     Raises
     ------
@@ -265,6 +279,11 @@ def make_split(entries, protocol, fold, seed=0, n_folds=5, valid_speakers=2):
     if protocol == "paper":
         train, test, tested = sides.random_fold(entries, fold, seed, n_folds)
         valid, chosen = test, "valid is test"
+    elif protocol == "all":
+        train, valid, chosen = sides.valid_people(
+            entries, list(entries), [], valid_speakers, rng
+        )
+        test, tested = valid, "test is valid"
     elif protocol == "random":
         train, test, tested = sides.stratified_fold(
             entries, fold, seed, n_folds
@@ -348,7 +367,7 @@ def _check_sides(split):
         if not ids:
             raise ValueError(f"{where}: no clip is left for {name}")
     pairs = [("train", "test"), ("train", "valid")]
-    if split.protocol != "paper":
+    if not PROTOCOLS[split.protocol].valid_is_test:
         pairs.append(("valid", "test"))
     for one, other in pairs:
         both = set(ids_of[one]) & set(ids_of[other])
@@ -457,12 +476,14 @@ def check_leaks(split, entries):
         )
     _check_sides(split)
     table = leak_table(split, entries)
+    rule = PROTOCOLS[split.protocol]
+    sides_ = ["train"] if rule.valid_is_test else ["train", "valid"]
     faults = [
         f"{side} and test share {found['count']} {kind} "
         f"({', '.join(found['examples'])})"
-        for side, kinds in table.items()
-        for kind, found in kinds.items()
-        if found["count"] and kind in PROTOCOLS[split.protocol].forbidden
+        for side in sides_
+        for kind, found in table[side].items()
+        if found["count"] and kind in rule.forbidden
     ]
     if faults:
         raise LeakError(

@@ -154,6 +154,8 @@ def write_results(hparams, scores, seconds):
         rows = [{"epoch": row["epoch"], **row["valid"]} for row in epochs]
         for name in ("wa", "ua"):
             found[name] = _maximum(rows, name)["value"]
+    if run["protocol"] == "all":
+        notes.append("no test side: scored on the validation speakers")
     if run["normalization"] == "speaker":
         notes.append("features normalised with all audio of each test speaker")
     results = {

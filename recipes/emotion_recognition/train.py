@@ -47,6 +47,7 @@ from speechbrain_dslstm.metrics import EmotionStats
 from speechbrain_dslstm.models import Sequence, fusion_loss
 from speechbrain_dslstm.normalization import FeatureNormalization
 from speechbrain_dslstm.protocols import (
+    PROTOCOLS,
     check_leaks,
     format_leak_table,
     make_split,
@@ -256,10 +257,10 @@ class EmotionBrain(sb.Brain):
         epoch : int
             The epoch that has just been validated.
         valid_stats : dict
-            Its validation scores, which under the protocol ``paper`` are
-            those of the test side already.
+            Its validation scores, which under some protocols are those of
+            the test side already.
         """
-        if self.hparams.protocol == "paper":
+        if PROTOCOLS[self.hparams.protocol].valid_is_test:
             stats = valid_stats
         else:
             self.on_stage_start(sb.Stage.TEST)
@@ -509,7 +510,7 @@ def collect_statistics(hparams, datasets):
             for batch in statistics_loader(datasets[side]):
                 extracted = extract_batch(model, batch)
                 for row, key in enumerate(batch.id):
-                    # Under the protocol paper a clip is on two sides
+                    # Under some protocols a clip is on two sides
                     if key in seen:
                         continue
                     seen.add(key)

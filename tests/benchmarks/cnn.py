@@ -37,7 +37,10 @@ def calls(batch, training):
     for bins, frames, kernel in IMAGES:
         cnn = LocalFeatureCNN(bins, kernel_size=kernel, pool_first=False)
         plain = PlainCNN(cnn)
-        x, counts = torch.randn(batch, frames, bins), torch.full((batch,), frames)
+        x, counts = (
+            torch.randn(batch, frames, bins),
+            torch.full((batch,), frames),
+        )
         found = cnn.eval()(x, counts)[0], plain.eval()(x)
         torch.testing.assert_close(*found, atol=1e-4, rtol=0)
         cnn.train(training), plain.train(training)

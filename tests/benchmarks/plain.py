@@ -123,9 +123,7 @@ class PlainClassifier(nn.Module):
             state = x.new_zeros(len(x), layer.hidden_size)
             name = f"l{index}"
             norm = layer.gate_norms[name] if layer.gate_norms else None
-            x, _, _ = ds_lstm_naive(
-                x, y, state, state, *weights, None, norm
-            )
+            x, _, _ = ds_lstm_naive(x, y, state, state, *weights, None, norm)
             if self.output_norms:
                 x = self.output_norms[index](x.transpose(1, 2)).transpose(1, 2)
         feats, counts = streams["mfcc"]
