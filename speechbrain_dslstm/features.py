@@ -73,6 +73,7 @@ class _Extractor(nn.Module):
         batch, samples = wavs.shape
         _check_samples(samples)
         counts = to_counts(wav_lens, samples, batch, wavs.device)
+        frames = self._frames(counts)
         with torch.autocast(wavs.device.type, enabled=False):
             if _on_cpu(wavs):
                 # One at a time, as the caches do not hold a batch
@@ -83,7 +84,8 @@ class _Extractor(nn.Module):
                 feats = pad(feats, (0, 0, 0, missing)) if missing else feats
             else:
                 feats = self._static(zero_padding(wavs, counts))
-            return self._finish(feats, self._frames(counts))
+                feats = zero_padding(feats, frames)
+            return self._finish(feats, frames)
 
     @property
     def settings(self):
@@ -412,7 +414,7 @@ class LogMelSpectrogram(_Extractor):
         return self._output(power).clamp_(min=self.floor).log10_().mul_(10)
 
     def _finish(self, feats, lengths):
-        return zero_padding(feats, lengths)
+        return feats
 
 
 def _check_positive(**sizes):
