@@ -7,7 +7,8 @@ processes may share a folder.
 
 Nothing is thrown out. The three features of the paper take 80 KB for each
 second of speech (EMO-DB 0.12 GB, IEMOCAP 2 GB), and as much again for each
-variant. A folder can be deleted at any time.
+variant. A folder can be deleted at any time. A killed process may leave a
+hidden ``.tmp`` file, which nobody reads.
 """
 
 import copy

@@ -30,9 +30,9 @@ __all__ = ["MFCC39", "LogMelSpectrogram"]
 
 # Raised when the numbers change, so that features kept on disk are made anew
 FEATURES_VERSION = 1
-# The transforms of as many frames fit the caches of a CPU
-FRAMES_AT_ONCE = 400
-# Bands in one product: more multiply zeros, fewer are too many products
+# Measured on a CPU: more leave the caches, fewer are too many calls
+FRAMES_AT_ONCE = 256
+# Bands in one product; more multiply zeros, fewer are too many products
 BANDS_AT_ONCE = 32
 
 
@@ -73,6 +73,7 @@ class _Extractor(nn.Module):
         batch, samples = wavs.shape
         _check_samples(samples)
         counts = to_counts(wav_lens, samples, batch, wavs.device)
+        frames = self._frames(counts)
         with torch.autocast(wavs.device.type, enabled=False):
             if _on_cpu(wavs):
                 # One at a time, as the caches do not hold a batch
@@ -83,7 +84,8 @@ class _Extractor(nn.Module):
                 feats = pad(feats, (0, 0, 0, missing)) if missing else feats
             else:
                 feats = self._static(zero_padding(wavs, counts))
-            return self._finish(feats, self._frames(counts))
+                feats = zero_padding(feats, frames)
+            return self._finish(feats, frames)
 
     @property
     def settings(self):
@@ -272,6 +274,7 @@ class MFCC39(_Extractor):
         # No buffer: a window rounded to float32 leaks into the quiet bands
         window = torch.hamming_window(win_length, False, dtype=torch.float64)
         self.window = pad(scale * window, (0, n_fft - win_length))
+        self.first_weight = float((1 - preemphasis) * self.window[0])
 
     def _frames(self, n):
         past = n - self.win_length
@@ -291,7 +294,7 @@ class MFCC39(_Extractor):
         frames = emphasised.unfold(-1, self.n_fft, self.hop_length) * window
         # The first sample of a frame is its own predecessor
         first = now.unfold(-1, self.n_fft, self.hop_length)[..., 0]
-        frames[..., 0] = first * (1 - self.preemphasis) * window[0]
+        frames[..., 0] = first * self.first_weight
         energy = torch.linalg.vector_norm(frames, dim=-1, keepdim=True).square()
         # sqrt() has no gradient at zero
         magnitude = self._power(frames).clamp_(min=1e-20).sqrt_()
@@ -411,7 +414,7 @@ class LogMelSpectrogram(_Extractor):
         return self._output(power).clamp_(min=self.floor).log10_().mul_(10)
 
     def _finish(self, feats, lengths):
-        return zero_padding(feats, lengths)
+        return feats
 
 
 def _check_positive(**sizes):
