@@ -129,6 +129,9 @@ class PlainClassifier(nn.Module):
         feats, counts = streams["mfcc"]
         out, _ = self.lstm(feats)
         mean = torch.stack(
-            [row[:count].mean(0) for row, count in zip(out, counts.tolist())]
+            [
+                row[:count].mean(0)
+                for row, count in zip(out, counts.tolist(), strict=True)
+            ]
         )
         return [self.heads[0](x.mean(1)), self.heads[1](mean)]
