@@ -180,6 +180,26 @@ def _patches(clip, kernel_size, padding):
     )
 
 
+def _maximum(image, size):
+    """Max pooling as maxima of strided views, which need no places."""
+    for dim in (2, 3):
+        rest = image.shape[dim] // size * size
+        parts = [
+            image.narrow(dim, 0, rest)[(..., *_every(dim, i, size))]
+            for i in range(size)
+        ]
+        image = parts[0]
+        for part in parts[1:]:
+            image = torch.maximum(image, part)
+    return image
+
+
+def _every(dim, start, size):
+    """Index of every size-th step of a dimension, from a start."""
+    steps = slice(start, None, size)
+    return (steps, slice(None)) if dim == 2 else (slice(None), steps)
+
+
 def _images(like, shape):
     """Empty images in channels-last memory."""
     return torch.empty(
@@ -221,7 +241,7 @@ class _ConvPool(torch.autograd.Function):
                 found, place = max_pool2d(image, pool_size, return_indices=True)
                 places.append(place)
             else:
-                found = max_pool2d(image, pool_size)
+                found = _maximum(image, pool_size)
             sizes.append(image.shape)
             found, into = found[0, :, : frames[i]], out[i, :, : frames[i]]
             if shift is None:
