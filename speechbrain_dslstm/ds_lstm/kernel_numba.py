@@ -18,7 +18,8 @@ import threading
 import numpy as np
 import torch
 from torch.amp import custom_bwd, custom_fwd
-from torch.autograd.function import once_differentiable
+
+from speechbrain_dslstm.ds_lstm.kernel_fused import refuse_second_derivatives
 
 __all__ = ["ds_lstm_numba", "numba_problem"]
 
@@ -204,10 +205,10 @@ class _Recurrence(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable
     @custom_bwd(device_type="cpu")
     def backward(ctx, grad_out, grad_h, grad_c):
         """All steps backwards, then the products of the weights."""
+        refuse_second_derivatives()
         x, y, weight_x, weight_y, weight_h, *kept = ctx.saved_tensors
         act, h_before, c_all, counts = kept
         norm, needs = ctx.norm, ctx.needs_input_grad

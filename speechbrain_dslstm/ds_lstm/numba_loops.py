@@ -279,7 +279,7 @@ def _moments(act, t, counts, mean, variance):
     for b in range(act.shape[0]):
         if t < counts[b]:
             n += 1
-            _add(mean, act[b, t])
+            _add(mean, act[b, t, :width])
     for j in range(width):
         mean[j] /= max(n, 1)
     for b in range(act.shape[0]):
