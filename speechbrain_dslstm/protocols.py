@@ -640,12 +640,11 @@ def format_leak_summary(summary):
     | `session` | 4 | 0 / 0 | 0 / 0 | 0 / 0 | 0 / 0 | 0 / 0 |
     """
     heads = ["protocol", "folds", *KINDS.values()]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = [heads, ["---"] * len(heads)]
     for protocol, found in summary.items():
         cells = [f"{found['train'][k]} / {found['valid'][k]}" for k in KINDS]
-        cells = [f"`{protocol}`", str(found["folds"]), *cells]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([f"`{protocol}`", str(found["folds"]), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def split_hash(split):

@@ -23,8 +23,8 @@ __all__ = [
 ]
 
 RULES = {
-    "validation": "epoch chosen on validation",
-    "test": "best epoch on the test fold",
+    "validation": "chosen on validation",
+    "test": "best on the test fold",
 }
 # What makes folds a run; the corpora's label sets are different tasks
 IDENTITY = ("corpus", "label_set", "protocol", "normalization", "system")
@@ -158,7 +158,9 @@ def read_fold(folder):
             name: float(best[name]["value"]) for name in METRICS
         }
         fold["answers"]["test"] = {
-            name: _answers(truth, tested[best[name]["epoch"]]["predicted"], path)
+            name: _answers(
+                truth, tested[best[name]["epoch"]]["predicted"], path
+            )
             for name in METRICS
         }
     _check_values(fold, folder)
