@@ -29,7 +29,7 @@ from speechbrain_dslstm.protocols import KINDS, PROTOCOLS
 from speechbrain_dslstm.runs import RULES
 from speechbrain_dslstm.statistics import METRICS
 
-__all__ = ["read_yardsticks", "sections", "write_report"]
+__all__ = ["read_yardsticks", "sections", "write_json", "write_report"]
 
 NAMES = {"wa": "WA", "ua": "UA", "macro_f1": "macro-F1"}
 NORMALIZATIONS = {
@@ -122,9 +122,48 @@ def write_report(report, folder):
         template = environment.get_template(f"report.{kind}.j2")
         text = template.render(report=report, sections=found)
         _write(folder / f"report.{kind}", text)
-    text = json.dumps(report, separators=(",", ":")) + "\n"
-    _write(folder / "report.json", text)
+    write_json(report, folder / "report.json")
     return folder / "report.html"
+
+
+def write_json(report, path):
+    """Write a report as compact JSON, a line for each of its items.
+
+    Arguments
+    ---------
+    report : dict
+        What ``report.build_report`` returned.
+    path : str or pathlib.Path
+        The file; its folder is made where it is missing.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "report.json")
+    ...     write_json({"notes": [], "runs": [{"a": 1}, {"b": 2}]}, path)
+    ...     print(path.read_text(), end="")
+    {
+    "notes":[],
+    "runs":[
+    {"a":1},
+    {"b":2}]
+    }
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def dump(value):
+        """As short as JSON gets."""
+        return json.dumps(value, separators=(",", ":"))
+
+    lines = []
+    for key, value in report.items():
+        text = dump(value)
+        if isinstance(value, list) and value:
+            text = "[\n" + ",\n".join(map(dump, value)) + "]"
+        lines.append(f"{dump(key)}:{text}")
+    _write(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def sections(report, pictures):

@@ -121,6 +121,13 @@ def read_fold(folder):
         A file is missing; the message names it.
     ValueError
         The files contradict each other.
+
+    Example
+    -------
+    >>> read_fold("no/such/folder")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: [Errno 2] No such file or directory: ...
     """
     folder = Path(folder)
     fold = _read_json(folder / "results.json")
@@ -172,13 +179,14 @@ def read_fold(folder):
     return fold
 
 
-def read_runs(folder):
-    """Find all runs below a folder.
+def read_runs(*folders):
+    """Find all runs below some folders.
 
     Arguments
     ---------
-    folder : str or pathlib.Path
-        Such as ``runs``; what train.py wrote, however deep.
+    *folders : str or pathlib.Path
+        Such as ``runs``, or those of single folds; what train.py wrote,
+        however deep.
 
     Returns
     -------
@@ -198,10 +206,11 @@ def read_runs(folder):
     >>> read_runs("no/such/folder")
     Traceback (most recent call last):
         ...
-    ValueError: no finished fold below no/such/folder: ...
+    ValueError: no finished fold below no/such/folder; ...
     """
     runs, where = {}, {}
-    for path in sorted(Path(folder).rglob("save/run.json")):
+    paths = {p for one in folders for p in Path(one).rglob("save/run.json")}
+    for path in sorted(paths):
         place = path.parent.parent
         done = (place / "results.json").exists()
         fold = read_fold(place) if done else _read_json(path)
@@ -234,8 +243,8 @@ def read_runs(folder):
     found = [_checked(run) for run in runs.values() if run["seeds"]]
     if not found:
         raise ValueError(
-            f"no finished fold below {folder}: train.py writes results.json "
-            "there when a fold is done"
+            f"no finished fold below {', '.join(map(str, folders))}; train.py "
+            "writes results.json there when a fold is done"
         )
     return found
 

@@ -275,7 +275,7 @@ def _resample(first, second, resamples, confidence, seed):
     speakers = first.shape[1]
 
     def statistic(drawn, axis=-1):
-        """Scores of drawn speakers, [..., P] -> [M, ...]."""
+        """Scores of speakers drawn along the last axis, M first."""
         drawn = np.moveaxis(np.asarray(drawn), axis, -1)
         shape = drawn.shape[:-1]
         drawn = drawn.reshape(-1, drawn.shape[-1]).astype(np.int64)
