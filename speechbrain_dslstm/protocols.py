@@ -23,6 +23,7 @@ __all__ = [
     "count_folds",
     "format_leak_summary",
     "format_leak_table",
+    "identical_recordings",
     "leak_summary",
     "leak_table",
     "make_split",
@@ -535,6 +536,32 @@ def format_leak_table(table):
             f"{kind:16} {train['count']:7} {valid['count']:7}  {example[:32]}"
         )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def identical_recordings(entries):
+    """Find recordings that stand in a corpus under several names.
+
+    Arguments
+    ---------
+    entries : dict
+        Manifest entries by utterance id.
+
+    Returns
+    -------
+    list of list of str
+        The ids of each such recording, sorted.
+
+    Example
+    -------
+    >>> hashes = {"a": "1", "b": "2", "c": "1"}
+    >>> entries = {key: {"audio_hash": h} for key, h in hashes.items()}
+    >>> identical_recordings(entries)
+    [['a', 'c']]
+    """
+    names = {}
+    for key in sorted(entries):
+        names.setdefault(entries[key]["audio_hash"], []).append(key)
+    return [ids for ids in names.values() if len(ids) > 1]
 
 
 def worst_leaks(tables):

@@ -33,7 +33,7 @@ def corpus(speakers=6, sentences=4, labels=LABELS):
             "session": f"S{s // 2}",
             "dialogue": "",
             "text_id": f"t{t}",
-            "audio_hash": f"{s}{t}{label}",
+            "audio_hash": f"{s}-{t}-{label}",
         }
         for s in range(speakers)
         for t in range(sentences)
@@ -43,12 +43,14 @@ def corpus(speakers=6, sentences=4, labels=LABELS):
 
 def answer(entries, ids, skill, rng):
     """Draw a label for each clip; speakers differ."""
+    chance = rng.random(len(ids))
+    other = rng.choice(LABELS, len(ids)).tolist()
     drawn = {}
-    for key in ids:
+    for key, draw, label in zip(ids, chance, other, strict=True):
         entry = entries[key]
         ease = 0.2 * np.sin(7.0 * int(entry["speaker"]) + 1)
-        right = rng.random() < np.clip(skill + ease, 0.05, 0.98)
-        drawn[key] = entry["emotion"] if right else str(rng.choice(LABELS))
+        right = draw < np.clip(skill + ease, 0.05, 0.98)
+        drawn[key] = entry["emotion"] if right else label
     return drawn
 
 

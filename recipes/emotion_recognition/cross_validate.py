@@ -35,6 +35,7 @@ from speechbrain_dslstm.protocols import (
     PROTOCOLS,
     count_folds,
     format_leak_summary,
+    identical_recordings,
     leak_summary,
 )
 from speechbrain_dslstm.runs import read_runs
@@ -416,13 +417,13 @@ def main():
     options, arguments = parse()
     if options.leaks:
         settings = read_settings([options.hparams[0], *arguments])
+        entries = read_corpus(settings, {})
         names = ("seed", "n_folds", "valid_speakers")
-        found = leak_summary(
-            read_corpus(settings, {}),
-            options.protocols,
-            *(settings[name] for name in names),
-        )
+        numbers = [settings[name] for name in names]
+        found = leak_summary(entries, options.protocols, *numbers)
         print(format_leak_summary(found))
+        for ids in identical_recordings(entries):
+            print(f"\nidentical recordings: {', '.join(ids)}")
         return
     jobs = plan(options, arguments)
     if options.dry_run:
