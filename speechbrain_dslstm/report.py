@@ -8,7 +8,6 @@ chosen by, and what is partial says so.
 Symbols: S seeds, a *row* is an utterance's speaker, emotion and prediction.
 """
 
-import shlex
 import string
 from collections import defaultdict
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from speechbrain_dslstm.metrics import interval
 from speechbrain_dslstm.protocols import PROTOCOLS, worst_leaks
-from speechbrain_dslstm.runs import RULES, shorten, warnings_of
+from speechbrain_dslstm.runs import RULES, fold_command, warnings_of
 from speechbrain_dslstm.statistics import (
     METRICS,
     RESAMPLES,
@@ -48,7 +47,6 @@ STEPS = (
     ("c", "d", "normalise features per speaker"),
     ("c'", "c", "choose the epoch on validation, speakers apart"),
 )
-PER_FOLD = ("--fold", "--seed", "--output_folder", "--device")
 
 
 def build_report(
@@ -140,7 +138,7 @@ def _summarise(run, resamples=RESAMPLES):
         "selection": first.get("selection", ""),
         "parameters": first["parameters"],
         "versions": _distinct(fold["versions"] for fold in folds),
-        "commands": _distinct(_command(fold["command"]) for fold in folds),
+        "commands": _distinct(fold_command(fold["command"]) for fold in folds),
         "seconds": sum(fold["seconds"] for fold in folds),
         "rules": {
             rule: _judge(run, folds, rule, resamples)
@@ -430,12 +428,6 @@ def _curve(curves):
         "low": [round(min(some), 4) for some in values],
         "high": [round(max(some), 4) for some in values],
     }
-
-
-def _command(arguments):
-    """A fold's command without what differs from fold to fold."""
-    kept = [one for one in arguments if one.split("=")[0] not in PER_FOLD]
-    return shlex.join(map(shorten, kept))
 
 
 def _notes(entries, reference):

@@ -9,6 +9,7 @@ whose validation side is its test side, such as ``paper``, has the latter only.
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 from speechbrain_dslstm.protocols import PROTOCOLS
@@ -16,6 +17,7 @@ from speechbrain_dslstm.statistics import METRICS
 
 __all__ = [
     "RULES",
+    "fold_command",
     "read_fold",
     "read_runs",
     "shorten",
@@ -26,6 +28,7 @@ RULES = {
     "validation": "chosen on validation",
     "test": "best on the test fold",
 }
+PER_FOLD = ("fold", "seed", "output_folder", "device", "noprogressbar")
 # What makes folds a run; the corpora's label sets are different tasks
 IDENTITY = ("corpus", "label_set", "protocol", "normalization", "system")
 
@@ -51,6 +54,34 @@ def shorten(argument):
     name, equals, value = argument.rpartition("=")
     path = Path(value)
     return f"{name}{equals}{path.name}" if path.is_absolute() else argument
+
+
+def fold_command(arguments, without=PER_FOLD):
+    """A fold's command line, without what differs from fold to fold.
+
+    Arguments
+    ---------
+    arguments : list of str
+        The script and what it was given.
+    without : tuple of str
+        Options to leave out, where they are written with "=" or alone.
+
+    Returns
+    -------
+    str
+        To be typed, but for the machine's folders.
+
+    Example
+    -------
+    >>> fold_command(["/a/train.py", "b.yaml", "--lr=0.1", "--fold=3"])
+    'train.py b.yaml --lr=0.1'
+    """
+    kept = [
+        one
+        for one in arguments
+        if not one.startswith("--") or one[2:].split("=")[0] not in without
+    ]
+    return shlex.join(map(shorten, kept))
 
 
 def warnings_of(protocol, rule, normalization):

@@ -15,6 +15,7 @@ import argparse
 import collections
 import fcntl
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -38,7 +39,12 @@ from speechbrain_dslstm.protocols import (
     identical_recordings,
     leak_summary,
 )
-from speechbrain_dslstm.runs import read_runs
+from speechbrain_dslstm.runs import (
+    IDENTITY,
+    PER_FOLD,
+    fold_command,
+    read_runs,
+)
 
 TRAIN = Path(__file__).with_name("train.py")
 POLL_SECONDS = 0.1
@@ -71,6 +77,22 @@ class Job:
     def done(self):
         """Whether the fold has its results."""
         return (self.folder / "results.json").exists()
+
+    @property
+    def other_options(self):
+        """The command of a finished fold, where its options were others."""
+        if not self.done:
+            return None
+        text = (self.folder / "results.json").read_text(encoding="utf-8")
+        command = json.loads(text)["command"]
+        # The folder says these already
+        without = (*PER_FOLD, "data_folder", *IDENTITY)
+        one, two = (
+            {o for o in options if o.startswith("--")}
+            for options in (command, self.arguments)
+        )
+        one, two = (fold_command(sorted(o), without) for o in (one, two))
+        return fold_command(command) if one != two else None
 
     @property
     def progress(self):
@@ -425,7 +447,16 @@ def main():
         for ids in identical_recordings(entries):
             print(f"\nidentical recordings: {', '.join(ids)}")
         return
-    jobs = plan(options, arguments)
+    try:
+        jobs = plan(options, arguments)
+    except ValueError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")
+    for job in jobs:
+        if job.other_options:
+            print(
+                f"NOTE: {job.name} is kept, though it was made by "
+                f"{job.other_options}; remove it to train it again"
+            )
     if options.dry_run:
         for job in jobs:
             state = "done" if job.done else f"{job.progress:.0%}"

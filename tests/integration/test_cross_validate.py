@@ -152,7 +152,7 @@ def test_everything_that_was_asked_for_once(place):
     out, err = run(place, *options, "--jobs", "4", "--report", "report")
     started = lines(place, "started.txt")
     assert len({row[0] for row in started}) == len(started) == 48
-    assert "48.0/48 folds" in err
+    assert "48.0/48 folds" in err and "is kept" not in out
     threads = max(1, len(os.sched_getaffinity(0)) // 4)
     assert {row[3] for row in started} == {str(threads)}
     assert "dual_level on synthetic, protocol random" in out
@@ -164,8 +164,9 @@ def test_everything_that_was_asked_for_once(place):
     assert (place / "report" / "report.html").exists()
     assert str(place) not in report["command"]
     # Nothing is done again, and the report can be made from the folder alone
-    out, _ = run(place, *options, "--jobs", "4")
+    out, _ = run(place, *options, "--jobs", "4", "--lr=0.1")
     assert len(lines(place, "started.txt")) == 48
+    assert out.count("is kept, though it was made by train.py") == 48
     done = subprocess.run(
         [sys.executable, str(RECIPE / "report.py"), "runs", "--output=again"]
         + ["--resamples=200", "--results=kept.json"],
