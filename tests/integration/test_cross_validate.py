@@ -269,7 +269,7 @@ def test_two_calls_do_not_train_the_same_fold(place):
             "give --seed or --seeds, not both",
         ),
         (["dual_level.yaml", "--jobs=0"], "--jobs must be at least 1, got 0"),
-        (["dual_level.yaml", "--protocols=sesion"], "invalid choice: 'sesion'"),
+        (["dual_level.yaml", "--protocols=weekly"], "invalid choice: 'weekly'"),
         (
             ["dual_level.yaml", "ds_lstm.yaml", "--system=one"],
             "is the folder of two runs",
