@@ -214,7 +214,7 @@ def _corpus(report, entries, pictures):
                     "; ".join(found["warnings"]),
                 ]
             )
-    head = ["system", "protocol", "features", "epoch", *NAMES.values()]
+    head = ["system", "protocol", "normalised", "epoch", *NAMES.values()]
     head += ["folds", "note"]
     systems["tables"].append(
         {
@@ -245,7 +245,7 @@ def _corpus(report, entries, pictures):
         systems["tables"].append(
             {
                 "caption": "Yardsticks from elsewhere, not trained here.",
-                "head": ["system", "protocol", "features", "UA", "source"],
+                "head": ["system", "protocol", "normalised", "UA", "source"],
                 "rows": yardsticks,
             }
         )
@@ -330,7 +330,7 @@ def _compared(compared, name):
             "the number of comparisons. McNemar: exact test of the accuracy, "
             f"which takes utterances for independent (right: {reference} only "
             ": system only).",
-            "head": ["system", "protocol", "features", "WA", "p", "UA", "p"]
+            "head": ["system", "protocol", "normalised", "WA", "p", "UA", "p"]
             + ["McNemar p", "note"],
             "rows": rows,
         }
@@ -404,12 +404,12 @@ def _details(entry, pictures):
     section = _section(title, 3)
     found = entry["rules"][entry["headline"]]
     facts = {
-        "folds": entry["status"],
+        "folds": _status(entry),
         "warnings": "; ".join(found["warnings"]) or "none",
         "split": PROTOCOLS[entry["protocol"]].split,
         "epoch": entry["selection"] or RULES[entry["headline"]],
         "parameters": f"{entry['parameters']:,}",
-        "wall time": _time(entry["seconds"]),
+        "wall time, all folds": _time(entry["seconds"]),
         "versions": "; ".join(
             ", ".join(f"{name} {number}" for name, number in one.items())
             for one in entry["versions"]
@@ -427,15 +427,17 @@ def _details(entry, pictures):
     )
     stem = _slug(*_task(entry), entry["protocol"], entry["normalization"])
     stem = f"{stem}-{_slug(entry['system'])}"
-    warning = f" ({'; '.join(found['warnings'])})" if found["warnings"] else ""
+    warnings = found["warnings"]
+    warning = f" ({'; '.join(warnings)})" if warnings else ""
     short = f"{entry['system']}, {entry['protocol']}, epoch "
     short += RULES[entry["headline"]]
     file = pictures / f"{stem}-confusion.png"
-    plot_confusion(found["confusion"], entry["labels"], file, entry["system"])
+    title = "\n".join([f"{entry['system']}, {entry['protocol']}", *warnings])
+    plot_confusion(found["confusion"], entry["labels"], file, title)
     section["pictures"].append(_picture(file, f"Confusion of {short}{warning}"))
     file = pictures / f"{stem}-speakers.png"
     pooled = found["scores"]["ua"]["pooled"]
-    plot_speakers(found["speaker_ua"], file, "UA by test speaker", pooled)
+    plot_speakers(found["speaker_ua"], file, title, pooled)
     section["pictures"].append(
         _picture(file, f"UA by speaker, {short}{warning}")
     )
@@ -445,8 +447,10 @@ def _details(entry, pictures):
     if on_test:
         # There the validation side is the test side
         curves["valid_ua"] = {"epoch": []}
-    plot_learning_curves(curves, file, "Mean over folds", on_test)
-    section["pictures"].append(_picture(file, f"Learning curves, {short}"))
+    plot_learning_curves(curves, file, title, on_test)
+    section["pictures"].append(
+        _picture(file, f"Learning curves, mean and range over folds, {short}")
+    )
     section["tables"].append(_folds(entry))
     return section
 

@@ -48,6 +48,8 @@ from speechbrain_dslstm.runs import (
 
 TRAIN = Path(__file__).with_name("train.py")
 POLL_SECONDS = 0.1
+# Between two looks at how far the folds are
+LOOK_SECONDS = 2
 # Between SIGTERM and SIGKILL
 GRACE_SECONDS = 10
 
@@ -307,7 +309,11 @@ def run(jobs, devices, threads):
         unit="fold",
         bar_format="{percentage:3.0f}% |{bar}| {n:.1f}/{total} folds "
         "[{elapsed} < {remaining}]{postfix}",
+        # A log file need not hold a line for each second
+        mininterval=1 if sys.stderr.isatty() else 60,
+        miniters=0,
     )
+    look = 0
     try:
         while waiting or running:
             while waiting and free:
@@ -325,8 +331,10 @@ def run(jobs, devices, threads):
                     log = job.folder / "console.txt"
                     failed.append(f"{job.name} failed, see {log}")
                     bar.write(failed[-1], file=sys.stderr)
-            bar.n = sum(job.progress for job in jobs)
-            bar.set_postfix_str(f"{len(failed)} failed" if failed else "")
+                    bar.set_postfix_str(f"{len(failed)} failed", refresh=False)
+            if time.monotonic() > look or not running:
+                bar.update(sum(job.progress for job in jobs) - bar.n)
+                look = time.monotonic() + LOOK_SECONDS
             time.sleep(POLL_SECONDS)
     except BaseException:
         stop(list(running))
