@@ -26,16 +26,12 @@ from speechbrain_dslstm.plots import (
     plot_speakers,
 )
 from speechbrain_dslstm.protocols import KINDS, PROTOCOLS
-from speechbrain_dslstm.runs import RULES
+from speechbrain_dslstm.runs import NORMALIZATIONS, RULES
 from speechbrain_dslstm.statistics import METRICS
 
 __all__ = ["read_yardsticks", "sections", "write_json", "write_report"]
 
 NAMES = {"wa": "WA", "ua": "UA", "macro_f1": "macro-F1"}
-NORMALIZATIONS = {
-    "training": "by training set",
-    "speaker": "per speaker",
-}
 
 
 def read_yardsticks(path):
@@ -225,11 +221,14 @@ def _corpus(report, entries, pictures):
             "rows": rows,
         }
     )
-    settings = {(e["protocol"], e["normalization"]): None for e in entries}
-    for protocol, normalization in settings:
-        systems["pictures"] += _overview(
-            report, entries, protocol, normalization, pictures
-        )
+    settings = {(e["protocol"], _per_speaker(e)): None for e in entries}
+    for setting in settings:
+        same = [
+            one
+            for one in entries
+            if (one["protocol"], _per_speaker(one)) == setting
+        ]
+        systems["pictures"] += _overview(report, same, pictures)
     yardsticks = [
         [
             one["system"],
@@ -260,33 +259,31 @@ def _corpus(report, entries, pictures):
     return found
 
 
-def _overview(report, entries, protocol, normalization, pictures):
+def _overview(report, entries, pictures):
     """Picture of all systems in one setting, with the yardsticks."""
+    first = entries[0]
     rows = []
     for entry in entries:
-        if (entry["protocol"], entry["normalization"]) == (
-            protocol,
-            normalization,
-        ):
-            found = entry["rules"][entry["headline"]]
-            rows.append(_interval_row(entry["system"], found, entry["status"]))
+        label = entry["system"]
+        if entry["normalization"] == "none":
+            label += ", not normalised"
+        found = entry["rules"][entry["headline"]]
+        rows.append(_interval_row(label, found, entry["status"]))
     lines = {
         one["system"]: one["ua"]
         for one in report["yardsticks"]
-        if (one["corpus"], one["protocol"], one["normalization"])
-        == (entries[0]["corpus"], protocol, normalization)
+        if (one["corpus"], one["protocol"], _per_speaker(one))
+        == (first["corpus"], first["protocol"], _per_speaker(first))
     }
     if len(rows) + len(lines) < 2:
         return []
-    title = f"{_title(entries[0])}, {protocol}, "
-    title += f"{NORMALIZATIONS[normalization]}: pooled UA"
-    if rows[0]["warn"]:
-        title += f"\n({'; '.join(found['warnings'])})"
-    file = (
-        pictures / f"{_slug(*_task(entries[0]), protocol, normalization)}.png"
-    )
+    warnings = first["rules"][first["headline"]]["warnings"]
+    title = f"{_title(first)}, {first['protocol']}: pooled UA"
+    title = "\n".join([title, *warnings])
+    stem = _slug(*_task(first), first["protocol"])
+    file = pictures / f"{stem}{'-speaker' * _per_speaker(first)}.png"
     plot_intervals(rows, file, title, lines)
-    return [_picture(file, title)]
+    return [_picture(file, title.replace("\n", "; "))]
 
 
 def _leaks(entries):
@@ -298,8 +295,8 @@ def _leaks(entries):
         rows[entry["protocol"]] = [entry["protocol"], *cells]
     return {
         "caption": "Leak guard: what the test side shares with training / "
-        "validation, the most of any fold. Under the protocol paper the "
-        "validation side is the test side.",
+        "validation, the most of any fold. Under paper the validation "
+        "side is the test side.",
         "head": ["protocol", *KINDS.values()],
         "rows": list(rows.values()),
     }
@@ -507,6 +504,11 @@ def _interval_row(label, found, status):
 def _status(one):
     """How much of a run there is."""
     return one["status"] if one["complete"] else f"PARTIAL: {one['status']}"
+
+
+def _per_speaker(one):
+    """Whether a result uses the test speakers' unlabelled audio."""
+    return one["normalization"] == "speaker"
 
 
 def _task(one):

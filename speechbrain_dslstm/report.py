@@ -32,14 +32,14 @@ __all__ = ["build_report", "inflation_chain"]
 DIGITS = string.digits + string.ascii_letters
 TASK = ("corpus", "label_set")
 SETTING = (*TASK, "protocol", "normalization")
-# Protocol, rule, normalization and what that is in words
+# Protocol, rule, whether normalised per speaker, and what that is in words
 CHAIN = {
-    "a0": ("paper", "test", "training", "no validation, best test epoch"),
-    "a": ("random", "test", "training", "random split, best test epoch"),
-    "b": ("random", "validation", "training", "random split"),
-    "c'": ("session", "test", "training", "speakers apart, best test epoch"),
-    "c": ("session", "validation", "training", "speakers apart"),
-    "d": ("session", "validation", "speaker", "c, normalised per speaker"),
+    "a0": ("paper", "test", False, "no validation, best test epoch"),
+    "a": ("random", "test", False, "random split, best test epoch"),
+    "b": ("random", "validation", False, "random split"),
+    "c'": ("session", "test", False, "speakers apart, best test epoch"),
+    "c": ("session", "validation", False, "speakers apart"),
+    "d": ("session", "validation", True, "c, normalised per speaker"),
 }
 STEPS = (
     ("a", "b", "choose the epoch on validation, not on the test fold"),
@@ -98,7 +98,8 @@ def build_report(
         key=lambda run: (
             *map(str, _task(run)),
             order.index(run["protocol"]),
-            run["normalization"] == "speaker",
+            # Those of the training set first
+            ["training", "none", "speaker"].index(run["normalization"]),
         ),
     )
     utterances = _utterances(runs)
@@ -196,10 +197,12 @@ def inflation_chain(runs, resamples=RESAMPLES):
     >>> [row["key"] for row in chain["rows"]], chain["steps"][0]["ua"]["p"]
     (["c'", 'c'], 1.0)
     """
-    by_setting = {(r["protocol"], r["normalization"]): r for r in runs}
+    by_setting = {}
+    for run in runs:
+        by_setting.setdefault((run["protocol"], _per_speaker(run)), run)
     rows, answers = {}, {}
-    for key, (protocol, rule, normalization, label) in CHAIN.items():
-        run = by_setting.get((protocol, normalization))
+    for key, (protocol, rule, per_speaker, label) in CHAIN.items():
+        run = by_setting.get((protocol, per_speaker))
         if run is None:
             continue
         folds = list(_folds(run))
@@ -212,7 +215,7 @@ def inflation_chain(runs, resamples=RESAMPLES):
             "label": label,
             "protocol": protocol,
             "rule": rule,
-            "normalization": normalization,
+            "normalization": run["normalization"],
             **_progress(run),
             "warnings": judged["warnings"],
             "scores": judged["scores"],
@@ -295,31 +298,41 @@ def _difference(one, two, labels, resamples):
 def _comparisons(runs, reference, resamples):
     """Each system against the reference, in every setting it was run in."""
     found = []
-    settings = defaultdict(dict)
     for run in runs:
-        settings[tuple(run[k] for k in SETTING)][run["system"]] = run
-    for setting, systems in settings.items():
-        base = systems.pop(reference, None)
-        if base is None:
+        bases = [
+            one
+            for one in runs
+            if one["system"] == reference
+            and (*_task(one), one["protocol"], _per_speaker(one))
+            == (*_task(run), run["protocol"], _per_speaker(run))
+        ]
+        # Of several the one that is normalised alike, if there is one
+        bases.sort(key=lambda one: one["normalization"] != run["normalization"])
+        if not bases or bases[0] is run:
             continue
-        for system, run in systems.items():
-            rule = next(iter(next(iter(_folds(run)))["values"]))
-            one, two = (_pooled_rows(r, rule) for r in (base, run))
-            row = {
-                **dict(zip(SETTING, setting, strict=True)),
-                "system": system,
-                "reference": reference,
-                "rule": rule,
-                "warnings": warnings_of(setting[2], rule, setting[3]),
-            }
-            row |= _difference(one, two, run["labels"], resamples)
-            if "missing" not in row:
-                # Several seeds: the least certain of their pairs
-                pairs = zip(one["wa"], two["wa"], strict=False)
-                tests = [mcnemar(*pair) for pair in pairs]
-                row["mcnemar"] = max(tests, key=lambda test: test["p"])
-            found.append(row)
+        rule = next(iter(next(_folds(run))["values"]))
+        one, two = (_pooled_rows(r, rule) for r in (bases[0], run))
+        row = {name: run[name] for name in (*SETTING, "system")}
+        row |= {
+            "reference": reference,
+            "rule": rule,
+            "warnings": warnings_of(
+                run["protocol"], rule, run["normalization"]
+            ),
+        }
+        row |= _difference(one, two, run["labels"], resamples)
+        if "missing" not in row:
+            # Several seeds: the least certain of their pairs
+            pairs = zip(one["wa"], two["wa"], strict=False)
+            tests = [mcnemar(*pair) for pair in pairs]
+            row["mcnemar"] = max(tests, key=lambda test: test["p"])
+        found.append(row)
     return found
+
+
+def _per_speaker(run):
+    """Whether a run uses the test speakers' unlabelled audio."""
+    return run["normalization"] == "speaker"
 
 
 def _folds(run):

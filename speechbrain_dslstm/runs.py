@@ -13,9 +13,11 @@ import shlex
 from pathlib import Path
 
 from speechbrain_dslstm.protocols import PROTOCOLS
+from speechbrain_dslstm.results import read_rows
 from speechbrain_dslstm.statistics import METRICS
 
 __all__ = [
+    "NORMALIZATIONS",
     "RULES",
     "fold_command",
     "read_fold",
@@ -27,6 +29,11 @@ __all__ = [
 RULES = {
     "validation": "chosen on validation",
     "test": "best on the test fold",
+}
+NORMALIZATIONS = {
+    "training": "by training set",
+    "speaker": "per speaker",
+    "none": "not normalised",
 }
 PER_FOLD = ("fold", "seed", "output_folder", "device", "noprogressbar")
 # What makes folds a run; the corpora's label sets are different tasks
@@ -94,7 +101,7 @@ def warnings_of(protocol, rule, normalization):
     rule : str
         A name in ``RULES``.
     normalization : str
-        "training", or "speaker" for per-speaker statistics.
+        A name in ``NORMALIZATIONS``: whose feature statistics.
 
     Returns
     -------
@@ -117,7 +124,7 @@ def warnings_of(protocol, rule, normalization):
     for value, known in (
         (protocol, PROTOCOLS),
         (rule, RULES),
-        (normalization, ("training", "speaker")),
+        (normalization, NORMALIZATIONS),
     ):
         if value not in known:
             raise ValueError(f"{value!r} is none of {', '.join(known)}")
@@ -162,7 +169,6 @@ def read_fold(folder):
     """
     folder = Path(folder)
     fold = _read_json(folder / "results.json")
-    fold.setdefault("normalization", "training")
     sides = {
         side: _read_json(folder / "save" / f"{side}.json")
         for side in ("train", "valid", "test")
@@ -173,9 +179,9 @@ def read_fold(folder):
     }
     with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
         chosen = {row["id"]: row["predicted"] for row in csv.DictReader(file)}
-    epochs = _read_lines(folder / "save" / "epochs.jsonl")
+    epochs = _read_epochs(folder / "save" / "epochs.jsonl")
     path = folder / "save" / "test_epochs.jsonl"
-    tested = _read_lines(path) if path.exists() else {}
+    tested = _read_epochs(path)
     fold["values"], fold["answers"] = {}, {}
     truth = sides["test"]
     if sides["valid"].keys() != truth.keys():
@@ -245,7 +251,6 @@ def read_runs(*folders):
         place = path.parent.parent
         done = (place / "results.json").exists()
         fold = read_fold(place) if done else _read_json(path)
-        fold.setdefault("normalization", "training")
         key = tuple(fold[name] for name in IDENTITY)
         run = runs.setdefault(
             key,
@@ -335,14 +340,9 @@ def _read_json(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _read_lines(path):
-    """Epoch -> row; a resumed run may have written an epoch twice."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rows = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
-        rows[row["epoch"]] = row
-    return dict(sorted(rows.items()))
+def _read_epochs(path):
+    """Epoch -> row; nothing where there is no file."""
+    try:
+        return {row["epoch"]: row for row in read_rows(path)}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -31,6 +31,7 @@ from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from speechbrain_dslstm.corpora import prepare
+from speechbrain_dslstm.hparams import SHARED, nest_overrides, run_folder
 from speechbrain_dslstm.metrics import format_confusion
 from speechbrain_dslstm.protocols import (
     PROTOCOLS,
@@ -41,6 +42,7 @@ from speechbrain_dslstm.protocols import (
 )
 from speechbrain_dslstm.runs import (
     IDENTITY,
+    NORMALIZATIONS,
     PER_FOLD,
     fold_command,
     read_runs,
@@ -120,12 +122,14 @@ def read_settings(arguments):
     Returns
     -------
     dict
-        All keys; what is no plain value stays as YAML.
+        Every key of the YAML and of what it includes; what is no plain value
+        stays as YAML.
     """
     path, _, overrides = sb.parse_arguments(arguments)
     with open(path, encoding="utf-8") as file:
-        text = resolve_references(file, overrides).getvalue()
-    return YAML().load(text)
+        text = resolve_references(file, nest_overrides(path, overrides))
+    settings = YAML().load(text.getvalue())
+    return {**settings.get(SHARED, {}), **settings}
 
 
 def plan(options, arguments):
@@ -146,34 +150,31 @@ def plan(options, arguments):
     Raises
     ------
     ValueError
-        Two jobs would share a folder, or a YAML lacks what was asked for.
+        Two jobs would share a folder.
     """
     jobs, folders, corpora = [], {}, {}
     for path in options.hparams:
         base = read_settings([path, *arguments])
+        own = base["normalization"]
+        normalizations = [
+            own if one == "own" else one
+            for one in options.normalizations or ["own"]
+        ]
         choices = {
             "protocol": options.protocols or [base["protocol"]],
-            "normalization": options.normalizations
-            or [base.get("normalization")],
+            "normalization": dict.fromkeys(normalizations),
             "seed": options.seeds or [base["seed"]],
         }
-        if options.normalizations and "normalization" not in base:
-            raise ValueError(f"{path} has no key normalization to set")
         for chosen in itertools.product(*choices.values()):
-            given = [
-                f"--{key}={value}"
-                for key, value in zip(choices, chosen, strict=True)
-                if value is not None
-            ]
+            pairs = zip(choices, chosen, strict=True)
+            given = [f"--{key}={value}" for key, value in pairs]
             given = [path, *arguments, *given]
             settings = read_settings(given)
             entries = read_corpus(settings, corpora)
-            seed = settings["seed"]
-            parent = Path(settings["output_folder"]).parent
             for fold in range(
                 count_folds(entries, settings["protocol"], settings["n_folds"])
             ):
-                folder = parent / f"fold{fold}_seed{seed}"
+                folder = Path(run_folder(settings, fold))
                 name = f"{path} {' '.join(given[1:])} --fold={fold}"
                 if folder in folders:
                     raise ValueError(
@@ -181,11 +182,11 @@ def plan(options, arguments):
                         f"{folders[folder]}; give each system its own name"
                     )
                 folders[folder] = name
-                own = [f"--fold={fold}", f"--output_folder={folder}"]
+                last = [f"--fold={fold}", f"--output_folder={folder}"]
                 jobs.append(
                     Job(
                         str(folder),
-                        [*given, *own, "--noprogressbar"],
+                        [*given, *last, "--noprogressbar"],
                         folder,
                         settings["number_of_epochs"],
                     )
@@ -357,7 +358,7 @@ def show(report):
         found = entry["rules"][entry["headline"]]
         print(
             f"{entry['system']} on {entry['corpus']}, protocol "
-            f"{entry['protocol']}, statistics: {entry['normalization']}, "
+            f"{entry['protocol']}, {NORMALIZATIONS[entry['normalization']]}, "
             f"epoch {found['selection']}, {entry['status']}"
         )
         for note in found["warnings"]:
@@ -401,8 +402,8 @@ def parse():
     parser.add_argument(
         "--normalizations",
         nargs="+",
-        choices=["training", "speaker"],
-        help="whose feature statistics; default: the YAML's",
+        choices=["own", *NORMALIZATIONS],
+        help="whose feature statistics; default: own, the YAML's",
     )
     parser.add_argument(
         "--seeds", nargs="+", type=int, help="default: the YAML's"

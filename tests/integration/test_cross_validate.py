@@ -144,7 +144,7 @@ def test_everything_that_was_asked_for_once(place):
     """2 protocols x 2 normalisations x 2 seeds x 3 folds."""
     options = ["dual_level.yaml", f"--data_folder={place}/data"]
     options += ["--protocols", "session", "random"]
-    options += ["--normalizations", "training", "speaker"]
+    options += ["--normalizations", "own", "training", "speaker"]
     options += ["--seeds", "1", "2", "--resamples", "200"]
     out, _ = run(place, *options, "--dry_run")
     assert len(out.splitlines()) == 24 and not lines(place, "started.txt")

@@ -457,7 +457,7 @@ def break_file(name, change):
         ),
         (
             lambda fold: (fold / "save/test_epochs.jsonl").write_text("{\n"),
-            "test_epochs.jsonl, line 1",
+            "test_epochs.jsonl: Expecting",
         ),
     ],
 )
