@@ -124,11 +124,18 @@ def read_settings(arguments):
     dict
         Every key of the YAML and of what it includes; what is no plain value
         stays as YAML.
+
+    Raises
+    ------
+    ValueError
+        The file is no system's, but for instance one to be included.
     """
     path, _, overrides = sb.parse_arguments(arguments)
     with open(path, encoding="utf-8") as file:
         text = resolve_references(file, nest_overrides(path, overrides))
     settings = YAML().load(text.getvalue())
+    if "output_folder" not in settings:
+        raise ValueError(f"{path} is no system: it has no output_folder")
     return {**settings.get(SHARED, {}), **settings}
 
 

@@ -267,6 +267,10 @@ def test_two_calls_do_not_train_the_same_fold(place):
         (["dual_level.yaml", "--fold=1"], "--fold is set by this script"),
         (["no.yaml"], "no file no.yaml"),
         (
+            [str(REPOSITORY / "hparams" / "features.yaml")],
+            "features.yaml is no system: it has no output_folder",
+        ),
+        (
             ["dual_level.yaml", "--seed=1", "--seeds", "1", "2"],
             "give --seed or --seeds, not both",
         ),

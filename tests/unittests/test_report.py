@@ -14,7 +14,6 @@ import pytest
 from speechbrain_dslstm.metrics import scores
 from speechbrain_dslstm.rendering import (
     read_yardsticks,
-    sections,
     write_json,
     write_report,
 )
@@ -26,6 +25,7 @@ from speechbrain_dslstm.runs import (
     shorten,
     warnings_of,
 )
+from speechbrain_dslstm.sections import sections
 from speechbrain_dslstm.statistics import METRICS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
