@@ -27,6 +27,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["speechbrain_dslstm*"]),
+    package_data={"speechbrain_dslstm": ["templates/*.j2"]},
     python_requires=">=3.10",
     install_requires=[
         # PyPI's newest torch and torchaudio are built for different CUDAs and
@@ -35,9 +36,12 @@ setup(
         "torchaudio==2.11.*",
         "speechbrain>=1.1.2,<1.2",
         "hyperpyyaml>=1.2.3",
+        "jinja2>=3.1",
         "librosa>=0.11",
         "matplotlib>=3.8",
         "numpy>=1.26",
+        "pyyaml>=6",
+        "ruamel.yaml>=0.17.28",
         "safetensors>=0.4",
         "scikit-learn>=1.4",
         "scipy>=1.11",

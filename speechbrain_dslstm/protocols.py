@@ -21,15 +21,26 @@ __all__ = [
     "Split",
     "check_leaks",
     "count_folds",
+    "format_leak_summary",
     "format_leak_table",
+    "identical_recordings",
+    "leak_summary",
     "leak_table",
     "make_split",
     "split_hash",
+    "worst_leaks",
 ]
 
 logger = get_logger(__name__)
 
-KINDS = ("speaker", "session", "dialogue", "text_id", "audio_hash")
+# What the guard looks at: key of the entries -> what it is
+KINDS = {
+    "speaker": "speakers",
+    "session": "sessions",
+    "dialogue": "dialogues",
+    "text_id": "sentences",
+    "audio_hash": "identical recordings",
+}
 SHOWN = 3
 
 
@@ -525,6 +536,142 @@ def format_leak_table(table):
             f"{kind:16} {train['count']:7} {valid['count']:7}  {example[:32]}"
         )
     return "\n".join(line.rstrip() for line in lines)
+
+
+def identical_recordings(entries):
+    """Find recordings that stand in a corpus under several names.
+
+    Arguments
+    ---------
+    entries : dict
+        Manifest entries by utterance id.
+
+    Returns
+    -------
+    list of list of str
+        The ids of each such recording, sorted.
+
+    Example
+    -------
+    >>> hashes = {"a": "1", "b": "2", "c": "1"}
+    >>> entries = {key: {"audio_hash": h} for key, h in hashes.items()}
+    >>> identical_recordings(entries)
+    [['a', 'c']]
+    """
+    names = {}
+    for key in sorted(entries):
+        names.setdefault(entries[key]["audio_hash"], []).append(key)
+    return [ids for ids in names.values() if len(ids) > 1]
+
+
+def worst_leaks(tables):
+    """The most that any fold shares.
+
+    Arguments
+    ---------
+    tables : list of dict
+        What ``leak_table`` returned, fold by fold.
+
+    Returns
+    -------
+    dict
+        ``worst[side][kind]``, the largest count of shared values.
+
+    Example
+    -------
+    >>> few = {kind: {"count": 0, "examples": []} for kind in KINDS}
+    >>> many = {**few, "speaker": {"count": 7, "examples": ["a"]}}
+    >>> tables = [{"train": few, "valid": few}, {"train": many, "valid": few}]
+    >>> worst_leaks(tables)["train"]["speaker"]
+    7
+    """
+    return {
+        side: {
+            kind: max(table[side][kind]["count"] for table in tables)
+            for kind in KINDS
+        }
+        for side in ("train", "valid")
+    }
+
+
+def leak_summary(entries, protocols=None, seed=0, n_folds=5, valid_speakers=2):
+    """What each protocol's test sides share with the other two.
+
+    Arguments
+    ---------
+    entries : dict
+        Manifest entries by utterance id.
+    protocols : list of str, optional
+        Names in ``PROTOCOLS``; all of them if left out.
+    seed : int
+        See ``make_split``.
+    n_folds : int
+        See ``make_split``.
+    valid_speakers : int
+        See ``make_split``.
+
+    Returns
+    -------
+    dict
+        Protocol -> "folds", their number, and what ``worst_leaks`` returns.
+
+    Raises
+    ------
+    ValueError
+        A bad protocol or number, or too little data for it.
+
+    Example
+    -------
+    >>> entry = {"emotion": "anger", "dialogue": "", "gender": "F"}
+    >>> entries = {
+    ...     s + t: {**entry, "speaker": s, "session": s, "text_id": t}
+    ...     | {"audio_hash": s + t}
+    ...     for s in "abcd"
+    ...     for t in "123"
+    ... }
+    >>> found = leak_summary(entries, ["session"])["session"]
+    >>> found["folds"], found["train"]["speaker"], found["train"]["text_id"]
+    (4, 0, 3)
+    """
+    summary = {}
+    for protocol in PROTOCOLS if protocols is None else protocols:
+        folds = count_folds(entries, protocol, n_folds)
+        splits = (
+            make_split(entries, protocol, fold, seed, n_folds, valid_speakers)
+            for fold in range(folds)
+        )
+        tables = [leak_table(split, entries) for split in splits]
+        summary[protocol] = {"folds": folds, **worst_leaks(tables)}
+    return summary
+
+
+def format_leak_summary(summary):
+    """Write a leak summary as a Markdown table.
+
+    Arguments
+    ---------
+    summary : dict
+        What ``leak_summary`` returned.
+
+    Returns
+    -------
+    str
+        A row for each protocol; in each cell the values that training and
+        test, and validation and test, have in common.
+
+    Example
+    -------
+    >>> none = dict.fromkeys(KINDS, 0)
+    >>> table = {"session": {"folds": 4, "train": none, "valid": none}}
+    >>> print(format_leak_summary(table).splitlines()[-1])
+    | `session` | 4 | 0 / 0 | 0 / 0 | 0 / 0 | 0 / 0 | 0 / 0 |
+    """
+    heads = ["protocol", "folds", *KINDS.values()]
+    lines = [heads, ["---"] * len(heads)]
+    for protocol, found in summary.items():
+        cells = [f"{found['train'][k]} / {found['valid'][k]}" for k in KINDS]
+        lines.append([f"`{protocol}`", str(found["folds"]), *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def split_hash(split):

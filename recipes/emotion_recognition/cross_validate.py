@@ -1,234 +1,493 @@
 #!/usr/bin/env python3
-"""All folds of a protocol with train.py, and their mean and deviation.
+"""All folds of one or several systems with train.py, and a report of them.
 
 > python cross_validate.py hparams/dual_level.yaml --corpus=emodb ... --jobs=2
+> python cross_validate.py hparams/*.yaml --corpus=emodb ... --report=report \\
+>     --protocols session random --normalizations training speaker
 
-Every option but ``--jobs`` and ``--results`` goes to train.py as it is. Folds
-run as processes of their own, ``--jobs`` at a time; a fold that has its
-results is not run again, and one that was stopped resumes, so the same
-command goes on wherever it was killed.
+Options that are not its own go to train.py as they are (write them with "=").
+Folds run as processes of their own; a fold that has its results is not run
+again, and one that was stopped resumes, so the same command goes on wherever
+it was killed. A fold that fails does not stop the others.
 """
 
 import argparse
+import collections
+import fcntl
+import itertools
 import json
 import os
-import shlex
+import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import speechbrain as sb
-from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml import resolve_references
+from report import add_options, make_report
+from ruamel.yaml import YAML
 from tqdm import tqdm
 
 from speechbrain_dslstm.corpora import prepare
-from speechbrain_dslstm.metrics import (
-    format_confusion,
-    interval,
-    scores_from_confusion,
+from speechbrain_dslstm.hparams import SHARED, nest_overrides, run_folder
+from speechbrain_dslstm.metrics import format_confusion
+from speechbrain_dslstm.protocols import (
+    PROTOCOLS,
+    count_folds,
+    format_leak_summary,
+    identical_recordings,
+    leak_summary,
 )
-from speechbrain_dslstm.protocols import count_folds
+from speechbrain_dslstm.runs import (
+    IDENTITY,
+    NORMALIZATIONS,
+    PER_FOLD,
+    fold_command,
+    read_runs,
+)
 
 TRAIN = Path(__file__).with_name("train.py")
+POLL_SECONDS = 0.1
+# Between two looks at how far the folds are
+LOOK_SECONDS = 2
+# Between SIGTERM and SIGKILL
+GRACE_SECONDS = 10
 
 
-def run_fold(arguments, folder, fold, threads):
-    """Train and test one fold, unless that is done.
+@dataclass
+class Job:
+    """One fold to train.
+
+    Arguments
+    ---------
+    name : str
+        For messages.
+    arguments : list of str
+        What train.py is given, but the device.
+    folder : pathlib.Path
+        Where it writes.
+    epochs : int
+        The most it trains for.
+    """
+
+    name: str
+    arguments: list
+    folder: Path
+    epochs: int
+
+    @property
+    def done(self):
+        """Whether the fold has its results."""
+        return (self.folder / "results.json").exists()
+
+    @property
+    def other_options(self):
+        """The command of a finished fold, where its options were others."""
+        if not self.done:
+            return None
+        text = (self.folder / "results.json").read_text(encoding="utf-8")
+        command = json.loads(text)["command"]
+        # The folder says these already
+        without = (*PER_FOLD, "data_folder", *IDENTITY)
+        one, two = (
+            {o for o in options if o.startswith("--")}
+            for options in (command, self.arguments)
+        )
+        one, two = (fold_command(sorted(o), without) for o in (one, two))
+        return fold_command(command) if one != two else None
+
+    @property
+    def progress(self):
+        """Share of the fold that is done, in [0, 1]."""
+        if self.done:
+            return 1.0
+        log = self.folder / "save" / "epochs.jsonl"
+        if not log.exists():
+            return 0.0
+        # Evaluation comes after the last epoch
+        passed = log.read_bytes().count(b"\n")
+        return min(passed / (self.epochs + 1), 0.99)
+
+
+def read_settings(arguments):
+    """A YAML's settings under the given options; no object is made.
 
     Arguments
     ---------
     arguments : list of str
-        What train.py is given.
-    folder : pathlib.Path
-        Output folder of this fold.
-    fold : int
-        From 0.
-    threads : int
-        CPU threads of the process.
+        As train.py would be given.
 
     Returns
     -------
     dict
-        The fold's results.
+        Every key of the YAML and of what it includes; what is no plain value
+        stays as YAML.
 
     Raises
     ------
-    RuntimeError
-        train.py failed; the message names its log.
+    ValueError
+        The file is no system's, but for instance one to be included.
     """
-    results = folder / "results.json"
-    if not results.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        log = folder / "console.txt"
-        command = [sys.executable, str(TRAIN), *arguments]
-        command += [f"--fold={fold}", f"--output_folder={folder}"]
-        command += ["--noprogressbar"]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        with open(log, "a", encoding="utf-8") as stream:
-            done = subprocess.run(
-                command,
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                check=False,
-            )
-        if done.returncode or not results.exists():
-            raise RuntimeError(f"fold {fold} failed, see {log}")
-    return json.loads(results.read_text(encoding="utf-8"))
+    path, _, overrides = sb.parse_arguments(arguments)
+    with open(path, encoding="utf-8") as file:
+        text = resolve_references(file, nest_overrides(path, overrides))
+    settings = YAML().load(text.getvalue())
+    if "output_folder" not in settings:
+        raise ValueError(f"{path} is no system: it has no output_folder")
+    return {**settings.get(SHARED, {}), **settings}
 
 
-def shorten(argument):
-    """An argument without the folders of this machine.
+def plan(options, arguments):
+    """List the folds of everything that was asked for.
 
     Arguments
     ---------
-    argument : str
-        As on the command line.
+    options : argparse.Namespace
+        Of this script.
+    arguments : list of str
+        For train.py.
 
     Returns
     -------
-    str
-        The same, an absolute path cut down to its last name.
+    list of Job
+        System by system.
 
-    Example
-    -------
-    >>> shorten("--data_folder=/data/corpora/emodb"), shorten("--jobs=2")
-    ('--data_folder=emodb', '--jobs=2')
+    Raises
+    ------
+    ValueError
+        Two jobs would share a folder.
     """
-    name, equals, value = argument.rpartition("=")
-    path = Path(value)
-    return f"{name}{equals}{path.name}" if path.is_absolute() else argument
+    jobs, folders, corpora = [], {}, {}
+    for path in options.hparams:
+        base = read_settings([path, *arguments])
+        own = base["normalization"]
+        normalizations = [
+            own if one == "own" else one
+            for one in options.normalizations or ["own"]
+        ]
+        choices = {
+            "protocol": options.protocols or [base["protocol"]],
+            "normalization": dict.fromkeys(normalizations),
+            "seed": options.seeds or [base["seed"]],
+        }
+        for chosen in itertools.product(*choices.values()):
+            pairs = zip(choices, chosen, strict=True)
+            given = [f"--{key}={value}" for key, value in pairs]
+            given = [path, *arguments, *given]
+            settings = read_settings(given)
+            entries = read_corpus(settings, corpora)
+            for fold in range(
+                count_folds(entries, settings["protocol"], settings["n_folds"])
+            ):
+                folder = Path(run_folder(settings, fold))
+                name = f"{path} {' '.join(given[1:])} --fold={fold}"
+                if folder in folders:
+                    raise ValueError(
+                        f"{folder} is the folder of two runs: {name} and "
+                        f"{folders[folder]}; give each system its own name"
+                    )
+                folders[folder] = name
+                last = [f"--fold={fold}", f"--output_folder={folder}"]
+                jobs.append(
+                    Job(
+                        str(folder),
+                        [*given, *last, "--noprogressbar"],
+                        folder,
+                        settings["number_of_epochs"],
+                    )
+                )
+    return jobs
 
 
-def summarise(folds):
-    """Mean, deviation and interval over the folds, and the pooled scores.
+def read_corpus(settings, corpora):
+    """The manifest entries of a corpus, read once.
 
     Arguments
     ---------
-    folds : list of dict
-        Results of each fold.
+    settings : dict
+        Of a YAML.
+    corpora : dict
+        What was read before; the entries are put there.
 
     Returns
     -------
     dict
-        What the folds have in common, "wa", "ua", "macro_f1" and the UA of
-        each branch over folds, and "pooled" over all utterances.
-
-    Example
-    -------
-    >>> one = {"confusion": [[2, 0], [1, 1]], "ua": 0.75}
-    >>> fold = {name: "" for name in COMMON} | {"labels": ["a", "b"]}
-    >>> fold |= {"wa": 0.75, "ua": 0.75, "macro_f1": 0.73, "seconds": 1.0}
-    >>> fold |= {"fold": 0, "split_hash": "", "test": {"fused": one}}
-    >>> fold |= {"valid": {"ua": 0.5}, "best_epoch": 3}
-    >>> summarise([fold, fold])["pooled"]["ua"]
-    0.75
+        Utterance id -> entry. Here, so that the folds do not generate the
+        synthetic corpus at the same time.
     """
-    summary = {name: folds[0][name] for name in COMMON}
-    for name in ("wa", "ua", "macro_f1"):
-        summary[name] = interval([fold[name] for fold in folds])
-    for branch in folds[0]["test"]:
-        if branch != "fused":
-            values = [fold["test"][branch]["ua"] for fold in folds]
-            summary[f"ua_{branch}"] = interval(values)
-    confusion = np.sum(
-        [fold["test"]["fused"]["confusion"] for fold in folds], axis=0
+    names = ("corpus", "data_folder", "label_set")
+    options = dict(settings["corpus_options"])
+    key = (*(settings[name] for name in names), str(options))
+    if key not in corpora:
+        corpora[key] = prepare(*key[:3], **options)[0]
+    return corpora[key]
+
+
+def start(job, device, threads):
+    """Start a fold's process; it holds a lock on the folder while it lives.
+
+    Arguments
+    ---------
+    job : Job
+        The fold.
+    device : str, optional
+        Such as cuda:1; None: what the options say.
+    threads : int
+        CPU threads.
+
+    Returns
+    -------
+    subprocess.Popen or None
+        In a session of its own, so that Ctrl-C reaches this script only; None
+        where another process trains this fold.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(TRAIN), *job.arguments]
+    command += [f"--device={device}"] if device else []
+    with (
+        open(job.folder / ".lock", "w") as lock,
+        open(job.folder / "console.txt", "a", encoding="utf-8") as log,
+    ):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            pass_fds=[lock.fileno()],
+            start_new_session=True,
+        )
+
+
+def stop(processes):
+    """End processes and their children.
+
+    Arguments
+    ---------
+    processes : list of subprocess.Popen
+        Each in a session of its own.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    deadline = time.monotonic() + GRACE_SECONDS
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, number)
+        while any(one.poll() is None for one in processes):
+            if number == signal.SIGTERM and time.monotonic() > deadline:
+                break
+            time.sleep(POLL_SECONDS)
+
+
+def run(jobs, devices, threads):
+    """Run all folds, as many at a time as there are devices.
+
+    Arguments
+    ---------
+    jobs : list of Job
+        Those that are done are passed over.
+    devices : list of str or None
+        One for each process at a time.
+    threads : int
+        CPU threads of each process.
+
+    Returns
+    -------
+    list of str
+        What went wrong, for each fold that failed.
+    """
+    waiting = collections.deque(job for job in jobs if not job.done)
+    free, running, failed = list(devices), {}, []
+
+    def leave(number, frame):
+        """Turn the signal into an exit, so that the children are ended."""
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    bar = tqdm(
+        total=len(jobs),
+        initial=sum(job.progress for job in jobs),
+        unit="fold",
+        bar_format="{percentage:3.0f}% |{bar}| {n:.1f}/{total} folds "
+        "[{elapsed} < {remaining}]{postfix}",
+        # A log file need not hold a line for each second
+        mininterval=1 if sys.stderr.isatty() else 60,
+        miniters=0,
     )
-    summary["pooled"] = scores_from_confusion(confusion, summary["labels"])
-    summary["folds"] = [
-        {
-            "fold": fold["fold"],
-            "wa": fold["wa"],
-            "ua": fold["ua"],
-            "valid_ua": fold["valid"]["ua"],
-            "best_epoch": fold["best_epoch"],
-            "split_hash": fold["split_hash"],
-            "seconds": fold["seconds"],
-        }
-        for fold in folds
-    ]
-    return summary
+    look = 0
+    try:
+        while waiting or running:
+            while waiting and free:
+                job, device = waiting.popleft(), free.pop(0)
+                process = start(job, device, threads)
+                if process is None:
+                    free.insert(0, device)
+                    failed.append(f"{job.name}: another process trains it")
+                else:
+                    running[process] = job, device
+            for process in [one for one in running if one.poll() is not None]:
+                job, device = running.pop(process)
+                free.append(device)
+                if process.returncode or not job.done:
+                    log = job.folder / "console.txt"
+                    failed.append(f"{job.name} failed, see {log}")
+                    bar.write(failed[-1], file=sys.stderr)
+                    bar.set_postfix_str(f"{len(failed)} failed", refresh=False)
+            if time.monotonic() > look or not running:
+                bar.update(sum(job.progress for job in jobs) - bar.n)
+                look = time.monotonic() + LOOK_SECONDS
+            time.sleep(POLL_SECONDS)
+    except BaseException:
+        stop(list(running))
+        raise
+    finally:
+        bar.close()
+        signal.signal(signal.SIGTERM, before)
+    return failed
 
 
-COMMON = (
-    "system",
-    "corpus",
-    "label_set",
-    "labels",
-    "protocol",
-    "note",
-    "seed",
-    "n_folds",
-    "parameters",
-    "versions",
-)
+def show(report):
+    """Print the scores of each run.
+
+    Arguments
+    ---------
+    report : dict
+        What ``make_report`` returned.
+    """
+    for entry in report["runs"]:
+        found = entry["rules"][entry["headline"]]
+        print(
+            f"{entry['system']} on {entry['corpus']}, protocol "
+            f"{entry['protocol']}, {NORMALIZATIONS[entry['normalization']]}, "
+            f"epoch {found['selection']}, {entry['status']}"
+        )
+        for note in found["warnings"]:
+            print(f"NOTE: {note}")
+        for name, score in found["scores"].items():
+            spread = ""
+            if score["std"] is not None:
+                spread = f" +- {score['std']:.1%}"
+            ends = ""
+            if score["pooled_low"] is not None:
+                ends = f" [{score['pooled_low']:.1%}, "
+                ends += f"{score['pooled_high']:.1%}]"
+            print(
+                f"{name.upper()}: {score['mean']:.1%}{spread}, pooled "
+                f"{score['pooled']:.1%}{ends}"
+            )
+        print(format_confusion(found["confusion"], entry["labels"]) + "\n")
+    for note in report["notes"]:
+        print(f"NOTE: {note}")
+
+
+def parse():
+    """Read the command line.
+
+    Returns
+    -------
+    options : argparse.Namespace
+        Of this script.
+    arguments : list of str
+        For train.py.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0],
+        epilog='All other options go to train.py; write them with "=".',
+        allow_abbrev=False,
+    )
+    parser.add_argument("hparams", nargs="+", help="YAMLs of the systems")
+    parser.add_argument(
+        "--protocols", nargs="+", choices=PROTOCOLS, help="default: the YAML's"
+    )
+    parser.add_argument(
+        "--normalizations",
+        nargs="+",
+        choices=["own", *NORMALIZATIONS],
+        help="whose feature statistics; default: own, the YAML's",
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, help="default: the YAML's"
+    )
+    parser.add_argument(
+        "--jobs", type=int, help="folds at a time (default: one for a device)"
+    )
+    parser.add_argument(
+        "--devices",
+        nargs="+",
+        help="such as cuda:0 cuda:1, or cpu: each runs a fold at a time",
+    )
+    parser.add_argument(
+        "--report", type=Path, help="write HTML, Markdown and JSON to a folder"
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="list the folds, run nothing"
+    )
+    parser.add_argument(
+        "--leaks",
+        action="store_true",
+        help="print what the sides share under each protocol, run nothing",
+    )
+    add_options(parser)
+    options, arguments = parser.parse_known_args()
+    for path in options.hparams:
+        if not Path(path).is_file():
+            parser.error(f'no file {path} (write options with "=")')
+    given = {one.split("=")[0] for one in arguments}
+    for name in given & {"--fold", "--output_folder"}:
+        parser.error(f"{name} is set by this script")
+    for name in ("protocol", "normalization", "seed", "device"):
+        if getattr(options, f"{name}s") and f"--{name}" in given:
+            parser.error(f"give --{name} or --{name}s, not both")
+    if options.jobs is not None and options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {options.jobs}")
+    return options, arguments
 
 
 def main():
-    """Run all folds and print what they gave."""
-    parser = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0],
-        epilog="All other options go to train.py.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("hparams", help="YAML of the system")
-    parser.add_argument(
-        "--jobs", type=int, default=1, help="folds at a time (default 1)"
-    )
-    parser.add_argument(
-        "--results", type=Path, help="also write the summary to this JSON file"
-    )
-    options, arguments = parser.parse_known_args()
-    arguments = [options.hparams, *arguments]
-    for name in ("--fold", "--output_folder"):
-        if any(one.split("=")[0] == name for one in arguments):
-            parser.error(f"{name} is set by this script")
-    hparams_file, _, overrides = sb.parse_arguments(arguments)
-    with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
-    # Here, so that the folds do not generate the synthetic corpus at once
-    entries, _ = prepare(
-        hparams["corpus"],
-        hparams["data_folder"],
-        hparams["label_set"],
-        **hparams["corpus_options"],
-    )
-    folds = range(count_folds(entries, hparams["protocol"], hparams["n_folds"]))
-    parent = Path(hparams["output_folder"]).parent
-    seed = hparams["seed"]
-    threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        running = [
-            pool.submit(
-                run_fold,
-                arguments,
-                parent / f"fold{fold}_seed{seed}",
-                fold,
-                threads,
+    """Run all folds and report what they gave."""
+    options, arguments = parse()
+    if options.leaks:
+        settings = read_settings([options.hparams[0], *arguments])
+        entries = read_corpus(settings, {})
+        names = ("seed", "n_folds", "valid_speakers")
+        numbers = [settings[name] for name in names]
+        found = leak_summary(entries, options.protocols, *numbers)
+        print(format_leak_summary(found))
+        for ids in identical_recordings(entries):
+            print(f"\nidentical recordings: {', '.join(ids)}")
+        return
+    try:
+        jobs = plan(options, arguments)
+    except ValueError as error:
+        sys.exit(f"{Path(__file__).name}: {error}")
+    for job in jobs:
+        if job.other_options:
+            print(
+                f"NOTE: {job.name} is kept, though it was made by "
+                f"{job.other_options}; remove it to train it again"
             )
-            for fold in folds
-        ]
-        results = [one.result() for one in tqdm(running, unit="fold")]
-    summary = summarise(results)
-    # A report names no folder of the machine it was made on
-    summary["command"] = shlex.join(map(shorten, sys.argv))
-    text = json.dumps(summary, indent=2) + "\n"
-    (parent / f"summary_seed{seed}.json").write_text(text, encoding="utf-8")
-    if options.results is not None:
-        options.results.parent.mkdir(parents=True, exist_ok=True)
-        options.results.write_text(text, encoding="utf-8")
-    print(
-        f"{summary['system']} on {summary['corpus']}, "
-        f"protocol {summary['protocol']}, {len(results)} folds, seed {seed}"
-    )
-    if summary["note"]:
-        print(f"NOTE: {summary['note']}")
-    for name in ("wa", "ua", "macro_f1"):
-        found = summary[name]
-        print(f"{name.upper()}: {found['mean']:.1%} +- {found['std']:.1%}")
-    print(format_confusion(summary["pooled"]["confusion"], summary["labels"]))
+    if options.dry_run:
+        for job in jobs:
+            state = "done" if job.done else f"{job.progress:.0%}"
+            print(f"{state:>5}  {job.name}")
+        return
+    devices = options.devices or [None]
+    slots = options.jobs or len(devices)
+    devices = [devices[slot % len(devices)] for slot in range(slots)]
+    threads = max(1, len(os.sched_getaffinity(0)) // slots)
+    failed = run(jobs, devices, threads)
+    finished = [job.folder for job in jobs if job.done]
+    if finished:
+        show(make_report(read_runs(*finished), options, options.report))
+    if failed:
+        sys.exit("\n".join([f"{len(failed)} folds failed:", *failed]))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,13 @@ import sys
 
 import pytest
 
-from speechbrain_dslstm.plots import format_confusion, plot_confusion
+from speechbrain_dslstm.plots import (
+    format_confusion,
+    plot_confusion,
+    plot_intervals,
+    plot_learning_curves,
+    plot_speakers,
+)
 
 LABELS = ["anger", "happiness", "neutral", "sadness", "boredom"]
 CONFUSION = [
@@ -75,3 +81,55 @@ def test_table_lines_up():
         counts = [int(line[:end].split()[-1]) for end in ends]
         assert counts == row
     assert lines[0].endswith("94.5 %") and lines[4].endswith(" -")
+
+
+def text_of(draw, path, *args, **kwargs):
+    """Strings of a picture."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        draw(*args[:1], path, *args[1:], **kwargs)
+    assert list(path.parent.iterdir()) == [path]
+    return path.read_text()
+
+
+def test_intervals(tmp_path):
+    rows = [
+        {"label": "DS-LSTM", "value": 0.7, "low": 0.6, "high": 0.8},
+        {"label": "one speaker", "value": 0.651, "low": None, "high": None},
+    ]
+    rows = [row | {"warn": bool(place)} for place, row in enumerate(rows)]
+    path = tmp_path / "intervals.svg"
+    text = text_of(plot_intervals, path, rows, "UA", {"SVM": 0.74})
+    for words in ("DS-LSTM", "one speaker", ">70.0<", ">65.1<", "SVM: 74.0"):
+        assert words in text
+    with pytest.raises(ValueError, match="no rows"):
+        plot_intervals([], path)
+
+
+@pytest.mark.parametrize("chosen_on_test", [False, True])
+def test_learning_curves_say_what_the_test_side_is_for(
+    tmp_path, chosen_on_test
+):
+    one = {"epoch": [1, 2], "mean": [0.5, 0.6]}
+    one |= {"low": [0.4, 0.5], "high": [0.6, 0.7]}
+    none = {"epoch": [], "mean": [], "low": [], "high": []}
+    curves = {"train_loss": one, "test_ua": one}
+    curves["valid_ua"] = none if chosen_on_test else one
+    path = tmp_path / "curves.svg"
+    text = text_of(
+        plot_learning_curves, path, curves, chosen_on_test=chosen_on_test
+    )
+    assert ("never used for selection" in text) != chosen_on_test
+    assert ("the epoch is chosen on it" in text) == chosen_on_test
+    assert ("UA, validation" in text) != chosen_on_test
+
+
+def test_speakers(tmp_path):
+    some = {f"{speaker:02}": speaker / 30 for speaker in range(24)}
+    path = tmp_path / "speakers.svg"
+    text = text_of(plot_speakers, path, some, "Speakers", 0.385)
+    for words in (">00<", ">23<", ">77<", "pooled 38.5", "Speakers"):
+        assert words in text
+    with pytest.raises(ValueError, match="no speakers"):
+        plot_speakers({}, path)

@@ -14,7 +14,10 @@ from speechbrain_dslstm.protocols import (
     LeakError,
     check_leaks,
     count_folds,
+    format_leak_summary,
     format_leak_table,
+    identical_recordings,
+    leak_summary,
     leak_table,
     make_split,
     split_hash,
@@ -375,3 +378,35 @@ def test_real_recordings_under_two_names(ravdess_folder):
     for protocol in ("speaker", "session", "text", "speaker-text"):
         for fold in range(count_folds(entries, protocol)):
             check_leaks(make_split(entries, protocol, fold), entries)
+
+
+def test_leak_summary_is_the_most_of_any_fold():
+    entries = corpus(sessions=3)
+    summary = leak_summary(entries, seed=3)
+    assert list(summary) == NAMES
+    for protocol, found in summary.items():
+        assert found["folds"] == count_folds(entries, protocol)
+        tables = [
+            leak_table(make_split(entries, protocol, fold, 3), entries)
+            for fold in range(found["folds"])
+        ]
+        for side in ("train", "valid"):
+            for kind, count in found[side].items():
+                assert count == max(t[side][kind]["count"] for t in tables)
+    rows = format_leak_summary(summary).splitlines()
+    assert len(rows) == 2 + len(NAMES)
+    assert len({row.count("|") for row in rows}) == 1
+    assert "| `random` | 5 | 6 / 6 | 3 / 3 |" in "\n".join(rows)
+
+
+def test_ravdess_holds_a_recording_twice(ravdess_folder):
+    """Under two names; every protocol but the random ones keeps it together."""
+    entries, _ = prepare("ravdess", ravdess_folder)
+    pair = ["03-01-03-01-02-01-07", "03-01-03-01-02-02-07"]
+    assert identical_recordings(entries) == [pair]
+    summary = leak_summary(entries, seed=1234)
+    for protocol, found in summary.items():
+        leaky = protocol in ("random", "paper")
+        assert found["train"]["audio_hash"] == int(leaky)
+        apart = "speaker" in PROTOCOLS[protocol].forbidden
+        assert (found["train"]["speaker"] == 0) == apart
