@@ -255,7 +255,7 @@ def test_cross_validation_resumes(corpus, trained, tmp_path):
         summary = json.loads((tmp_path / "summary.json").read_text())
         assert len(summary["folds"]) == 3
         assert sum(map(sum, summary["pooled"]["confusion"])) == 24
-        folder = tmp_path / "runs/dual_level/synthetic/session"
+        folder = tmp_path / "runs/dual_level/synthetic/session/training"
         times = {
             path.parent.name: path.stat().st_mtime_ns
             for path in folder.glob("*/results.json")

@@ -510,3 +510,19 @@ def test_json_of_a_large_report_stays_below_300_kb(tmp_path):
     path = tmp_path / "report.json"
     write_json(build_report(read_runs(runs), "system_0", resamples=200), path)
     assert 50_000 < path.stat().st_size < 300_000
+
+
+def test_runs_without_normalisation_are_compared(tmp_path):
+    """`paper` normalises nothing: its own base, but no speaker's audio."""
+    miniature.write(tmp_path, "dual_level")
+    miniature.write(tmp_path, "paper", "session", "none")
+    miniature.write(tmp_path, "paper", "session", "speaker")
+    report = build_report(read_runs(tmp_path), resamples=200)
+    (row,) = report["comparisons"]
+    assert row["system"] == "paper" and row["normalization"] == "none"
+    (chain,) = [c for c in report["chains"] if c["system"] == "paper"]
+    assert {r["key"]: r["normalization"] for r in chain["rows"]} == {
+        "c'": "none",
+        "c": "none",
+        "d": "speaker",
+    }
