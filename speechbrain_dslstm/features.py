@@ -185,6 +185,12 @@ class MFCC39(_Extractor):
             raise ValueError(
                 f"n_mfcc must be below n_mels, got {n_mfcc} >= {n_mels}"
             )
+        self.sample_rate = sample_rate
+        self.n_mels = n_mels
+        self.f_min = f_min
+        self.f_max = f_max
+        self.n_mfcc = n_mfcc
+        self.lifter = lifter
         self.win_length = win_length
         self.hop_length = hop_length
         self.n_fft = n_fft
@@ -308,6 +314,8 @@ class LogMelSpectrogram(_Extractor):
             raise ValueError(
                 f"scale and floor must be above 0, got {scale} and {floor}"
             )
+        self.sample_rate = sample_rate
+        self.n_mels = n_mels
         self.n_fft = n_fft
         self.hop_length = hop_length
         self.scale = scale
