@@ -203,7 +203,7 @@ def quantize_onnx(path, quantized):
 
     Activations are quantised as they come, so that no calibration data is
     needed; features and states stay floats. Measure the unweighted accuracy
-    again with ``tests/benchmarks/export.py`` or your own data.
+    again with ``tests/benchmarks/inference.py`` or your own data.
 
     Arguments
     ---------

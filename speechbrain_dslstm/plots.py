@@ -237,6 +237,7 @@ def plot_explanation(found, labels, path, title=None):
     gates.set_xlabel("seconds", color=FAINT)
     gates.set_xlim(0, found.seconds)
     for axes in (posterior, gates):
+        axes.set_axisbelow(True)
         axes.grid(color="#e4e7eb", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(
