@@ -92,15 +92,16 @@ def _model_options(function):
     return function
 
 
-def _load(model, trust_yaml):
+def _load(model, trust_yaml, device=None):
     """A classifier, by data only unless the user trusts the folder."""
+    options = {"device": device} if device else None
     if trust_yaml:
         from speechbrain_dslstm.inference import EmotionClassifier
 
-        return EmotionClassifier.from_hparams(model)
+        return EmotionClassifier.from_hparams(model, run_opts=options)
     from speechbrain_dslstm.safe_loader import load_safe
 
-    return load_safe(model)
+    return load_safe(model, options)
 
 
 def _probability(context, parameter, value):
@@ -411,7 +412,9 @@ def export(output, model, trust_yaml, int8, step, normalization):
         raise click.UsageError(f"{output} ends neither in .onnx nor in .pt2")
     if output.suffix == ".pt2" and (int8 or step):
         raise click.UsageError("--int8 and --step are for .onnx")
-    classifier = _load(model, trust_yaml).with_normalization(normalization)
+    classifier = _load(model, trust_yaml, "cpu").with_normalization(
+        normalization
+    )
     if output.suffix == ".pt2":
         torch.export.save(exporter.export_torch(classifier), output)
     else:
@@ -513,7 +516,7 @@ def explain(file, model, trust_yaml, output):
     from speechbrain_dslstm.explain import explain as follow
     from speechbrain_dslstm.plots import plot_explanation
 
-    classifier = _load(model, trust_yaml)
+    classifier = _load(model, trust_yaml, "cpu")
     rate = classifier.hparams.sample_rate
     wav = load_audio(file, rate)
     check_speech(wav, rate, file)

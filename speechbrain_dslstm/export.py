@@ -2,8 +2,8 @@
 
 ``export_onnx`` writes a graph for whole utterances of any batch size and
 length, ``export_step_onnx`` one for the next piece of a stream; both hold the
-features, the recurrences as Scan operators, and the temperature, and need
-nothing of this package where they run. ``quantize_onnx`` makes the weights
+features, the recurrences as Scan and LSTM operators, and the temperature, and
+need nothing of this package where they run. ``quantize_onnx`` makes the weights
 8-bit integers. The libraries are those of ``pip install
 "speechbrain-dslstm[export]"``.
 """
@@ -13,6 +13,7 @@ import logging
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -58,16 +59,7 @@ def export_torch(classifier):
     >>> program.module(check_guards=False)(wavs, counts).shape
     torch.Size([3, 2])
     """
-    model = _on_cpu(classifier)
-    batch = samples = torch.export.Dim.DYNAMIC
-    example = torch.zeros(2, 16000), torch.tensor([16000, 12000])
-    with torch.no_grad():
-        return torch.export.export(
-            ExportableClassifier(model, classifier.mods.classifier),
-            example,
-            dynamic_shapes=({0: batch, 1: samples}, {0: batch}),
-            strict=False,
-        )
+    return _trace(classifier, onnx=False)
 
 
 def export_onnx(classifier, path):
@@ -114,7 +106,7 @@ def export_onnx(classifier, path):
     (1, 2)
     """
     _need_onnx()
-    program = export_torch(classifier)
+    program = _trace(classifier, onnx=True)
     with _quiet():
         onnx_program = torch.onnx.export(
             program,
@@ -236,22 +228,36 @@ def quantize_onnx(path, quantized):
     """
     _need_onnx("onnxruntime")
     from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with _quiet():
+    with TemporaryDirectory() as folder, _quiet():
+        # Weights that are joined in the graph become constants first
+        folded = Path(folder, "folded.onnx")
+        quant_pre_process(path, folded, skip_symbolic_shape=True)
         quantize_dynamic(
-            path,
+            folded,
             quantized,
             weight_type=QuantType.QInt8,
-            per_channel=True,
             # Convolutions as integers are slower, and hold few weights
-            op_types_to_quantize=["MatMul", "Gemm"],
-            extra_options={
-                "EnableSubgraph": True,
-                # Not the tables of the features, which are no weights
-                "MatMulConstBOnly": True,
-            },
+            op_types_to_quantize=["MatMul", "Gemm", "LSTM"],
+            extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
         )
     return Path(quantized)
+
+
+def _trace(classifier, onnx):
+    """The chain for whole utterances, with Scan or ONNX's LSTM."""
+    model = _on_cpu(classifier)
+    batch = samples = torch.export.Dim.DYNAMIC
+    example = torch.zeros(2, 16000), torch.tensor([16000, 12000])
+    module = ExportableClassifier(model, classifier.mods.classifier, onnx)
+    with torch.no_grad():
+        return torch.export.export(
+            module,
+            example,
+            dynamic_shapes=({0: batch, 1: samples}, {0: batch}),
+            strict=False,
+        )
 
 
 def _on_cpu(classifier):

@@ -103,8 +103,7 @@ def load_safe(source, run_opts=None):
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise FileNotFoundError(f"no {WEIGHTS} in {folder}")
-    with open(weights, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = hashlib.sha256(weights.read_bytes()).hexdigest()
     if found != data["sha256"]:
         raise ValueError(
             f"{weights} is not the file that {DESCRIPTION} was written with: "
@@ -224,8 +223,7 @@ def write_safe(folder, model, labels, sample_rate=16000, temperature=1.0):
     }
     aside = folder / f"{WEIGHTS}.part"
     save_file(state, aside)
-    with open(aside, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256(aside.read_bytes()).hexdigest()
     os.replace(aside, folder / WEIGHTS)
     data = {
         "format": FORMAT,

@@ -11,8 +11,9 @@ from functools import partial
 import torch
 
 from speechbrain_dslstm.features import MFCC39, LogMelSpectrogram
+from speechbrain_dslstm.models import DualLevelClassifier
 
-__all__ = ["Window", "stream_stage", "cnn_stages"]
+__all__ = ["Window", "check_parts", "stream_stage", "cnn_stages"]
 
 
 class Window:
@@ -105,6 +106,58 @@ class Window:
             Numbers held.
         """
         return 0 if self.held is None else self.held.numel()
+
+
+def check_parts(model, known, what):
+    """Refuse a model that cannot be run stage by stage.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        A model.
+    known : collection of type
+        Classes of branches.
+    what : str
+        Who refuses, for the message.
+
+    Raises
+    ------
+    ValueError
+        Says what in the model is not known, or needs the whole utterance.
+
+    Example
+    -------
+    >>> model = DualLevelClassifier(2, resize=[230, 120])
+    >>> check_parts(model, [], "a stream")
+    Traceback (most recent call last):
+    ValueError: a stream cannot stretch "mel_x" to 230 frames: ...
+    """
+    if not isinstance(model, DualLevelClassifier):
+        raise ValueError(f"{what} knows no {type(model).__name__}")
+    for name, stream in model.streams.items():
+        if type(stream.extractor) not in (MFCC39, LogMelSpectrogram):
+            raise ValueError(
+                f"{what} knows no {type(stream.extractor).__name__}"
+            )
+        if stream.resize is not None:
+            raise ValueError(
+                f'{what} cannot stretch "{name}" to {stream.resize} frames: '
+                "that needs the length of the whole utterance; train with "
+                "resize: null"
+            )
+    for name, branch in model.branches.items():
+        if type(branch) not in known:
+            raise ValueError(
+                f'{what} knows no {type(branch).__name__} (branch "{name}")'
+            )
+        recurrence = getattr(branch, "ds_lstm", None)
+        if recurrence is not None and recurrence.bidirectional:
+            raise ValueError(f"{what} cannot read backwards: bidirectional")
+        if recurrence is not None and recurrence.gate_norms:
+            raise ValueError(
+                f"{what} knows no gate_norm, which has statistics for each "
+                "step from an utterance's first"
+            )
 
 
 def stream_stage(extractor):

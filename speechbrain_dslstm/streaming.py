@@ -29,7 +29,12 @@ from speechbrain_dslstm.models import (
     SpectrogramBranch,
 )
 from speechbrain_dslstm.normalization import FeatureNormalization
-from speechbrain_dslstm.stages import Window, cnn_stages, stream_stage
+from speechbrain_dslstm.stages import (
+    Window,
+    check_parts,
+    cnn_stages,
+    stream_stage,
+)
 
 __all__ = ["RunningNormalization", "with_normalization", "EmotionStream"]
 
@@ -322,32 +327,13 @@ def check_streamable(model):
     Traceback (most recent call last):
     ValueError: a stream cannot stretch "mel_x" to 230 frames: ...
     """
-    if not isinstance(model, DualLevelClassifier):
-        raise ValueError(f"streaming knows no {type(model).__name__}")
-    for name, stream in model.streams.items():
-        if stream.resize is not None:
-            raise ValueError(
-                f'a stream cannot stretch "{name}" to {stream.resize} frames: '
-                "that needs the length of the whole utterance"
-            )
+    check_parts(model, KNOWN, "a stream")
+    for stream in model.streams.values():
         if stream.normalization.center_utterances:
             raise ValueError(
                 "this model takes out each utterance's own mean, which a "
                 'stream cannot know: use normalization="running" (an '
                 "approximation) or train with center_utterances: False"
-            )
-    for name, branch in model.branches.items():
-        if type(branch) not in KNOWN:
-            raise ValueError(
-                f'streaming knows no {type(branch).__name__} (branch "{name}")'
-            )
-        recurrence = getattr(branch, "ds_lstm", None)
-        if recurrence is not None and recurrence.bidirectional:
-            raise ValueError("a stream cannot be read backwards: bidirectional")
-        if recurrence is not None and recurrence.gate_norms:
-            raise ValueError(
-                "gate_norm has statistics for each step of an utterance; "
-                "a stream has no first step to count from"
             )
 
 
