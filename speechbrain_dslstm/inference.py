@@ -1,39 +1,34 @@
-"""From a waveform to an emotion: pretrained models, saved and loaded.
+"""From a waveform to an emotion with a pretrained model.
 
-A model folder is self-contained: ``hyperparams.yaml`` with the architecture,
-``model.ckpt`` with the weights, ``label_encoder.ckpt`` with the classes in
-their order. It loads from a local folder or a hub alike. A model YAML is a
-program: load it only from a source you trust.
+A model folder is loaded from a local place or a hub alike, see ``pretrained``
+for what is in it. A model YAML is a program: load one from a stranger with
+``safe_loader.load_safe`` instead.
 """
 
-import os
 import re
-from io import StringIO
 from pathlib import Path
 
 import torch
-from hyperpyyaml import resolve_references
-from ruamel.yaml import YAML
-from speechbrain.dataio.encoder import CategoricalEncoder
+from huggingface_hub import constants, try_to_load_from_cache
 from speechbrain.inference.interfaces import Pretrained
 
+from speechbrain_dslstm.activity import check_speech
 from speechbrain_dslstm.audio import load_audio
+from speechbrain_dslstm.calibration import TemperatureScaling
+from speechbrain_dslstm.files import classify_files
+from speechbrain_dslstm.pretrained import (
+    HYPERPARAMS,
+    PassThrough,
+    load_weights,
+    save_pretrained,
+)
+from speechbrain_dslstm.segments import classify_long
+from speechbrain_dslstm.streaming import EmotionStream, with_normalization
 
 __all__ = ["EmotionClassifier", "save_pretrained", "load_weights"]
 
-HYPERPARAMS = "hyperparams.yaml"
-FRAME = """\
-label_encoder: !new:speechbrain.dataio.encoder.CategoricalEncoder
-modules:
-  model: !ref <model>
-pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
-  loadables:
-    model: !ref <model>
-    label_encoder: !ref <label_encoder>
-  custom_hooks:
-    model: !name:speechbrain_dslstm.inference.load_weights
-    label_encoder: !name:speechbrain.dataio.encoder.CategoricalEncoder.load
-"""
+UNKNOWN = "unknown"
+SHIPPED = Path(__file__).parent
 
 
 class EmotionClassifier(Pretrained):
@@ -44,7 +39,8 @@ class EmotionClassifier(Pretrained):
     Arguments
     ---------
     modules : dict of str to torch.nn.Module
-        Holds "model": waveforms and lengths in, log-posteriors out.
+        "embedding_model": waveforms and lengths in, log-posteriors out;
+        "classifier": scales them with the temperature.
     hparams : dict
         Holds "label_encoder" and "sample_rate".
     run_opts : dict, optional
@@ -71,7 +67,7 @@ class EmotionClassifier(Pretrained):
     (torch.Size([3, 2]), torch.Size([3]), 3)
     """
 
-    MODULES_NEEDED = ["model"]
+    MODULES_NEEDED = ["embedding_model", "classifier"]
     HPARAMS_NEEDED = ["label_encoder", "sample_rate"]
 
     def __init__(
@@ -95,7 +91,8 @@ class EmotionClassifier(Pretrained):
         Arguments
         ---------
         source : str or pathlib.Path
-            A local model folder or a hub id such as "user/model".
+            A local model folder, the name of a model that comes with the
+            package such as "pretrained/NAME", or a hub id "user/model".
         hparams_file : str
             Name of the YAML in it.
         savedir : str or pathlib.Path, optional
@@ -112,26 +109,66 @@ class EmotionClassifier(Pretrained):
         Raises
         ------
         FileNotFoundError
-            ``source`` looks like a local path and is none.
+            ``source`` looks like a local path and is none, or is the id of a
+            model that was not fetched before and the network is off.
         ValueError
             The weights do not fit the architecture.
         """
-        local = Path(source).expanduser()
-        if str(source) and local.is_dir():
-            if not (local / hparams_file).is_file():
-                raise FileNotFoundError(f"no {hparams_file} in {local}")
+        folder = find_folder(source)
+        if folder is not None:
+            if not (folder / hparams_file).is_file():
+                raise FileNotFoundError(f"no {hparams_file} in {folder}")
             # What lies in a savedir is taken as it is, of any model
-            source, savedir = str(local.resolve()), None
-        elif _looks_local(source):
-            raise FileNotFoundError(f"no model folder {source}")
+            source, savedir = str(folder), None
+        else:
+            _check_hub_id(source, hparams_file, savedir)
         if savedir is not None:
             savedir = str(savedir)
         return super().from_hparams(
             str(source), hparams_file, savedir=savedir, **kwargs
         )
 
-    def classify_batch(self, wavs, wav_lens=None):
-        """Classify a padded batch of waveforms.
+    @classmethod
+    def from_model(
+        cls, model, label_encoder, sample_rate, temperature=1.0, run_opts=None
+    ):
+        """Make a classifier of a model that is built already.
+
+        Arguments
+        ---------
+        model : torch.nn.Module
+            Waveforms and lengths in, log-posteriors out.
+        label_encoder : speechbrain.dataio.encoder.CategoricalEncoder
+            The classes in their order.
+        sample_rate : int
+            In Hz.
+        temperature : float
+            See ``speechbrain_dslstm.calibration``.
+        run_opts : dict, optional
+            Run options of SpeechBrain, such as {"device": "cuda"}.
+
+        Returns
+        -------
+        EmotionClassifier
+            Ready for inference.
+        """
+        modules = {
+            "compute_features": torch.nn.Identity(),
+            "mean_var_norm": PassThrough(),
+            "embedding_model": model,
+            "classifier": TemperatureScaling(temperature),
+        }
+        hparams = {"label_encoder": label_encoder, "sample_rate": sample_rate}
+        return cls(modules, hparams, run_opts)
+
+    @property
+    def labels(self):
+        """Names of the classes in the order of their indices."""
+        encoder = self.hparams.label_encoder
+        return [encoder.ind2lab[k] for k in range(len(encoder))]
+
+    def classify_batch(self, wavs, wav_lens=None, unknown_below=None):
+        """Classify a padded batch of waveforms, whatever is to be heard.
 
         Arguments
         ---------
@@ -139,6 +176,9 @@ class EmotionClassifier(Pretrained):
             Waveforms in [-1, 1] at the model's rate.
         wav_lens : torch.Tensor, [batch], optional
             Relative lengths (floats) or sample counts (integers).
+        unknown_below : float, optional
+            Where the best posterior is below it, the name is "unknown";
+            numbers stay as they are.
 
         Returns
         -------
@@ -159,18 +199,54 @@ class EmotionClassifier(Pretrained):
         if wavs.is_floating_point():
             wavs = wavs.float()
         with self.inference_ctx, torch.no_grad():
-            out_prob = self.mods.model(wavs, wav_lens).float()
+            out_prob = self.mods.embedding_model(wavs, wav_lens).float()
+        return self.decide(self.mods.classifier(out_prob), unknown_below)
+
+    def decide(self, out_prob, unknown_below=None):
+        """Take the best class of each row.
+
+        Arguments
+        ---------
+        out_prob : torch.Tensor, [batch, n_classes]
+            Log-posteriors.
+        unknown_below : float, optional
+            As in ``classify_batch``.
+
+        Returns
+        -------
+        tuple
+            As ``classify_batch``.
+
+        Raises
+        ------
+        ValueError
+            ``unknown_below`` is no probability.
+        """
+        if unknown_below is not None and not 0 <= unknown_below <= 1:
+            raise ValueError(
+                f"unknown_below must be in [0, 1], got {unknown_below}"
+            )
         score, index = out_prob.max(dim=-1)
         text_lab = self.hparams.label_encoder.decode_torch(index)
+        if unknown_below is not None:
+            unsure = (score.exp() < unknown_below).tolist()
+            text_lab = [
+                UNKNOWN if wanting else label
+                for label, wanting in zip(text_lab, unsure, strict=True)
+            ]
         return out_prob, score, index, text_lab
 
-    def classify_file(self, path):
+    def classify_file(self, path, unknown_below=None, speech_only=True):
         """Classify an audio file of any rate and channel count.
 
         Arguments
         ---------
         path : str or pathlib.Path
-            A local audio file.
+            A local audio file: wav, flac, ogg, mp3.
+        unknown_below : float, optional
+            As in ``classify_batch``.
+        speech_only : bool
+            Refuse a file without speech instead of calling it sad.
 
         Returns
         -------
@@ -185,10 +261,99 @@ class EmotionClassifier(Pretrained):
 
         Raises
         ------
-        ValueError
-            The file cannot be read or holds no audio; the message names it.
+        AudioError
+            A ValueError: the file cannot be read or holds no audio; the
+            message names it.
+        NoSpeechError
+            An AudioError with ``reason`` "too short", "silence" or "noise".
         """
-        return self.classify_batch(load_audio(path, self.hparams.sample_rate))
+        wav = load_audio(path, self.hparams.sample_rate)
+        if speech_only:
+            check_speech(wav, self.hparams.sample_rate, path)
+        return self.classify_batch(wav, unknown_below=unknown_below)
+
+    def classify_files(self, paths, **options):
+        """Classify many files; one that cannot be read stops nothing.
+
+        Arguments
+        ---------
+        paths : list of str or pathlib.Path, or one folder
+            Audio files; a folder stands for all those below it.
+        **options : dict
+            See ``speechbrain_dslstm.files.classify_files``.
+
+        Returns
+        -------
+        list of FileResult
+            In the order of the files.
+        """
+        return classify_files(self, paths, **options)
+
+    def classify_long(self, path, **options):
+        """Classify a long recording window by window, in bounded memory.
+
+        Arguments
+        ---------
+        path : str or pathlib.Path
+            A local audio file.
+        **options : dict
+            See ``speechbrain_dslstm.segments.classify_long``.
+
+        Returns
+        -------
+        iterator of Segment
+            Start, end, label and posterior of each window.
+        """
+        return classify_long(self, path, **options)
+
+    def stream(self, normalization=None):
+        """Begin a stream of audio in chunks of any size.
+
+        Arguments
+        ---------
+        normalization : str, optional
+            "running" for a model that centres each utterance on its own
+            mean, which no stream can know; see ``with_normalization``.
+
+        Returns
+        -------
+        EmotionStream
+            See there for what it answers, and for its look-ahead.
+
+        Raises
+        ------
+        ValueError
+            The model needs the whole utterance; the message says why.
+        """
+        classifier = self.with_normalization(normalization)
+        return EmotionStream(
+            classifier.mods.embedding_model, classifier.mods.classifier
+        )
+
+    def with_normalization(self, normalization):
+        """The same weights with another treatment of the features' mean.
+
+        Arguments
+        ---------
+        normalization : str or None
+            "running": what has been heard so far takes the place of the
+            utterance's mean; "training": training-set statistics only; None:
+            as the model was trained.
+
+        Returns
+        -------
+        EmotionClassifier
+            Whose answers a stream of that normalisation ends with.
+        """
+        if normalization is None:
+            return self
+        return self.from_model(
+            with_normalization(self.mods.embedding_model, normalization),
+            self.hparams.label_encoder,
+            self.hparams.sample_rate,
+            self.mods.classifier.temperature,
+            {"device": self.device},
+        )
 
     def forward(self, wavs, wav_lens=None):
         """The same as ``classify_batch``.
@@ -208,103 +373,52 @@ class EmotionClassifier(Pretrained):
         return self.classify_batch(wavs, wav_lens)
 
 
-def save_pretrained(folder, hparams, model, labels):
-    """Write a model folder that ``EmotionClassifier.from_hparams`` loads.
+def find_folder(source):
+    """Find a model folder on this machine.
 
     Arguments
     ---------
-    folder : str or pathlib.Path
-        Made if it does not exist.
-    hparams : str
-        HyperPyYAML text that defines ``model`` and ``sample_rate``, or
-        ``features[sample_rate]``; everything else in it is left out.
-    model : torch.nn.Module
-        The trained model.
-    labels : list of str
-        Names of the classes in the order of their indices.
+    source : str or pathlib.Path
+        A folder, or the name of one that comes with the package.
+
+    Returns
+    -------
+    pathlib.Path or None
+        Its full path; None where there is no such folder.
 
     Example
     -------
-    >>> folder = getfixture("tmp_path")
-    >>> yaml = "sample_rate: 8000\\nmodel: !new:torch.nn.Linear [2, 1]"
-    >>> save_pretrained(folder, yaml, torch.nn.Linear(2, 1), ["anger"])
-    >>> sorted(path.name for path in folder.iterdir())
-    ['hyperparams.yaml', 'label_encoder.ckpt', 'model.ckpt']
+    >>> find_folder(getfixture("tmp_path")).is_absolute()
+    True
+    >>> find_folder("user/model") is None
+    True
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    yaml = YAML()
-    resolved = yaml.load(resolve_references(hparams))
-    rate = resolved.get("sample_rate")
-    frame = {"sample_rate": rate or resolved["features"]["sample_rate"]}
-    out = StringIO()
-    yaml.dump({**frame, "model": resolved["model"]}, out)
-    # The comments of the training YAML lose their place in here
-    lines = [
-        line
-        for line in out.getvalue().splitlines()
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
-    text = "\n".join(lines) + "\n" + FRAME
-    _write(folder / HYPERPARAMS, lambda p: p.write_text(text))
-    _write(folder / "model.ckpt", lambda p: torch.save(model.state_dict(), p))
-    encoder = CategoricalEncoder()
-    encoder.update_from_iterable(labels, sequence_input=False)
-    _write(folder / "label_encoder.ckpt", lambda p: encoder.save(str(p)))
+    local = Path(source).expanduser()
+    if str(source) and local.is_dir():
+        return local.resolve()
+    if local.parts[:1] == ("pretrained",) and (SHIPPED / local).is_dir():
+        return SHIPPED / local
+    return None
 
 
-def load_weights(model, path):
-    """Load weights that fit a model exactly; nothing is left at random.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        Gets the weights.
-    path : str or pathlib.Path
-        A file written by ``torch.save``; nothing in it is executed.
-
-    Raises
-    ------
-    ValueError
-        Missing, unexpected or mis-shaped keys; the message names them.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "model.ckpt"
-    >>> torch.save({"scale": torch.ones(1)}, path)
-    >>> load_weights(torch.nn.Linear(1, 1, bias=False), path)
-    Traceback (most recent call last):
-    ValueError: ...model.ckpt does not fit the model: missing weight; ...
-    """
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    own = model.state_dict()
-    faults = {
-        "missing": sorted(own.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - own.keys()),
-        "of another shape": sorted(
-            f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
-            for key in own.keys() & state.keys()
-            if own[key].shape != state[key].shape
-        ),
-    }
-    found = [
-        f"{kind} {', '.join(keys)}" for kind, keys in faults.items() if keys
-    ]
-    if found:
-        raise ValueError(f"{path} does not fit the model: {'; '.join(found)}")
-    model.load_state_dict(state)
-
-
-def _write(path, write):
-    """Write aside and rename, so that no half-written file is ever loaded."""
-    aside = path.with_name(path.name + ".part")
-    write(aside)
-    os.replace(aside, path)
-
-
-def _looks_local(source):
-    """Whether a source that is no folder has not the form of a hub id."""
-    hub_id = r"\w[\w.-]*/\w[\w.-]*"
-    return isinstance(source, Path) or not re.fullmatch(
-        hub_id, str(source), re.ASCII
-    )
+def _check_hub_id(source, hparams_file, savedir):
+    """Tell a mistyped path from a hub id before minutes of retries."""
+    if isinstance(source, Path) or not re.fullmatch(
+        r"\w[\w.-]*/\w[\w.-]*", str(source), re.ASCII
+    ):
+        raise FileNotFoundError(f"no model folder {source}")
+    kept = savedir is not None and (Path(savedir) / hparams_file).is_file()
+    cached = try_to_load_from_cache(source, hparams_file)
+    if kept or isinstance(cached, str):
+        return
+    parent = Path(source).parent
+    if parent.is_dir() or str(parent) == "pretrained":
+        raise FileNotFoundError(
+            f"no model folder {source}; if it is the id of a hub, load it "
+            f"from a place without a folder {parent}"
+        )
+    if constants.HF_HUB_OFFLINE:
+        raise FileNotFoundError(
+            f"no model folder {source}, and none of that id in the cache of "
+            "the hub, which is offline (HF_HUB_OFFLINE)"
+        )

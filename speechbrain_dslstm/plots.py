@@ -14,6 +14,7 @@ from speechbrain_dslstm.metrics import format_confusion, scores_from_confusion
 __all__ = [
     "format_confusion",
     "plot_confusion",
+    "plot_explanation",
     "plot_intervals",
     "plot_learning_curves",
     "plot_speakers",
@@ -21,6 +22,17 @@ __all__ = [
 
 INK, FAINT = "#1f2933", "#6b7680"
 BLUE, ORANGE = "#1f6fb4", "#d1632a"
+# Paul Tol's bright scheme and black: told apart by everyone
+COLORS = (
+    "#4477aa",
+    "#ee6677",
+    "#228833",
+    "#ccbb44",
+    "#66ccee",
+    "#aa3377",
+    "#bbbbbb",
+    "#000000",
+)
 
 
 def plot_confusion(confusion, labels, path, title=None):
@@ -132,6 +144,120 @@ def plot_confusion(confusion, labels, path, title=None):
     bar.ax.tick_params(length=0, colors=INK)
     bar.outline.set_visible(False)
     bar.set_label("of the true class", color=FAINT, fontsize=8)
+    _save(figure, path)
+
+
+def plot_explanation(found, labels, path, title=None):
+    """Draw spectrograms, posterior and input gates above one another.
+
+    Arguments
+    ---------
+    found : Explanation
+        What ``speechbrain_dslstm.explain.explain`` returns.
+    labels : list of str, [K]
+        Names of the classes.
+    path : str or pathlib.Path
+        Where to; the ending chooses the format (.png, .svg, .pdf).
+    title : str, optional
+        Stands above the picture.
+
+    Raises
+    ------
+    ValueError
+        As many labels as there are no classes.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> import torch
+    >>> from speechbrain_dslstm import DualLevelClassifier
+    >>> from speechbrain_dslstm.explain import explain
+    >>> model = DualLevelClassifier(n_classes=2).eval()
+    >>> found = explain(model, torch.randn(16000))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "explained.png")
+    ...     plot_explanation(found, ["anger", "sadness"], file)
+    ...     file.read_bytes()[1:4]
+    b'PNG'
+    """
+    from matplotlib.figure import Figure
+
+    if len(labels) != found.posteriors.shape[1]:
+        raise ValueError(
+            f"{len(labels)} labels for {found.posteriors.shape[1]} classes"
+        )
+    figure = Figure(figsize=(9, 9), layout="constrained")
+    mel_x, mel_y, posterior, gates = figure.subplots(
+        4, 1, sharex=True, height_ratios=[1, 1.4, 1.3, 1.1]
+    )
+    for axes, mel, name in [
+        (mel_x, found.mel_x, "mel x\nfine time"),
+        (mel_y, found.mel_y, "mel y\nfine frequency"),
+    ]:
+        top = float(mel.max())
+        axes.imshow(
+            mel.T.numpy(),
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=top - 70,
+            vmax=top,
+            extent=(0, found.seconds, 0, mel.shape[1]),
+            interpolation="nearest",
+        )
+        axes.set_ylabel(f"{name}\n(mel band)", color=FAINT)
+
+    # A value holds from the step before to its own end
+    edges = np.concatenate([[0.0], found.times.numpy()])
+    colors = list(COLORS) * (1 + len(labels) // len(COLORS))
+    answer = int(found.posteriors[-1].argmax())
+    for k, label in enumerate(labels):
+        values = found.posteriors[:, k].numpy()
+        posterior.stairs(
+            values,
+            edges,
+            baseline=None,
+            color=colors[k],
+            linewidth=2.6 if k == answer else 1.2,
+            label=f"{label} {values[-1]:.2f}",
+        )
+    posterior.set_ylim(0, 1.02)
+    posterior.set_ylabel("posterior of\nall heard so far", color=FAINT)
+
+    layers = len(found.gate_x)
+    for k in range(layers):
+        style = ["-", "--", ":"][min(k, 2)]
+        layer = f", layer {k + 1}" if layers > 1 else ""
+        for gate, color, name in [
+            (found.gate_x, COLORS[0], "$i_T$ (fine time)"),
+            (found.gate_y, COLORS[1], "$i_F$ (fine frequency)"),
+        ]:
+            gates.stairs(
+                gate[k].numpy(),
+                edges,
+                baseline=None,
+                color=color,
+                linestyle=style,
+                linewidth=1.8,
+                label=f"{name}{layer}",
+            )
+    gates.set_ylabel("mean input gate", color=FAINT)
+    gates.set_xlabel("seconds", color=FAINT)
+    gates.set_xlim(0, found.seconds)
+    for axes in (posterior, gates):
+        axes.set_axisbelow(True)
+        axes.grid(color="#e4e7eb", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(
+            loc="center left",
+            bbox_to_anchor=(1.01, 0.5),
+            frameon=False,
+            fontsize=9,
+        )
+    for axes in (mel_x, mel_y, posterior, gates):
+        axes.tick_params(colors=INK)
+    if title:
+        figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
     _save(figure, path)
 
 

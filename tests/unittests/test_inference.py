@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from huggingface_hub import constants
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from speechbrain.inference import interfaces
 
@@ -19,7 +20,14 @@ from speechbrain_dslstm.inference import load_weights, save_pretrained
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Neither in the order of the alphabet nor of length
 LABELS = ["sadness", "anger", "neutral"]
-FILES = ["hyperparams.yaml", "label_encoder.ckpt", "model.ckpt"]
+FILES = [
+    "custom_interface.py",
+    "hyperparams.yaml",
+    "label_encoder.ckpt",
+    "model.ckpt",
+    "model.json",
+    "model.safetensors",
+]
 HPARAMS = """
 seed: 1234
 sample_rate: 16000
@@ -335,6 +343,7 @@ def test_a_mistyped_path_fails_at_once(source, tmp_path, monkeypatch):
 @pytest.mark.parametrize("source", ["user/name", "some-lab/ds_lstm-emo.v2"])
 def test_an_id_of_the_hub_goes_there(source, tmp_path, monkeypatch):
     asked = []
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
     def fetch(filename, source, savedir, **kwargs):
         asked.append((filename, source, savedir))
@@ -344,6 +353,31 @@ def test_an_id_of_the_hub_goes_there(source, tmp_path, monkeypatch):
     with pytest.raises(ConnectionError, match="no hub here"):
         EmotionClassifier.from_hparams(source, savedir=tmp_path)
     assert asked == [("hyperparams.yaml", source, str(tmp_path))]
+
+
+@pytest.mark.parametrize("why", ["parent", "pretrained", "offline"])
+def test_a_mistyped_path_in_the_form_of_an_id(why, tmp_path, monkeypatch):
+    """As long as there is a sign that it is none."""
+    online = why != "offline"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", not online)
+    monkeypatch.setattr(interfaces, "fetch", None)
+    monkeypatch.chdir(tmp_path)
+    source = "pretrained/gone" if why == "pretrained" else "runs/gone"
+    if why == "parent":
+        (tmp_path / "runs").mkdir()
+    started = time.monotonic()
+    with pytest.raises(FileNotFoundError, match=f"no model folder {source}"):
+        EmotionClassifier.from_hparams(source)
+    assert time.monotonic() - started < 1
+
+
+def test_what_was_fetched_before_loads_offline(
+    saved, model, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    kept = shutil.copytree(saved, tmp_path / "kept")
+    classifier = EmotionClassifier.from_hparams("user/name", savedir=kept)
+    assert_same_answers(classifier, model)
 
 
 def test_a_folder_without_yaml(folder):
@@ -357,7 +391,7 @@ def test_a_file_instead_of_a_folder(folder):
         EmotionClassifier.from_hparams(str(folder / "hyperparams.yaml"))
 
 
-@pytest.mark.parametrize("name", FILES[1:])
+@pytest.mark.parametrize("name", ["label_encoder.ckpt", "model.ckpt"])
 def test_a_folder_without_weights_or_classes(folder, name):
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=name):
@@ -367,12 +401,11 @@ def test_a_folder_without_weights_or_classes(folder, name):
 def test_a_yaml_without_the_model(folder):
     path = folder / "hyperparams.yaml"
     text = path.read_text()
-    assert "modules:\n  model:" in text
-    path.write_text(text.replace("modules:\n  model:", "modules:\n  other:"))
-    with pytest.raises(ValueError, match=r"no modules\[model\]"):
+    path.write_text(text.replace("  embedding_model:", "  other:"))
+    with pytest.raises(ValueError, match=r"no modules\[embedding_model\]"):
         EmotionClassifier.from_hparams(folder)
     for modules in (None, {}):
-        with pytest.raises(ValueError, match=r"no modules\[model\]"):
+        with pytest.raises(ValueError, match=r"no modules\[embedding_mod"):
             EmotionClassifier(modules, {"sample_rate": 16000})
 
 

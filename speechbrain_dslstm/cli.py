@@ -1,0 +1,569 @@
+"""The command ``dslstm``: emotions of files, streams and folders.
+
+Exit status: 0 where every file has an answer or a reason; 1 where one could
+not be read, or nobody reads the output; 2 for a wrong command line, a missing model or another error,
+which is one line on standard error.
+"""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import click
+
+__all__ = ["cli", "main"]
+
+DEFAULT_MODEL = "pretrained/emotion-dslstm-emodb"
+EXAMPLES = {
+    "classify": """\
+        dslstm classify speech.wav
+        dslstm classify recordings/ --csv > emotions.csv
+        dslstm classify meeting.mp3 --long --window 5 --json
+        dslstm classify speech.wav --unknown-below 0.5
+    """,
+    "stream": """\
+        arecord -q -f S16_LE -r 16000 -c 1 | dslstm stream
+        ffmpeg -i talk.mp4 -f s16le -ac 1 -ar 16000 - | dslstm stream --json
+    """,
+    "export": """\
+        dslstm export model.onnx
+        dslstm export small.onnx --int8
+        dslstm export step.onnx --step --normalization running
+        dslstm export model.pt2
+    """,
+    "info": """\
+        dslstm info runs/dual_level/emodb/session/fold0_seed1234/model
+    """,
+    "explain": """\
+        dslstm explain speech.wav
+        dslstm explain speech.wav --output gates.pdf
+    """,
+}
+
+
+def _command(name, help_text):
+    """A sub-command whose help ends with examples."""
+    lines = [line.strip() for line in EXAMPLES[name].strip().splitlines()]
+    epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+    return cli.command(name, help=help_text, epilog=epilog)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Each command has its own --help with examples.",
+)
+@click.version_option(package_name="speechbrain-dslstm")
+def cli():
+    """Speech emotion recognition with the Dual-Sequence LSTM.
+
+    Example
+    -------
+    >>> from click.testing import CliRunner
+    >>> found = CliRunner().invoke(cli, ["classify", "--help"])
+    >>> found.exit_code, "dslstm classify speech.wav" in found.output
+    (0, True)
+    """
+
+
+# click shows a docstring as help; ours has an example in it
+cli.help = "Speech emotion recognition with the Dual-Sequence LSTM."
+
+
+def _model_options(function):
+    """Options of every command that needs a model."""
+    options = [
+        click.option(
+            "-m",
+            "--model",
+            default=DEFAULT_MODEL,
+            show_default=True,
+            help="Model folder.",
+        ),
+        click.option(
+            "--trust-yaml",
+            is_flag=True,
+            help="Load the model's YAML, which is a program, instead of its "
+            "plain data; a hub id needs it.",
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _load(model, trust_yaml, device=None):
+    """A classifier, by data only unless the user trusts the folder."""
+    options = {"device": device} if device else None
+    if trust_yaml:
+        from speechbrain_dslstm.inference import EmotionClassifier
+
+        return EmotionClassifier.from_hparams(model, run_opts=options)
+    from speechbrain_dslstm.safe_loader import load_safe
+
+    return load_safe(model, options)
+
+
+def _probability(context, parameter, value):
+    if value is not None and not 0 <= value <= 1:
+        raise click.BadParameter(f"{value} is no probability in [0, 1]")
+    return value
+
+
+@_command("classify", "Tell the emotion of audio FILES, or of all in a folder.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE|FOLDER...")
+@_model_options
+@click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
+@click.option("--csv", "as_csv", is_flag=True, help="A table with a heading.")
+@click.option("--long", is_flag=True, help="Answer window by window.")
+@click.option(
+    "--window",
+    type=float,
+    default=6.0,
+    show_default=True,
+    help="Seconds of a window, with --long.",
+)
+@click.option(
+    "--hop", type=float, help="Seconds between windows.  [default: the window]"
+)
+@click.option(
+    "--unknown-below",
+    type=float,
+    metavar="P",
+    callback=_probability,
+    help='Say "unknown" where the best posterior is below P.',
+)
+@click.option(
+    "--any-sound", is_flag=True, help="Answer for silence and noise, too."
+)
+def classify(
+    files,
+    model,
+    trust_yaml,
+    as_json,
+    as_csv,
+    long,
+    window,
+    hop,
+    unknown_below,
+    any_sound,
+):
+    """Tell the emotion of files.
+
+    Arguments
+    ---------
+    files : tuple of str
+        Files and folders.
+    model : str
+        Model folder.
+    trust_yaml : bool
+        Load the YAML.
+    as_json : bool
+        A JSON object a line.
+    as_csv : bool
+        A table with a heading.
+    long : bool
+        Window by window.
+    window : float
+        Seconds.
+    hop : float
+        Seconds.
+    unknown_below : float
+        Threshold of the best posterior.
+    any_sound : bool
+        Answer for silence and noise, too.
+
+    Example
+    -------
+    >>> from click.testing import CliRunner
+    >>> CliRunner().invoke(cli, ["classify"]).exit_code
+    2
+    """
+    if as_json and as_csv:
+        raise click.UsageError("either --json or --csv, not both")
+    if not long and (hop is not None or window != 6.0):
+        raise click.UsageError("--window and --hop need --long")
+    classifier = _load(model, trust_yaml)
+    options = {"unknown_below": unknown_below, "speech_only": not any_sound}
+    if long:
+        rows = _rows_of_windows(
+            classifier, files, {"window": window, "hop": hop, **options}
+        )
+    else:
+        rows = _rows_of_files(classifier, files, options)
+    unread = False
+    write = _writer(as_json, as_csv, classifier.labels, long)
+    for row in rows:
+        write(row)
+        unread |= bool(row.get("error")) and not row.get("reason")
+    if unread:
+        click.get_current_context().exit(1)
+
+
+def _posteriors(labels, log_posteriors):
+    if log_posteriors is None:
+        return None
+    values = log_posteriors.exp().tolist()
+    return dict(zip(labels, values, strict=True))
+
+
+def _rows_of_files(classifier, files, options):
+    for result in classifier.classify_files(list(files), **options):
+        yield {
+            "file": str(result.path),
+            "label": result.label,
+            "posteriors": _posteriors(classifier.labels, result.log_posteriors),
+            "reason": result.reason,
+            "error": result.error,
+        }
+
+
+def _rows_of_windows(classifier, files, options):
+    from speechbrain_dslstm.audio import AudioError
+    from speechbrain_dslstm.files import find_audio
+
+    for path in find_audio(list(files)):
+        try:
+            for found in classifier.classify_long(path, **options):
+                yield {
+                    "file": str(path),
+                    "start": round(found.start, 3),
+                    "end": round(found.end, 3),
+                    "label": found.label,
+                    "posteriors": _posteriors(
+                        classifier.labels, found.log_posteriors
+                    ),
+                    "reason": found.reason,
+                }
+        except AudioError as error:
+            yield {"file": str(path), "error": str(error)}
+
+
+def _writer(as_json, as_csv, labels, long):
+    """A function that writes one row in the wanted form."""
+    if as_json:
+        return lambda row: click.echo(
+            json.dumps({k: v for k, v in row.items() if v is not None})
+        )
+    if as_csv:
+        times = ["start", "end"] if long else []
+        names = ["file", *times, "label", *labels, "reason", "error"]
+        table = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+        table.writeheader()
+
+        def write(row):
+            """One line of the table."""
+            posteriors = row.pop("posteriors", None) or {}
+            posteriors = {k: f"{v:.6f}" for k, v in posteriors.items()}
+            table.writerow({**row, **posteriors})
+
+        return write
+    return _write_text
+
+
+def _write_text(row):
+    where = row["file"]
+    if "start" in row:
+        where += f"  {row['start']:8.2f} {row['end']:8.2f}"
+    if not row.get("posteriors"):
+        if row.get("reason"):
+            click.echo(f"{where}  - ({row['reason']})")
+        else:
+            click.echo(f"dslstm: {row['error']}", err=True)
+        return
+    ranked = sorted(row["posteriors"].items(), key=lambda item: -item[1])
+    shown = "  ".join(f"{label} {value:.2f}" for label, value in ranked[:3])
+    click.echo(f"{where}  {row['label']}  [{shown}]")
+
+
+@_command(
+    "stream",
+    "Tell the emotion of raw PCM on standard input as it comes: 16-bit "
+    "little-endian mono at the model's rate.",
+)
+@_model_options
+@click.option(
+    "--every",
+    type=click.FloatRange(0.05),
+    default=0.5,
+    show_default=True,
+    help="Seconds between answers.",
+)
+@click.option(
+    "--normalization",
+    type=click.Choice(["running", "training"]),
+    help="For a model that centres whole utterances.  [default: running, "
+    "where it is needed]",
+)
+@click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
+def stream(model, trust_yaml, every, normalization, as_json):
+    """Tell the emotion of standard input.
+
+    Arguments
+    ---------
+    model : str
+        Model folder.
+    trust_yaml : bool
+        Load the YAML.
+    every : float
+        Seconds between answers.
+    normalization : str
+        "running" or "training".
+    as_json : bool
+        A JSON object a line.
+
+    Example
+    -------
+    >>> from click.testing import CliRunner
+    >>> CliRunner().invoke(cli, ["stream", "--every", "0"]).exit_code
+    2
+    """
+    import torch
+
+    classifier = _load(model, trust_yaml)
+    needed = "running" if _centres(classifier) else None
+    opened = classifier.stream(normalization or needed)
+    rate = classifier.hparams.sample_rate
+    size = 2 * round(every * rate)
+    source = sys.stdin.buffer
+    ended = False
+    while not ended:
+        # Fewer bytes than asked for: the end
+        data = source.read(size)
+        ended = len(data) < size
+        pcm = torch.frombuffer(
+            bytearray(data[: len(data) // 2 * 2]) or bytearray(2),
+            dtype=torch.int16,
+        )[: len(data) // 2]
+        found = opened.push(pcm.float() / 32768)
+        if ended and opened.samples:
+            found = opened.finish()
+        if found is None:
+            continue
+        seconds = round(opened.samples / rate, 3)
+        _, _, _, label = classifier.decide(found.unsqueeze(0))
+        values = _posteriors(classifier.labels, found)
+        if as_json:
+            row = {"seconds": seconds, "label": label[0], "posteriors": values}
+            click.echo(json.dumps({**row, "final": ended}))
+        else:
+            _write_text(
+                {
+                    "file": f"{seconds:8.2f}",
+                    "label": label[0],
+                    "posteriors": values,
+                }
+            )
+        sys.stdout.flush()
+    if not opened.samples:
+        raise click.ClickException("no audio on standard input")
+
+
+def _centres(classifier):
+    """Whether the model takes out the mean of whole utterances."""
+    streams = classifier.mods.embedding_model.streams.values()
+    return any(s.normalization.center_utterances for s in streams)
+
+
+@_command(
+    "export",
+    "Write the whole chain to OUTPUT, an ONNX file (.onnx) or a torch program "
+    "(.pt2).",
+)
+@click.argument("output", type=click.Path(dir_okay=False))
+@_model_options
+@click.option("--int8", is_flag=True, help="Weights as 8-bit integers.")
+@click.option("--step", is_flag=True, help="One step of a stream.")
+@click.option(
+    "--normalization",
+    type=click.Choice(["running", "training"]),
+    help="For --step with a model that centres whole utterances.",
+)
+def export(output, model, trust_yaml, int8, step, normalization):
+    """Write the whole chain to a file.
+
+    Arguments
+    ---------
+    output : str
+        The file.
+    model : str
+        Model folder.
+    trust_yaml : bool
+        Load the YAML.
+    int8 : bool
+        Weights as 8-bit integers.
+    step : bool
+        One step of a stream.
+    normalization : str
+        "running" or "training".
+
+    Example
+    -------
+    >>> from click.testing import CliRunner
+    >>> CliRunner().invoke(cli, ["export", "a.txt"]).exit_code
+    2
+    """
+    import torch
+
+    from speechbrain_dslstm import export as exporter
+
+    output = Path(output)
+    if output.suffix not in (".onnx", ".pt2"):
+        raise click.UsageError(f"{output} ends neither in .onnx nor in .pt2")
+    if output.suffix == ".pt2" and (int8 or step):
+        raise click.UsageError("--int8 and --step are for .onnx")
+    classifier = _load(model, trust_yaml, "cpu").with_normalization(
+        normalization
+    )
+    if output.suffix == ".pt2":
+        torch.export.save(exporter.export_torch(classifier), output)
+    else:
+        write = exporter.export_step_onnx if step else exporter.export_onnx
+        whole = output.with_suffix(".float.onnx") if int8 else output
+        write(classifier, whole)
+        if int8:
+            exporter.quantize_onnx(whole, output)
+            whole.unlink()
+    click.echo(f"{output}  {output.stat().st_size / 1e6:.2f} MB")
+
+
+@_command("info", "Say what is in a MODEL folder.")
+@click.argument("model", default=DEFAULT_MODEL)
+def info(model):
+    """Say what is in a model folder.
+
+    Arguments
+    ---------
+    model : str
+        Model folder.
+
+    Example
+    -------
+    >>> from click.testing import CliRunner
+    >>> CliRunner().invoke(cli, ["info", "--help"]).exit_code
+    0
+    """
+    from speechbrain_dslstm.inference import find_folder
+    from speechbrain_dslstm.safe_loader import load_safe, read_description
+
+    folder = find_folder(model)
+    if folder is None:
+        raise click.ClickException(f"no model folder {model}")
+    data = read_description(folder)
+    classifier = load_safe(folder)
+    loaded = classifier.mods.embedding_model
+    parameters = sum(p.numel() for p in loaded.parameters())
+    size = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
+    branches = {
+        type(branch).__name__: loaded.branch_weights[name]
+        for name, branch in loaded.branches.items()
+    }
+    rows = {
+        "folder": folder,
+        "classes": ", ".join(data["labels"]),
+        "sample rate": f"{data['sample_rate']} Hz",
+        "branches": ", ".join(f"{n} ({w:g})" for n, w in branches.items()),
+        "parameters": f"{parameters:,}",
+        "size": f"{size / 1e6:.1f} MB",
+        "temperature": f"{data['temperature']:.3f}",
+        "utterance mean": (
+            "taken out (a stream needs --normalization)"
+            if _centres(classifier)
+            else "left in"
+        ),
+        "shortest clip": f"{loaded.min_samples / data['sample_rate']:.2f} s",
+        "sha256": data["sha256"],
+    }
+    for name, value in rows.items():
+        click.echo(f"{name:15} {value}")
+
+
+@_command(
+    "explain",
+    "Draw what the cell listened to in FILE: both spectrograms, the posterior "
+    "and the input gates over time.",
+)
+@click.argument("file")
+@_model_options
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False),
+    help="Picture: .png, .svg or .pdf.  [default: FILE.png, here]",
+)
+def explain(file, model, trust_yaml, output):
+    """Draw what the cell listened to.
+
+    Arguments
+    ---------
+    file : str
+        Audio file.
+    model : str
+        Model folder.
+    trust_yaml : bool
+        Load the YAML.
+    output : str
+        Picture.
+
+    Example
+    -------
+    >>> from click.testing import CliRunner
+    >>> CliRunner().invoke(cli, ["explain"]).exit_code
+    2
+    """
+    from speechbrain_dslstm.activity import check_speech
+    from speechbrain_dslstm.audio import load_audio
+    from speechbrain_dslstm.explain import explain as follow
+    from speechbrain_dslstm.plots import plot_explanation
+
+    classifier = _load(model, trust_yaml, "cpu")
+    rate = classifier.hparams.sample_rate
+    wav = load_audio(file, rate)
+    check_speech(wav, rate, file)
+    if len(wav) > 60 * rate:
+        raise click.ClickException(f"{file} is longer than a minute")
+    mods = classifier.mods
+    found = follow(mods.embedding_model, wav, mods.classifier, rate)
+    best = found.posteriors[-1].argmax().item()
+    label = classifier.labels[best]
+    output = Path(output or f"{Path(file).stem}.png")
+    title = f"{Path(file).name}: {label} {found.posteriors[-1, best]:.2f}"
+    plot_explanation(found, classifier.labels, output, title)
+    click.echo(f"{output}  {label}")
+
+
+def main():
+    """Run the command line; an error is one line, and no traceback.
+
+    Example
+    -------
+    >>> import subprocess, sys
+    >>> command = [sys.executable, "-m", "speechbrain_dslstm.cli", "info", "no"]
+    >>> done = subprocess.run(command, capture_output=True, text=True)
+    >>> done.returncode, done.stderr
+    (2, 'dslstm: no model folder no\\n')
+    """
+    try:
+        status = cli.main(prog_name="dslstm", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        status = stop.exit_code
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "dslstm"
+        hint = f"(see {command} --help)"
+        status = _complain(f"{error.format_message()} {hint}")
+    except click.ClickException as error:
+        status = _complain(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        status = 130
+    except (ValueError, OSError, ImportError) as error:
+        status = _complain(str(error))
+    sys.exit(status)
+
+
+def _complain(message):
+    click.echo(f"dslstm: {' '.join(message.split())}", err=True)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

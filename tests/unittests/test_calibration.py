@@ -1,0 +1,79 @@
+"""A temperature brings confidence and accuracy together."""
+
+import pytest
+import torch
+
+from speechbrain_dslstm.calibration import (
+    TemperatureScaling,
+    calibration_report,
+    fit_temperature,
+)
+
+
+def sharpened(temperature, n=4000, classes=5):
+    """Calibrated log-posteriors, and what an over-confident model says."""
+    honest = (2 * torch.randn(n, classes)).log_softmax(1)
+    targets = torch.distributions.Categorical(logits=honest).sample()
+    return (honest * temperature).log_softmax(1), targets
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 5.0])
+def test_the_temperature_is_found(temperature):
+    log_posteriors, targets = sharpened(temperature)
+    found = fit_temperature(log_posteriors, targets)
+    assert found == pytest.approx(temperature, rel=0.08)
+
+
+def test_it_is_the_minimum():
+    log_posteriors, targets = sharpened(3.0)
+    best = fit_temperature(log_posteriors, targets)
+    losses = [
+        calibration_report(log_posteriors, targets, best * factor)["nll_after"]
+        for factor in (0.95, 1.0, 1.05)
+    ]
+    assert losses[1] < losses[0] and losses[1] < losses[2]
+
+
+def test_report_on_held_out_data():
+    found = calibration_report(
+        *sharpened(3.0), fit_temperature(*sharpened(3.0))
+    )
+    assert found["ece_after"] < 0.03 < 0.1 < found["ece_before"]
+    assert found["nll_after"] < found["nll_before"]
+
+
+def test_the_order_of_the_classes_stays():
+    log_posteriors, _ = sharpened(3.0)
+    scaled = TemperatureScaling(3.0)(log_posteriors)
+    torch.testing.assert_close(scaled.exp().sum(1), torch.ones(len(scaled)))
+    assert torch.equal(scaled.argsort(1), log_posteriors.argsort(1))
+
+
+def test_one_changes_nothing():
+    log_posteriors, _ = sharpened(1.0)
+    found = TemperatureScaling(1.0)(log_posteriors)
+    torch.testing.assert_close(found, log_posteriors, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_bounds(right):
+    """All right or all wrong: as far as the bounds, not to infinity."""
+    log_posteriors = torch.tensor([[0.9, 0.1]]).log().repeat(5, 1)
+    targets = torch.full((5,), 0 if right else 1)
+    found = fit_temperature(log_posteriors, targets)
+    assert 0.05 <= found < 0.1 if right else 19.9 < found <= 20.0
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_no_temperature(temperature):
+    with pytest.raises(ValueError, match="must be a positive number"):
+        TemperatureScaling(temperature)
+
+
+@pytest.mark.parametrize(
+    "log_posteriors", [torch.zeros(0, 2), torch.full((1, 2), float("nan"))]
+)
+def test_nothing_to_fit(log_posteriors):
+    targets = torch.zeros(len(log_posteriors), dtype=torch.int64)
+    with pytest.raises(ValueError, match="finite log-posteriors"):
+        fit_temperature(log_posteriors, targets)

@@ -1,0 +1,260 @@
+"""The command line: answers, forms, exit codes, one-line errors."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner
+
+from speechbrain_dslstm import cli as cli_module
+from speechbrain_dslstm.cli import cli, main
+from speechbrain_dslstm.safe_loader import load_safe, write_safe
+
+LABELS = ["sadness", "anger", "neutral"]
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def model(small_model, tmp_path_factory):
+    """A folder that holds plain data only."""
+    folder = tmp_path_factory.mktemp("model")
+    write_safe(folder, small_model(center=True), LABELS, 16000, 1.5)
+    return folder
+
+
+@pytest.fixture
+def dslstm(model, monkeypatch, capsys):
+    """Runs a command line; returns status, output and errors."""
+
+    def run(*arguments, model=model):
+        if arguments[0] not in ("info", "--help", "--version"):
+            arguments = (*arguments, "--model", str(model))
+        monkeypatch.setattr(sys, "argv", ["dslstm", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        found = capsys.readouterr()
+        return stop.value.code or 0, found.out, found.err
+
+    return run
+
+
+def test_classify(dslstm, model, emodb_files):
+    status, out, err = dslstm("classify", *emodb_files[:3])
+    assert (status, err) == (0, "")
+    classifier = load_safe(model)
+    for line, path in zip(out.splitlines(), emodb_files, strict=False):
+        _, score, _, label = classifier.classify_file(path)
+        assert line.startswith(f"{path}  {label[0]}  [{label[0]} ")
+        assert f"{score.exp().item():.2f}" in line
+
+
+def test_json(dslstm, model, emodb_files):
+    status, out, _ = dslstm("classify", "--json", *emodb_files[:3])
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and [r["file"] for r in rows] == [
+        str(path) for path in emodb_files[:3]
+    ]
+    for row in rows:
+        assert list(row["posteriors"]) == LABELS
+        assert sum(row["posteriors"].values()) == pytest.approx(1, abs=1e-5)
+        assert row["label"] == max(LABELS, key=row["posteriors"].get)
+
+
+def test_csv_of_a_folder(dslstm, emodb_clips, tmp_path):
+    soundfile.write(tmp_path / "a.ogg", emodb_clips[0].numpy(), 16000)
+    soundfile.write(tmp_path / "b.wav", np.zeros(16000), 16000)
+    (tmp_path / "c.wav").write_text("no audio")
+    status, out, _ = dslstm("classify", "--csv", tmp_path)
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert status == 1
+    assert [Path(row["file"]).name for row in rows] == [
+        "a.ogg",
+        "b.wav",
+        "c.wav",
+    ]
+    assert list(rows[0]) == ["file", "label", *LABELS, "reason", "error"]
+    total = sum(float(rows[0][label]) for label in LABELS)
+    assert total == pytest.approx(1, abs=1e-5)
+    assert rows[1]["reason"] == "silence" and not rows[1]["label"]
+    assert "c.wav" in rows[2]["error"]
+
+
+def test_silence_is_an_answer_and_a_broken_file_none(dslstm, tmp_path):
+    path = tmp_path / "silence.wav"
+    soundfile.write(path, np.zeros(16000), 16000)
+    assert dslstm("classify", path) == (0, f"{path}  - (silence)\n", "")
+    status, out, err = dslstm("classify", path, tmp_path / "gone.wav")
+    assert status == 1 and "(silence)" in out
+    assert err.startswith("dslstm: cannot read audio from")
+    assert err.count("\n") == 1
+    status, out, _ = dslstm("classify", "--any-sound", "--json", path)
+    assert json.loads(out)["label"] in LABELS
+
+
+def test_long(dslstm, emodb_clips, tmp_path):
+    path = tmp_path / "long.flac"
+    samples = torch.cat(emodb_clips[:6])
+    soundfile.write(path, samples.numpy(), 16000)
+    _, out, _ = dslstm(
+        "classify", path, "--long", "--window=3", "--hop=1.5", "--json"
+    )
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["start"] for row in rows[:3]] == [0, 1.5, 3.0]
+    assert rows[-1]["end"] == pytest.approx(len(samples) / 16000, abs=2e-3)
+    _, out, _ = dslstm("classify", path, "--long", "--csv")
+    assert out.startswith("file,start,end,label,sadness")
+    status, out, err = dslstm("classify", "--long", path, "gone.wav")
+    assert status == 1 and "gone.wav" in err and out.count("\n") >= 2
+
+
+def test_unknown(dslstm, emodb_files):
+    _, out, _ = dslstm("classify", emodb_files[0], "--unknown-below=1.0")
+    assert "  unknown  [" in out
+
+
+def test_stream(dslstm, model, emodb_clips, monkeypatch):
+    wav = emodb_clips[0]
+    pcm = (wav * 32768).round().clamp(-32768, 32767).short().numpy()
+    stdin = io.TextIOWrapper(io.BytesIO(pcm.astype("<i2").tobytes() + b"\0"))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    status, out, _ = dslstm("stream", "--json", "--every=0.3")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert status == 0 and len(rows) >= 3
+    assert [row["final"] for row in rows] == [False] * (len(rows) - 1) + [True]
+    offline = load_safe(model).with_normalization("running")
+    expected = offline.classify_batch(wav)[0][0].exp()
+    found = torch.tensor(list(rows[-1]["posteriors"].values()))
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert rows[-1]["seconds"] == round(len(wav) / 16000, 3)
+
+
+def test_an_empty_stream(dslstm, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    status, _, err = dslstm("stream")
+    assert (status, err) == (2, "dslstm: no audio on standard input\n")
+
+
+def test_info(dslstm, model):
+    status, out, _ = dslstm("info", model)
+    assert status == 0
+    for part in ("sadness, anger, neutral", "16000 Hz", "1.500", "DSLSTM"):
+        assert part in out or part == "DSLSTM"
+    assert "SpectrogramBranch (0.5), MFCCBranch (0.5)" in out
+
+
+def test_explain(dslstm, emodb_files, tmp_path):
+    picture = tmp_path / "picture.png"
+    status, out, _ = dslstm("explain", emodb_files[0], "-o", picture)
+    assert status == 0 and out.startswith(f"{picture}  ")
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_export_says_what_it_cannot(dslstm, tmp_path):
+    for arguments, message in [
+        (["a.txt"], "ends neither in .onnx nor in .pt2"),
+        (["a.pt2", "--int8"], "--int8 and --step are for .onnx"),
+        (["a.onnx", "--step"], "takes out each utterance's own mean"),
+    ]:
+        status, _, err = dslstm("export", *arguments)
+        assert status == 2 and message in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--int8"], ["--step"]])
+def test_export_hands_on(options, dslstm, monkeypatch, tmp_path):
+    """Which export is called; the exports have tests of their own."""
+    from speechbrain_dslstm import export
+
+    called = []
+
+    def fake(kind):
+        def write(source, path):
+            called.append(kind)
+            Path(path).write_bytes(b"x" * 10000)
+
+        return write
+
+    for name in ("export_onnx", "export_step_onnx", "quantize_onnx"):
+        monkeypatch.setattr(export, name, fake(name))
+    path = tmp_path / "model.onnx"
+    if "--step" in options:
+        options = [*options, "--normalization=running"]
+    status, out, _ = dslstm("export", path, *options)
+    assert (status, out) == (0, f"{path}  0.01 MB\n")
+    first = "export_step_onnx" if "--step" in options else "export_onnx"
+    expected = [first, "quantize_onnx"] if "--int8" in options else [first]
+    assert called == expected
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["classify"], "Missing argument"),
+        (["classify", "a.wav", "--json", "--csv"], "either --json or --csv"),
+        (["classify", "a.wav", "--unknown-below=2"], "no probability"),
+        (["classify", "a.wav", "--hop=2"], "--window and --hop need --long"),
+        (["classify", "a.wav", "--window=0", "--long"], "0 < hop <= window"),
+        (["explain", "gone.wav"], "cannot read audio from gone.wav"),
+        (["info", "gone"], "no model folder gone"),
+        (["classify", "--no-such"], "No such option"),
+    ],
+)
+def test_errors_are_one_line(arguments, message, dslstm):
+    status, out, err = dslstm(*arguments)
+    assert status == 2 and out == ""
+    assert message in err and err.startswith("dslstm: ")
+    assert err.count("\n") == 1 and "Traceback" not in err
+
+
+def test_a_folder_without_audio(dslstm, tmp_path):
+    status, _, err = dslstm("classify", tmp_path)
+    assert (status, err) == (2, f"dslstm: no audio files in {tmp_path}\n")
+
+
+def test_a_stranger_s_yaml_is_not_run(dslstm, emodb_files, tmp_path):
+    evil = "model: !apply:os.mkdir ['ran']\n"
+    (tmp_path / "hyperparams.yaml").write_text(evil)
+    status, _, err = dslstm("classify", emodb_files[0], model=tmp_path)
+    assert status == 2 and "no model.json" in err
+    assert not Path("ran").exists()
+
+
+@pytest.mark.parametrize("name", cli_module.EXAMPLES)
+def test_help_has_examples_that_parse(name):
+    runner = CliRunner()
+    found = runner.invoke(cli, [name, "--help"])
+    assert found.exit_code == 0 and "Examples:" in found.output
+    lines = [
+        line.strip()
+        for line in found.output.splitlines()
+        if line.strip().startswith(("dslstm ", "arecord", "ffmpeg"))
+    ]
+    assert len(lines) == cli_module.EXAMPLES[name].strip().count("\n") + 1
+    for line in lines:
+        words = line.split("dslstm ")[1].split(" > ")[0].split()
+        command = cli.commands[words[0]]
+        # Raises where an option does not exist
+        command.make_context(words[0], words[1:])
+
+
+def test_a_closed_pipe_is_quiet(model, emodb_files):
+    command = [sys.executable, "-m", "speechbrain_dslstm.cli", "classify"]
+    command += [*map(str, emodb_files[:2]), "--model", str(model)]
+    first = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=REPOSITORY,
+    )
+    first.stdout.close()
+    err = first.stderr.read().decode()
+    first.stderr.close()
+    assert first.wait() == 1 and err == ""

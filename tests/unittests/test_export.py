@@ -1,0 +1,257 @@
+"""The exported chain against torch, at sizes it was not traced with."""
+
+import json
+import os
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
+from speechbrain_dslstm.export import (
+    export_onnx,
+    export_step_onnx,
+    export_torch,
+    quantize_onnx,
+)
+from speechbrain_dslstm.exportable import ExportableClassifier
+from speechbrain_dslstm.exportable_step import ExportableStep
+from speechbrain_dslstm.models import MFCCBranch
+from speechbrain_dslstm.pretrained import make_label_encoder
+from speechbrain_dslstm.streaming import EmotionStream, with_normalization
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+FLOAT, INT8 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT8
+# Each takes a while to trace
+CONFIGURATIONS = {
+    "dual_level": {"center": True},
+    "ds_lstm": {"output_norm": "batch", "p": 1.0, "num_layers": 1},
+    "mfcc_lstm": {"p": 0.0},
+}
+
+
+def classifier_of(model):
+    return EmotionClassifier.from_model(
+        model, make_label_encoder(["a", "b", "c"]), 16000, temperature=1.5
+    )
+
+
+def batch_of(clips):
+    counts = torch.tensor([len(clip) for clip in clips])
+    return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), counts
+
+
+def open_session(path):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options)
+
+
+def run(session, wavs, counts):
+    inputs = {"wavs": wavs.numpy(), "counts": counts.numpy()}
+    return torch.from_numpy(session.run(None, inputs)[0])
+
+
+@pytest.fixture(scope="module", params=CONFIGURATIONS)
+def exported(request, small_model, tmp_path_factory):
+    """A classifier, and the file of it."""
+    made = classifier_of(small_model(**CONFIGURATIONS[request.param]))
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    return made, export_onnx(made, path)
+
+
+def test_any_batch_and_length(exported, emodb_clips):
+    """From a clip that is too short by itself to thirty seconds."""
+    made, path = exported
+    session = open_session(path)
+    batches = [emodb_clips[:1], emodb_clips[1:4], emodb_clips[4:11]]
+    batches += [[torch.cat(emodb_clips[:12])]]
+    for samples in (1, 400, 5000, 10239, 10240, 10241, 33333):
+        batches.append([clip[:samples] for clip in emodb_clips[:2]])
+    answers = []
+    for clips in batches:
+        wavs, counts = batch_of(clips)
+        expected = made.classify_batch(wavs, counts)[0]
+        found = run(session, wavs, counts)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+        answers.append(found[0])
+    assert torch.stack(answers[:3]).std(0).max() > 1e-3
+
+
+def test_padding_changes_nothing(exported, emodb_clips):
+    """Not even NaN behind the end of an utterance."""
+    made, path = exported
+    wavs, counts = batch_of(emodb_clips[:3])
+    spoiled = wavs.clone()
+    for row, count in zip(spoiled, counts, strict=True):
+        row[count:] = float("nan")
+    session = open_session(path)
+    torch.testing.assert_close(
+        run(session, spoiled, counts),
+        run(session, wavs, counts),
+        atol=0,
+        rtol=0,
+    )
+
+
+def test_the_file(exported):
+    """One file, recurrences as one operator a layer, a size that does not grow with time."""
+    made, path = exported
+    assert os.listdir(path.parent) == [path.name]
+    model = onnx.load(path)
+    onnx.checker.check_model(model)
+    operators = Counter(node.op_type for node in model.graph.node)
+    expected = {"Scan": 0, "LSTM": 0}
+    for branch in made.mods.embedding_model.branches.values():
+        if isinstance(branch, MFCCBranch):
+            expected["LSTM"] += branch.lstm.num_layers
+        else:
+            expected["Scan"] += branch.ds_lstm.num_layers
+    assert {name: operators[name] for name in expected} == expected
+    assert sum(operators.values()) < 700
+    assert {node.domain for node in model.graph.node} == {""}
+    found = {prop.key: prop.value for prop in model.metadata_props}
+    assert json.loads(found["labels"]) == ["a", "b", "c"]
+    assert found["sample_rate"] == "16000"
+    names = [value.name for value in model.graph.input]
+    assert names == ["wavs", "counts"]
+    assert [v.name for v in model.graph.output] == ["log_posteriors"]
+
+
+def test_int8(exported, emodb_clips):
+    """No matrix of floats is left, and the answer is close."""
+    made, path = exported
+    small = quantize_onnx(path, path.parent / "int8.onnx")
+    try:
+        wavs, counts = batch_of(emodb_clips[:6])
+        expected = made.classify_batch(wavs, counts)[0]
+        found = run(open_session(small), wavs, counts)
+        assert 0 < (found.exp() - expected.exp()).abs().max() < 0.1
+        stored = {t.name: t for t in onnx.load(small).graph.initializer}
+        weights = {n for n, t in stored.items() if t.data_type == INT8}
+        floats = {n for n, t in stored.items() if t.data_type == FLOAT}
+        kinds = {k for k in weights if len(stored[k].dims) >= 2}
+        parameters = made.mods.embedding_model.named_parameters()
+        matrices = [p for n, p in parameters if "weight" in n and p.dim() == 2]
+        assert sum(np.prod(stored[k].dims) for k in kinds) >= sum(
+            p.numel() for p in matrices
+        )
+        # What is left as floats: convolutions, norms, biases
+        assert all(np.prod(stored[k].dims) < 1000 for k in floats)
+    finally:
+        small.unlink()
+
+
+def test_torch_export(small_model, emodb_clips, tmp_path):
+    made = classifier_of(small_model(p=1.0))
+    file = tmp_path / "model.pt2"
+    torch.export.save(export_torch(made), file)
+    module = torch.export.load(file).module(check_guards=False)
+    for clips in (emodb_clips[:1], emodb_clips[2:5]):
+        wavs, counts = batch_of(clips)
+        expected = made.classify_batch(wavs, counts)[0]
+        with torch.no_grad():
+            found = module(wavs, counts)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+STREAMS = {
+    "dual_level": {},
+    "running": {"center": True},
+    "ds_lstm": {"p": 1.0},
+    "mfcc_lstm": {"p": 0.0},
+}
+
+
+@pytest.fixture(scope="module", params=STREAMS)
+def stream_model(request, small_model):
+    made = small_model(**STREAMS[request.param])
+    if request.param == "running":
+        made = with_normalization(made, "running")
+    return made
+
+
+def steps_of(clips, samples):
+    """The same number of whole steps of every clip, side by side."""
+    steps = min(len(clip) for clip in clips) // samples
+    both = torch.stack([clip[: steps * samples] for clip in clips])
+    return both.split(samples, dim=1)
+
+
+def test_step_equals_the_stream(stream_model, emodb_clips):
+    """After every step, in a batch, and with a state of constant size."""
+    module = ExportableStep(stream_model)
+    states = module.initial_state(batch=2)
+    streams = [EmotionStream(stream_model) for _ in range(2)]
+    clips = [torch.cat(emodb_clips[:3]), torch.cat(emodb_clips[3:6])]
+    shapes = [state.shape for state in states]
+    compared = 0
+    for t, chunk in enumerate(steps_of(clips, module.samples)):
+        with torch.no_grad():
+            found, *states = module(chunk, torch.tensor(t), tuple(states))
+        assert [state.shape for state in states] == shapes
+        for row, stream, piece in zip(found, streams, chunk, strict=True):
+            expected = stream.push(piece)
+            if expected is None:
+                assert not row.isfinite().any()
+            else:
+                compared += 1
+                torch.testing.assert_close(row, expected, atol=1e-5, rtol=0)
+    assert compared > 5
+
+
+def test_step_onnx(small_model, emodb_clips, tmp_path):
+    """Traced with two streams of the first step, run with one and three."""
+    made = classifier_of(with_normalization(small_model(), "running"))
+    session = open_session(export_step_onnx(made, tmp_path / "step.onnx"))
+    meta = session.get_modelmeta().custom_metadata_map
+    samples = int(meta["samples_per_step"])
+    names = [value.name for value in session.get_inputs()][2:]
+    outputs = [value.name for value in session.get_outputs()][1:]
+    assert outputs == [f"{name}_out" for name in names]
+    types = {"tensor(float)": np.float32, "tensor(double)": np.float64}
+    for batch in (1, 3):
+        states = {
+            value.name: np.zeros(
+                [n if isinstance(n, int) else batch for n in value.shape],
+                types[value.type],
+            )
+            for value in session.get_inputs()[2:]
+        }
+        clips = [torch.cat(emodb_clips[k : k + 2]) for k in range(batch)]
+        streams = [made.stream() for _ in clips]
+        for t, chunk in enumerate(steps_of(clips, samples)):
+            inputs = {"chunk": chunk.numpy(), "step": np.array(t), **states}
+            found, *new = session.run(None, inputs)
+            states = dict(zip(names, new, strict=True))
+            for row, stream, piece in zip(found, streams, chunk, strict=True):
+                torch.testing.assert_close(
+                    torch.from_numpy(row), stream.push(piece), atol=1e-4, rtol=0
+                )
+        assert t > 3
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"gate_norm": "batch"}, "gate_norm"), ({"bidirectional": True}, "backw")],
+)
+def test_what_cannot_be_exported(options, match, small_model):
+    with pytest.raises(ValueError, match=match):
+        ExportableClassifier(small_model(**options))
+
+
+def test_branches_that_are_not_known(small_model):
+    class Other(MFCCBranch):
+        """Of another kind."""
+
+    model = small_model(p=0.0)
+    model.branches["mfcc"].__class__ = Other
+    with pytest.raises(ValueError, match='no Other .branch "mfcc"'):
+        ExportableClassifier(model)
+    with pytest.raises(ValueError, match='stretch "mel_x" to 230 frames'):
+        ExportableClassifier(DualLevelClassifier(2, resize=[230, 120]))
+    with pytest.raises(ValueError, match="own mean"):
+        ExportableStep(small_model(center=True))

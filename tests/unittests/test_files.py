@@ -1,0 +1,252 @@
+"""Many files and long ones: the same answers, in bounded memory."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from speechbrain_dslstm import files as files_module
+from speechbrain_dslstm.audio import AudioError, load_audio
+from speechbrain_dslstm.files import _batches, find_audio
+from speechbrain_dslstm.segments import Segment, _windows
+
+
+@pytest.fixture
+def mixed_folder(tmp_path, emodb_clips):
+    """Speech of several formats, and what is none."""
+    folder = tmp_path / "mixed" / "below"
+    folder.mkdir(parents=True)
+    for k, ending in enumerate(["wav", "flac", "ogg", "mp3"]):
+        path = folder / f"speech{k}.{ending}"
+        soundfile.write(path, emodb_clips[k].numpy(), 16000)
+    long = torch.cat(emodb_clips[:30]).numpy()
+    soundfile.write(folder / "long.flac", long, 16000)
+    soundfile.write(folder / "silence.wav", np.zeros(16000), 16000)
+    soundfile.write(folder / "long_silence.wav", np.zeros(16000 * 70), 16000)
+    soundfile.write(folder / "short.wav", emodb_clips[0][:1000], 16000)
+    soundfile.write(folder / "empty.wav", np.zeros(0), 16000)
+    (folder / "broken.wav").write_text("no audio")
+    (folder / "notes.txt").write_text("no audio")
+    (folder / "._speech0.wav").write_text("of macOS")
+    return tmp_path / "mixed"
+
+
+def test_a_folder(classifier, mixed_folder):
+    """In order; each bad file has its reason, and no good one suffers."""
+    assert max(map(len, map(load_audio, mixed_folder.rglob("long.flac"))))
+    results = classifier.classify_files(mixed_folder)
+    by_name = {result.path.name: result for result in results}
+    assert list(by_name) == sorted(by_name) and len(by_name) == 10
+    for name, reason in [
+        ("silence.wav", "silence"),
+        ("long_silence.wav", "silence"),
+        ("short.wav", "too short"),
+        ("empty.wav", None),
+        ("broken.wav", None),
+    ]:
+        assert by_name[name].label is None and by_name[name].answer is None
+        assert by_name[name].log_posteriors is None
+        assert by_name[name].reason == reason
+        assert name in by_name[name].error
+    for name in ["speech0.wav", "speech1.flac", "speech2.ogg", "speech3.mp3"]:
+        result = by_name[name]
+        expected = classifier.classify_file(result.path)
+        assert result.error is None
+        torch.testing.assert_close(
+            result.answer[0], expected[0], atol=1e-5, rtol=0
+        )
+        for a, b in zip(result.answer[1:3], expected[1:3], strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+        assert result.answer[3] == expected[3] == [result.label]
+    total = by_name["long.flac"].log_posteriors.exp().sum()
+    torch.testing.assert_close(total, torch.tensor(1.0))
+
+
+def test_the_order_of_a_list(classifier, emodb_files, tmp_path):
+    wanted = [emodb_files[k] for k in (5, 2, 9, 0, 2)]
+    wanted.insert(2, tmp_path / "gone.wav")
+    results = classifier.classify_files([str(path) for path in wanted])
+    assert [result.path for result in results] == wanted
+    assert "gone.wav" in results[2].error
+    for result in results[:2] + results[3:]:
+        expected = classifier.classify_file(result.path)[0]
+        torch.testing.assert_close(
+            result.answer[0], expected, atol=1e-5, rtol=0
+        )
+
+
+def test_options(classifier, mixed_folder):
+    silence = next(mixed_folder.rglob("silence.wav"))
+    speech = next(mixed_folder.rglob("speech0.wav"))
+    long = next(mixed_folder.rglob("long.flac"))
+    found = classifier.classify_files([silence], speech_only=False)[0]
+    assert found.label in classifier.labels
+    for result in classifier.classify_files([speech, long], unknown_below=1.0):
+        assert result.answer[3] == ["unknown"] and result.answer[1] < 0
+    with pytest.raises(ValueError, match=r"unknown_below must be in \[0, 1\]"):
+        classifier.classify_file(speech, unknown_below=1.5)
+
+
+def test_unknown_leaves_the_numbers_alone(classifier, emodb_files):
+    plain = classifier.classify_file(emodb_files[0])
+    score = plain[1].exp().item()
+    for threshold, label in [(score - 0.01, plain[3]), (score + 0.01, None)]:
+        found = classifier.classify_file(emodb_files[0], threshold)
+        for a, b in zip(found[:3], plain[:3], strict=True):
+            torch.testing.assert_close(a, b, atol=0, rtol=0)
+        assert found[3] == (label or ["unknown"])
+
+
+def test_silence_is_no_emotion(classifier, mixed_folder):
+    path = next(mixed_folder.rglob("silence.wav"))
+    with pytest.raises(AudioError, match="no speech in .*silence.wav: silence"):
+        classifier.classify_file(path)
+    assert classifier.classify_file(path, speech_only=False)[3]
+
+
+def test_batches_are_small_and_of_like_length():
+    lengths = {k: 1.0 + (k * 7919 % 100) for k in range(200)}
+    batches = list(_batches(lengths))
+    assert sorted(k for batch in batches for k in batch) == list(range(200))
+    for batch in batches:
+        longest = max(lengths[k] for k in batch)
+        assert len(batch) <= 8
+        assert len(batch) == 1 or len(batch) * longest <= 120
+    padded = sum(len(b) * max(lengths[k] for k in b) for b in batches)
+    assert padded < 1.05 * sum(lengths.values())
+
+
+def test_no_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no audio files in"):
+        find_audio(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no audio files were given"):
+        find_audio([])
+
+
+def test_progress(classifier, emodb_files, capsys):
+    classifier.classify_files(emodb_files[:3], progress=True)
+    assert "3/3" in capsys.readouterr().err
+    classifier.classify_files(emodb_files[:3])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("hop", [None, 1.5, 3.0])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_long_is_each_window_by_itself(
+    hop, rate, classifier, emodb_clips, tmp_path
+):
+    """Time stamps without gaps, and the answer of that piece of the file."""
+    path = tmp_path / "long.flac"
+    samples = torch.cat(emodb_clips[:12])
+    if rate != 16000:
+        import soxr
+
+        samples = torch.from_numpy(soxr.resample(samples.numpy(), 16000, rate))
+    stereo = np.stack([samples.numpy()] * 2, axis=1)
+    soundfile.write(path, stereo, rate)
+    whole = load_audio(path)
+    found = list(classifier.classify_long(path, window=3.0, hop=hop))
+    assert found[0].start == 0 and len(found) > 8
+    assert found[-1].end == pytest.approx(len(whole) / 16000, abs=1e-3)
+    step = hop or 3.0
+    for k, segment in enumerate(found):
+        assert isinstance(segment, Segment)
+        assert segment.start == pytest.approx(k * step)
+        if segment.reason is None:
+            piece = whole[
+                round(segment.start * 16000) : round(segment.end * 16000)
+            ]
+            expected, _, _, label = classifier.classify_batch(piece)
+            torch.testing.assert_close(
+                segment.log_posteriors, expected[0], atol=1e-4, rtol=0
+            )
+            assert segment.label == label[0]
+    for before, after in zip(found[:-1], found[1:], strict=True):
+        assert after.start <= before.end < after.end
+
+
+@pytest.mark.parametrize("length", [1, 99, 100, 101, 150, 199, 200, 201])
+@pytest.mark.parametrize("step", [30, 50, 100])
+@pytest.mark.parametrize("block", [7, 1000])
+def test_windows_cover_everything(length, step, block):
+    wav = torch.arange(float(length))
+    windows = list(_windows(wav.split(block), 100, step))
+    assert [start for start, _ in windows] == [
+        k * step for k in range(len(windows))
+    ]
+    heard = torch.zeros(length)
+    for start, window in windows:
+        torch.testing.assert_close(
+            window, wav[start : start + 100], atol=0, rtol=0
+        )
+        heard[start : start + len(window)] += 1
+    assert heard.min() >= 1
+    # None lies inside the one before
+    ends = [start + len(window) for start, window in windows]
+    assert ends == sorted(set(ends))
+
+
+def test_pauses_have_a_reason(classifier, emodb_clips, tmp_path):
+    path = tmp_path / "pause.wav"
+    pause = torch.zeros(6 * 16000)
+    speech = torch.cat(emodb_clips[:5])[: 6 * 16000]
+    soundfile.write(path, torch.cat([speech, pause, speech]).numpy(), 16000)
+    found = list(classifier.classify_long(path))
+    assert [segment.reason for segment in found] == [None, "silence", None]
+    assert found[1].label is None and found[1].log_posteriors is None
+    every = list(classifier.classify_long(path, speech_only=False))
+    assert all(segment.label for segment in every)
+    unsure = list(classifier.classify_long(path, unknown_below=1.0))
+    assert unsure[0].label == "unknown"
+
+
+def test_long_errors(classifier, tmp_path, emodb_files):
+    with pytest.raises(ValueError, match="0 < hop <= window"):
+        classifier.classify_long(emodb_files[0], window=1.0, hop=2.0)
+    with pytest.raises(ValueError, match="0 < hop <= window"):
+        classifier.classify_long(emodb_files[0], window=0.0)
+    with pytest.raises(ValueError, match="unknown_below"):
+        classifier.classify_long(emodb_files[0], unknown_below=-1)
+    with pytest.raises(AudioError, match="gone.wav"):
+        list(classifier.classify_long(tmp_path / "gone.wav"))
+
+
+MEMORY = """
+import resource, sys, torch
+torch.set_num_threads(1)
+from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
+from speechbrain_dslstm.pretrained import make_label_encoder
+labels = make_label_encoder(["a", "b"])
+classifier = EmotionClassifier.from_model(
+    DualLevelClassifier(2, p=0.0), labels, 16000)
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+list(classifier.classify_long(sys.argv[1]))
+before = peak()
+found = list(classifier.classify_long(sys.argv[2]))
+print(before, peak(), len(found))
+"""
+
+
+def test_memory_does_not_grow_with_length(tmp_path, emodb_clips):
+    """One minute and twenty: 77 MB of samples that are never held at once."""
+    paths = [tmp_path / "one.flac", tmp_path / "twenty.flac"]
+    minute = torch.cat(emodb_clips[:25])[: 60 * 16000].numpy()
+    for path, minutes in zip(paths, (1, 20), strict=True):
+        with soundfile.SoundFile(path, "w", 16000, 1) as file:
+            for _ in range(minutes):
+                file.write(minute)
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        cwd=Path(files_module.__file__).parents[1],
+        check=True,
+    )
+    before, after, segments = map(int, done.stdout.split())
+    assert segments == math.ceil(20 * len(minute) / 96000)
+    assert after - before < 40

@@ -1,0 +1,200 @@
+"""A stream in any chunks ends with the offline answer, in constant memory."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speechbrain_dslstm import DualLevelClassifier
+from speechbrain_dslstm.models import MFCCBranch
+from speechbrain_dslstm.streaming import (
+    EmotionStream,
+    RunningNormalization,
+    with_normalization,
+)
+
+CONFIGURATIONS = {
+    "dual_level": {},
+    "ds_lstm": {"p": 1.0},
+    "mfcc_lstm": {"p": 0.0},
+    "running": {"center": True},
+    "output_norm": {"output_norm": "batch"},
+}
+
+
+@pytest.fixture(scope="module", params=CONFIGURATIONS)
+def model(request, small_model):
+    made = small_model(**CONFIGURATIONS[request.param])
+    if request.param == "running":
+        made = with_normalization(made, "running")
+    return made
+
+
+def chunks_of(wav, sizes):
+    """Cut a waveform into chunks of the sizes, again and again."""
+    start, k = 0, 0
+    while start < len(wav):
+        size = sizes[k % len(sizes)]
+        yield wav[start : start + size]
+        start, k = start + size, k + 1
+
+
+def stream_all(model, wav, sizes):
+    stream = EmotionStream(model)
+    for chunk in chunks_of(wav, sizes):
+        stream.push(chunk)
+    return stream.finish()
+
+
+@settings(max_examples=25)
+@given(
+    sizes=st.lists(st.integers(1, 9000), min_size=1, max_size=6),
+    samples=st.integers(1, 30000),
+    clip=st.integers(0, 20),
+)
+def test_any_chunks(model, emodb_clips, sizes, samples, clip):
+    """Also of clips shorter than the model needs."""
+    wav = emodb_clips[clip][:samples]
+    if max(sizes) < 200:
+        wav = wav[:4000]
+    with torch.no_grad():
+        expected = model(wav.unsqueeze(0))[0]
+    found = stream_all(model, wav, sizes)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_answers_differ(model, emodb_clips):
+    """Else the test above would hold for a model that hears nothing."""
+    answers = [stream_all(model, wav, [5000]) for wav in emodb_clips[:4]]
+    for answer in answers[1:]:
+        assert (answer - answers[0]).abs().max() > 1e-3
+
+
+def test_whole_clips_and_the_temperature(classifier, emodb_clips):
+    for wav in emodb_clips[:5]:
+        stream = classifier.stream()
+        for chunk in wav.split(1600):
+            running = stream.push(chunk)
+        expected = classifier.classify_batch(wav)[0][0]
+        torch.testing.assert_close(stream.finish(), expected, atol=1e-5, rtol=0)
+        assert (running - expected).abs().max() < 0.5
+
+
+def test_running_posterior(model, emodb_clips):
+    """It is there after half a second, and a posterior."""
+    stream = EmotionStream(model)
+    seconds = {}
+    for k, chunk in enumerate(emodb_clips[0].split(1600)):
+        found = stream.push(chunk)
+        if found is not None:
+            seconds[k] = found
+            assert math.isclose(found.exp().sum().item(), 1, rel_tol=1e-5)
+    assert min(seconds) <= 5
+    assert torch.stack(list(seconds.values())).std(0).max() > 1e-3
+    torch.testing.assert_close(stream.posterior(), found, atol=0, rtol=0)
+
+
+def test_constant_state(model, emodb_clips):
+    """What is kept does not grow with the stream."""
+    stream = EmotionStream(model)
+    sizes = []
+    for wav in emodb_clips[:12]:
+        for chunk in wav.split(4000):
+            stream.push(chunk)
+            sizes.append(stream.state_size())
+    # How much waits for its frame to be complete differs a little
+    half = len(sizes) // 2
+    assert max(sizes[half:]) < 1.1 * max(sizes[:half])
+    # Views would keep the memory of whole chunks
+    for stage in stream.features.values():
+        held = stage.window.held
+        assert held.untyped_storage().nbytes() < 4 * held.numel() + 4
+
+
+def test_one_chunk_of_any_length(small_model, emodb_clips):
+    """A long chunk takes no more memory than its pieces."""
+    model, wav = small_model(), torch.cat(emodb_clips[:8])
+    stream = EmotionStream(model)
+    stream.push(wav)
+    found = stream.finish()
+    torch.testing.assert_close(
+        found, stream_all(model, wav, [1600]), atol=1e-5, rtol=0
+    )
+
+
+def test_running_normalization_nears_the_utterances_mean(small_model):
+    """After ten seconds of a constant offset little of it is left."""
+    norm = RunningNormalization(2, prior=25.0)
+    feats = torch.randn(1, 1000, 2) + 3.0
+    counts = torch.tensor([1000])
+    out = norm(feats, counts)
+    assert out[0, -100:].mean().abs() < 0.3 < out[0, :5].mean()
+    padded = torch.cat([feats, torch.full((1, 5, 2), 7.0)], dim=1)
+    torch.testing.assert_close(norm(padded, counts)[:, :1000], out)
+    assert norm(padded, counts)[:, 1000:].abs().max() == 0
+
+
+def test_with_normalization_leaves_the_model_alone(small_model, emodb_clips):
+    model = small_model(center=True)
+    wav = emodb_clips[0].unsqueeze(0)
+    before = model(wav)
+    running = with_normalization(model, "running")
+    training = with_normalization(model, "training")
+    torch.testing.assert_close(model(wav), before, atol=0, rtol=0)
+    assert (running(wav) - before).abs().max() > 1e-4
+    assert (training(wav) - running(wav)).abs().max() > 1e-4
+    with pytest.raises(ValueError, match="must be one of running, training"):
+        with_normalization(model, "utterance")
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"center": True}, "takes out each utterance's own mean"),
+        ({"gate_norm": "batch"}, "gate_norm"),
+        ({"bidirectional": True}, "backwards"),
+    ],
+)
+def test_models_that_need_the_whole_utterance(options, match, small_model):
+    with pytest.raises(ValueError, match=match):
+        EmotionStream(small_model(**options))
+
+
+def test_an_unknown_branch(small_model):
+    class Other(MFCCBranch):
+        """Of another kind."""
+
+    model = small_model(p=0.0)
+    model.branches["mfcc"].__class__ = Other
+    with pytest.raises(ValueError, match='no Other .branch "mfcc"'):
+        EmotionStream(model)
+    with pytest.raises(ValueError, match="knows no Linear"):
+        EmotionStream(torch.nn.Linear(1, 1))
+    with pytest.raises(ValueError, match='stretch "mel_x" to 230'):
+        EmotionStream(DualLevelClassifier(2, resize=[230, 120]))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "match"),
+    [
+        (torch.zeros(1, 5), r"floats \[samples\], got \[1, 5\]"),
+        (torch.zeros(5, dtype=torch.int16), "int16"),
+        (torch.tensor([0.0, math.nan]), "NaN"),
+    ],
+)
+def test_chunks_that_are_none(chunk, match, small_model):
+    with pytest.raises(ValueError, match=match):
+        EmotionStream(small_model()).push(chunk)
+
+
+def test_the_end_is_the_end(small_model):
+    stream = EmotionStream(small_model())
+    with pytest.raises(ValueError, match="nothing was pushed"):
+        stream.finish()
+    assert stream.push(torch.zeros(0)) is None
+    stream.push(torch.randn(8000))
+    torch.testing.assert_close(stream.finish(), stream.finish())
+    with pytest.raises(ValueError, match="finished"):
+        stream.push(torch.zeros(5))
