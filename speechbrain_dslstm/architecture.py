@@ -15,11 +15,13 @@ from speechbrain_dslstm.cnn import LocalFeatureCNN
 from speechbrain_dslstm.ds_lstm import DSLSTM
 from speechbrain_dslstm.features import MFCC39, LogMelSpectrogram
 from speechbrain_dslstm.models import (
+    CNNLSTMBranch,
     DualLevelClassifier,
     FeatureStream,
     MFCCBranch,
     SpectrogramBranch,
 )
+from speechbrain_dslstm.normalization import FeatureNormalization
 
 __all__ = ["Field", "TABLE", "describe", "build", "schema"]
 
@@ -69,6 +71,10 @@ def _branch(name):
     )
 
 
+def _first_lstm(name):
+    return lambda branch: getattr(next(iter(branch.lstms.values())), name)
+
+
 NOTHING = {"type": "null"}
 TABLE = {
     MFCC39: {
@@ -99,6 +105,10 @@ TABLE = {
         "resize": Field({"anyOf": [NOTHING, SIZE]}),
         "center_utterances": Field(
             FLAG, attrgetter("normalization.center_utterances")
+        ),
+        "normalization": Field(
+            {"enum": list(FeatureNormalization.SOURCES)},
+            attrgetter("normalization.source"),
         ),
     },
     LocalFeatureCNN: {
@@ -140,6 +150,23 @@ TABLE = {
         ),
         "dropout": Field(SHARE, attrgetter("dropout.p")),
     },
+    CNNLSTMBranch: {
+        "n_classes": Field(SIZE, attrgetter("head.out_features")),
+        "cnns": Field(
+            {
+                "type": "object",
+                "additionalProperties": _part("LocalFeatureCNN"),
+                "minProperties": 1,
+                "maxProperties": 8,
+            },
+            lambda branch: dict(branch.cnns),
+        ),
+        "hidden_size": Field(SIZE, _first_lstm("hidden_size")),
+        "num_layers": Field(
+            {**SIZE, "maximum": 16}, _first_lstm("num_layers")
+        ),
+        "dropout": Field(SHARE, attrgetter("dropout.p")),
+    },
     SpectrogramBranch: {
         "n_classes": Field(SIZE, attrgetter("head.out_features")),
         "cnn_x": Field(_part("LocalFeatureCNN")),
@@ -160,7 +187,12 @@ TABLE = {
             lambda model: dict(model.streams),
         ),
         "spectrogram": Field(
-            {"anyOf": [NOTHING, _part("SpectrogramBranch")]},
+            {
+                "anyOf": [
+                    NOTHING,
+                    _part("SpectrogramBranch", "CNNLSTMBranch"),
+                ]
+            },
             _branch("spectrogram"),
         ),
         "mfcc": Field(

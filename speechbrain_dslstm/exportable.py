@@ -133,8 +133,9 @@ def _features(stream, wavs, counts):
         # The last frame ends with the waveform: no remainder to round
         rest = extractor.win_length % extractor.hop_length
         wavs = torch.nn.functional.pad(wavs, (0, rest))
-    feats = extractor._compute(wavs.double() * extractor.scale, frames)
-    return stream.normalization(zero_padding(feats, frames), frames), frames
+    feats = zero_padding(extractor._static(wavs), frames)
+    feats = zero_padding(extractor._finish(feats, frames), frames)
+    return stream.normalization(feats, frames), frames
 
 
 def run_cnn(cnn, x, counts):

@@ -185,8 +185,7 @@ class ExportableStep(torch.nn.Module):
 
             def static(wavs):
                 """Cepstra and energy of frames that begin at their sample."""
-                wavs = wavs.double() * extractor.scale
-                return extractor._output(extractor._static(wavs))
+                return extractor._static(wavs)
 
             flow = _window(
                 f"{name}_samples",
@@ -219,7 +218,7 @@ class ExportableStep(torch.nn.Module):
 
             def mel(wavs):
                 """Frames around multiples of the hop."""
-                return extractor._compute(wavs.double() * extractor.scale, None)
+                return extractor._static(wavs)
 
             flow = _window(
                 f"{name}_samples", mel, flow, hop, half, half - 1, step, tape

@@ -127,11 +127,13 @@ class _Extractor(nn.Module):
         padded[..., before : before + samples] = wavs
         hop = self.hop_length
         frames = 1 + (padded.shape[-1] - size) // hop
-        at_once = FRAMES_AT_ONCE if _on_cpu(wavs) else frames
+        # A graph that is exported holds for any length: no loop in it
+        whole = torch.compiler.is_compiling() or not _on_cpu(wavs)
+        at_once = frames if whole else FRAMES_AT_ONCE
         rest = size - hop
         pieces = [
             self._of_piece(padded[..., i * hop : (i + at_once) * hop + rest])
-            for i in range(0, frames, at_once)
+            for i in ([0] if whole else range(0, frames, at_once))
         ]
         return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
 

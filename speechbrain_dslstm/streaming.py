@@ -68,7 +68,7 @@ class RunningNormalization(FeatureNormalization):
         super().__init__(num_features, eps)
         self.prior = prior
 
-    def forward(self, feats, counts):
+    def forward(self, feats, counts, moments=None):
         """Standardise a batch.
 
         Arguments
@@ -77,6 +77,8 @@ class RunningNormalization(FeatureNormalization):
             Features.
         counts : torch.Tensor, int64, [batch]
             Valid frames of each item.
+        moments : None
+            Not used: the statistics are the training set's.
 
         Returns
         -------
@@ -329,6 +331,11 @@ def check_streamable(model):
     """
     check_parts(model, KNOWN, "a stream")
     for stream in model.streams.values():
+        if stream.normalization.source == "speaker":
+            raise ValueError(
+                "this model needs the statistics of a speaker's audio, which "
+                "a stream cannot know: train with normalization: training"
+            )
         if stream.normalization.center_utterances:
             raise ValueError(
                 "this model takes out each utterance's own mean, which a "

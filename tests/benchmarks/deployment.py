@@ -121,9 +121,7 @@ def main(model, folder, table, number, hour):
         },
         seconds=20,
     )
-    found["real_time_factor"] = {
-        k: t / 1e3 / seconds for k, t in timed.items()
-    }
+    found["real_time_factor"] = {k: t / 1e3 / seconds for k, t in timed.items()}
     stream = classifier.with_normalization("running").stream()
     started = time.perf_counter()
     for clip in clips:
