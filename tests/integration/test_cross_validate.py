@@ -37,7 +37,7 @@ n_folds: 3
 valid_speakers: 1
 number_of_epochs: 6
 system: {system}
-output_folder: !ref runs/<system>/<corpus>/<protocol>/<normalization>/fold<fold>_seed<seed>
+output_folder: null
 model: !new:no.such.Module  # nothing of a YAML is made here
 """
 STAND_IN = """\
