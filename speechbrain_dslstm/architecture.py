@@ -162,9 +162,7 @@ TABLE = {
             lambda branch: dict(branch.cnns),
         ),
         "hidden_size": Field(SIZE, _first_lstm("hidden_size")),
-        "num_layers": Field(
-            {**SIZE, "maximum": 16}, _first_lstm("num_layers")
-        ),
+        "num_layers": Field({**SIZE, "maximum": 16}, _first_lstm("num_layers")),
         "dropout": Field(SHARE, attrgetter("dropout.p")),
     },
     SpectrogramBranch: {

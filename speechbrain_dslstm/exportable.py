@@ -197,9 +197,11 @@ def run_block(block, x, counts=None):
     >>> run_block(block, torch.randn(3, 1, 50, 128)).shape
     torch.Size([3, 8, 24, 63])
     """
+    scale, shift = (value.view(-1, 1, 1) for value in block.norm.affine())
+    x = block.conv(x)
     if block.pool_first:
-        return block._normalize(block.pool(block.conv(x)), counts)
-    return block.pool(block._normalize(block.conv(x), counts))
+        return (block.pool(x) * scale + shift).relu()
+    return block.pool((x * scale + shift).relu())
 
 
 def _spectrogram(branch, streams, lstm):

@@ -9,10 +9,10 @@ import os
 from io import StringIO
 from pathlib import Path
 
-from hyperpyyaml import load_hyperpyyaml
+from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 
-__all__ = ["load_hparams", "nest_overrides", "run_folder"]
+__all__ = ["load_hparams", "nest_overrides", "resolve_hparams", "run_folder"]
 
 SHARED = "recipe"
 INCLUDE = "!include:"
@@ -108,6 +108,45 @@ def load_hparams(hparams_file, overrides=""):
     with open(hparams_file, encoding="utf-8") as file:
         hparams = load_hyperpyyaml(file, overrides)
     return {**hparams.get(SHARED, {}), **hparams}
+
+
+def resolve_hparams(hparams_file, overrides=""):
+    """A system's YAML as one text, for a model folder.
+
+    Arguments
+    ---------
+    hparams_file : str or pathlib.Path
+        The system's YAML.
+    overrides : str
+        YAML of keys and values that replace those of the files.
+
+    Returns
+    -------
+    str
+        YAML without references and includes, and with ``sample_rate``.
+
+    Raises
+    ------
+    KeyError
+        An override of a key that stands in neither file.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> shared = "{rate: 8000, features: {sample_rate: !ref <rate>}}"
+    >>> _ = (folder / "recipe.yaml").write_text(shared)
+    >>> system = folder / "system.yaml"
+    >>> _ = system.write_text("recipe: !include:recipe.yaml {}")
+    >>> print(resolve_hparams(system, "rate: 16000"), end="")
+    recipe: {rate: 16000, features: {sample_rate: 16000}}
+    sample_rate: 16000
+    """
+    overrides = nest_overrides(hparams_file, overrides)
+    with open(hparams_file, encoding="utf-8") as file:
+        text = resolve_references(file, overrides).getvalue()
+    resolved = YAML().load(text)
+    features = {**resolved.get(SHARED, {}), **resolved}["features"]
+    return f"{text}sample_rate: {features['sample_rate']}\n"
 
 
 def run_folder(hparams, fold=None, seed=None):

@@ -90,8 +90,8 @@ def save_pretrained(folder, hparams, model, labels, temperature=1.0):
     folder : str or pathlib.Path
         Made if it does not exist.
     hparams : str
-        HyperPyYAML text that defines ``model`` and ``sample_rate``, or
-        ``features[sample_rate]``; everything else in it is left out.
+        HyperPyYAML text that defines ``model`` and ``sample_rate``;
+        everything else in it is left out.
     model : torch.nn.Module
         The trained model.
     labels : list of str
@@ -125,7 +125,7 @@ def save_pretrained(folder, hparams, model, labels, temperature=1.0):
     folder.mkdir(parents=True, exist_ok=True)
     yaml = YAML()
     resolved = yaml.load(resolve_references(hparams))
-    rate = resolved.get("sample_rate") or resolved["features"]["sample_rate"]
+    rate = resolved["sample_rate"]
     frame = {"sample_rate": rate, "temperature": temperature}
     out = StringIO()
     yaml.dump({**frame, "model": resolved["model"]}, out)

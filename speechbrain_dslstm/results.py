@@ -74,8 +74,10 @@ def append_row(path, row):
     >>> read_rows(path)
     [{'epoch': 1, 'ua': 0.5}]
     """
-    with open(path, "a", encoding="utf-8") as log:
-        log.write(json.dumps(row) + "\n")
+    line = (json.dumps(row) + "\n").encode()
+    # Unbuffered: one call, which a kill does not cut in two
+    with open(path, "ab", buffering=0) as log:
+        log.write(line)
 
 
 def read_rows(path):

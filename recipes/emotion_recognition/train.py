@@ -28,7 +28,6 @@ from pathlib import Path
 import numpy as np
 import speechbrain as sb
 import torch
-from hyperpyyaml import resolve_references
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.dataio.sampler import DynamicBatchSampler
@@ -40,12 +39,18 @@ from speechbrain_dslstm.augment import change_speed
 from speechbrain_dslstm.corpora import prepare
 from speechbrain_dslstm.corpora.manifest import write_manifest
 from speechbrain_dslstm.feature_cache import FeatureCache
-from speechbrain_dslstm.hparams import load_hparams, nest_overrides, run_folder
-from speechbrain_dslstm.inference import EmotionClassifier, save_pretrained
+from speechbrain_dslstm.hparams import (
+    load_hparams,
+    nest_overrides,
+    resolve_hparams,
+    run_folder,
+)
+from speechbrain_dslstm.inference import EmotionClassifier
 from speechbrain_dslstm.lengths import to_counts
 from speechbrain_dslstm.metrics import EmotionStats
 from speechbrain_dslstm.models import Sequence, fusion_loss
 from speechbrain_dslstm.normalization import FeatureNormalization
+from speechbrain_dslstm.pretrained import save_pretrained
 from speechbrain_dslstm.protocols import (
     PROTOCOLS,
     check_leaks,
@@ -583,14 +588,12 @@ def save_model(brain, hparams, hparams_file, overrides):
     hparams_file : str
         The YAML of this run.
     overrides : str
-        YAML text of the overrides, nested.
+        YAML text of the overrides on the command line.
     """
     folder = Path(hparams["output_folder"], "model")
-    with open(hparams_file, encoding="utf-8") as file:
-        text = resolve_references(file, overrides).getvalue()
     # The number of classes as a number: a model must not ask for its corpus
-    sample_rate = hparams["features"]["sample_rate"]
-    text += f"sample_rate: {sample_rate}\n"
+    overrides = f"{overrides}\nn_classes: {hparams['n_classes']}\n"
+    text = resolve_hparams(hparams_file, overrides)
     save_pretrained(folder, text, brain.trained_model, hparams["labels"])
     classifier = EmotionClassifier.from_hparams(folder)
     manifest = Path(hparams["save_folder"], "test.json")
@@ -613,13 +616,10 @@ def main():
     hparams["output_folder"] = run_folder(hparams)
     folder = Path(hparams["output_folder"])
     hparams["save_folder"] = str(folder / "save")
-    overrides = nest_overrides(
-        hparams_file, f"{overrides}\nn_classes: {hparams['n_classes']}\n"
-    )
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
-        overrides=overrides,
+        overrides=nest_overrides(hparams_file, overrides),
     )
     run_on_main(prepare_data, kwargs={"hparams": hparams})
     datasets = dataio_prep(hparams)

@@ -11,10 +11,11 @@ import pytest
 import soundfile
 import torch
 from huggingface_hub import constants
-from hyperpyyaml import load_hyperpyyaml, resolve_references
+from hyperpyyaml import load_hyperpyyaml
 from speechbrain.inference import interfaces
 
 from speechbrain_dslstm import EmotionClassifier
+from speechbrain_dslstm.hparams import load_hparams, resolve_hparams
 from speechbrain_dslstm.inference import load_weights, save_pretrained
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -156,16 +157,9 @@ def test_saving_again_replaces(folder):
 def test_yaml_of_the_recipe(tmp_path):
     """The full YAML with its includes, as train.py hands it over."""
     path = REPOSITORY / "hparams" / "dual_level.yaml"
-    overrides = {
-        "output_folder": str(tmp_path / "run"),
-        "channels": [4, 2],
-        "hidden_size": 8,
-        "n_classes": 3,
-    }
-    with open(path, encoding="utf-8") as file:
-        text = resolve_references(file, overrides).getvalue()
-    with open(path, encoding="utf-8") as file:
-        model = load_hyperpyyaml(file, overrides)["model"].eval()
+    overrides = "{channels: [4, 2], hidden_size: 8, n_classes: 3}"
+    text = resolve_hparams(path, overrides)
+    model = load_hparams(path, overrides)["model"].eval()
     save_pretrained(tmp_path / "model", text, model, LABELS)
     classifier = EmotionClassifier.from_hparams(tmp_path / "model")
     assert classifier.hparams.sample_rate == 16000

@@ -1,5 +1,6 @@
 """One model folder, read by our class, SpeechBrain's own, and safely."""
 
+import json
 import logging
 import os
 import shutil
@@ -9,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hyperpyyaml import load_hyperpyyaml, resolve_references
 from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.inference.interfaces import foreign_class
 
 from speechbrain_dslstm import EmotionClassifier
 from speechbrain_dslstm.architecture import TABLE, build, describe
+from speechbrain_dslstm.hparams import load_hparams, resolve_hparams
 from speechbrain_dslstm.pretrained import save_pretrained
 from speechbrain_dslstm.safe_loader import load_safe
 
@@ -31,10 +32,9 @@ def load_system(name, folder, **overrides):
     """The text and the model of a YAML of the recipe."""
     path = REPOSITORY / "hparams" / name
     overrides = {"output_folder": str(folder), "n_classes": 3, **overrides}
-    with open(path, encoding="utf-8") as file:
-        text = resolve_references(file, overrides).getvalue()
-    with open(path, encoding="utf-8") as file:
-        return text, load_hyperpyyaml(file, overrides)["model"].eval()
+    overrides = json.dumps(overrides)
+    model = load_hparams(path, overrides)["model"].eval()
+    return resolve_hparams(path, overrides), model
 
 
 @pytest.fixture(scope="module")
