@@ -240,28 +240,69 @@ class StepBatchNorm(torch.nn.Module):
             Normalised values; those of other items have no meaning.
         """
         if self.training:
-            step = min(step, self.steps - 1)
             mask = None if valid is None else valid.unsqueeze(-1)
             if mask is not None:
                 x = x.masked_fill(~mask, 0)
             mean, variance, count = _moments(x, mask)
-            with torch.no_grad():
-                # A step that no item reaches leaves no trace
-                reached = count > 0
-                weight = self.momentum * reached.to(self.running_mean)
-                variance_ = _unbiased(variance, count)
-                self.running_mean[step].lerp_(
-                    mean.to(self.running_mean), weight
-                )
-                self.running_var[step].lerp_(
-                    variance_.to(self.running_var), weight
-                )
-                self.steps_seen.clamp_(min=(step + 1) * reached)
+            self.update(mean[None], variance[None], count[None], step)
         else:
-            step = (self.steps_seen - 1).clamp(0, step)
-            mean, variance = self.running_mean[step], self.running_var[step]
+            mean, variance = (v[step] for v in self.statistics(step + 1))
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (x - mean) * scale + self.bias
+
+    def statistics(self, time):
+        """Running statistics of the first steps, as evaluation uses them.
+
+        Arguments
+        ---------
+        time : int
+            Number of steps, from step 0 on.
+
+        Returns
+        -------
+        mean : torch.Tensor, [time, features]
+            Running means.
+        variance : torch.Tensor, [time, features]
+            Running variances.
+        """
+        steps = torch.arange(time, device=self.steps_seen.device)
+        # Steps past the last one that training has seen share that one's
+        steps = torch.minimum(steps, (self.steps_seen - 1).clamp(min=0))
+        return self.running_mean[steps], self.running_var[steps]
+
+    @torch.no_grad()
+    def update(self, mean, variance, count, first=0):
+        """Add the moments of consecutive steps to the running statistics.
+
+        Arguments
+        ---------
+        mean : torch.Tensor, [time, features]
+            Mean over the items that reach each step.
+        variance : torch.Tensor, [time, features]
+            Biased variance over the same items.
+        count : torch.Tensor, [time]
+            Number of those items.
+        first : int
+            Index of the first of these steps.
+        """
+        # A step that no item reaches leaves no trace
+        reached = (count > 0).unsqueeze(-1)
+        weight = self.momentum * reached.to(self.running_mean)
+        variance = _unbiased(variance, count.unsqueeze(-1).to(variance))
+        own = max(0, min(len(mean), self.steps - first))
+        parts = [(slice(first, first + own), slice(0, own))]
+        # The later ones share the last one's, one after the other
+        last = slice(self.steps - 1, self.steps)
+        parts += [(last, slice(k, k + 1)) for k in range(own, len(mean))]
+        for running, values in [
+            (self.running_mean, mean.to(self.running_mean)),
+            (self.running_var, variance.to(self.running_var)),
+        ]:
+            for to, part in parts:
+                running[to].lerp_(values[part], weight[part])
+        steps = torch.arange(first, first + len(mean), device=count.device)
+        seen = (steps.clamp(max=self.steps - 1) + 1) * reached.squeeze(-1)
+        self.steps_seen.clamp_(min=seen.max())
 
 
 class FeatureNormalization(torch.nn.Module):

@@ -7,18 +7,30 @@ layer's ``backend`` argument, then the fastest one that fits. No maths here.
 import os
 from typing import NamedTuple
 
+import torch
+
 from speechbrain_dslstm.ds_lstm.equations import ds_lstm_naive
 from speechbrain_dslstm.ds_lstm.kernel_eager import ds_lstm_eager
 from speechbrain_dslstm.ds_lstm.kernel_fused import ds_lstm_fused
+from speechbrain_dslstm.ds_lstm.kernel_numba import ds_lstm_numba, numba_problem
 
-__all__ = ["BACKENDS", "ENVIRONMENT_VARIABLE", "Choice", "choose_backend"]
+__all__ = [
+    "BACKENDS",
+    "ENVIRONMENT_VARIABLE",
+    "Choice",
+    "check_backend",
+    "choose_backend",
+]
 
 BACKENDS = {
     "naive": ds_lstm_naive,
     "eager": ds_lstm_eager,
     "fused": ds_lstm_fused,
+    "numba": ds_lstm_numba,
 }
-WITH_GATE_NORM = ("naive", "eager")
+WITH_GATE_NORM = ("naive", "eager", "numba")
+# Name -> why it cannot run on a tensor; the fastest first
+PARTICULAR = {"numba": numba_problem}
 ENVIRONMENT_VARIABLE = "DSLSTM_BACKEND"
 
 
@@ -45,8 +57,8 @@ class Choice(NamedTuple):
     function: object
 
 
-def choose_backend(requested="auto", gate_norm=False):
-    """Pick the implementation of the recurrence.
+def check_backend(requested="auto", gate_norm=False):
+    """What was asked for, without looking at what this machine offers.
 
     Arguments
     ---------
@@ -57,8 +69,10 @@ def choose_backend(requested="auto", gate_norm=False):
 
     Returns
     -------
-    Choice
-        Name, reason and function.
+    name : str
+        "auto" or a key of ``BACKENDS``.
+    reason : str
+        Who asked for it.
 
     Raises
     ------
@@ -67,24 +81,71 @@ def choose_backend(requested="auto", gate_norm=False):
 
     Example
     -------
-    >>> choose_backend().name, choose_backend(gate_norm=True).name
-    ('fused', 'eager')
+    >>> check_backend("eager", gate_norm=True)
+    ('eager', "backend='eager'")
     """
     override = os.environ.get(ENVIRONMENT_VARIABLE)
     if override and override != "auto":
         name, reason = override, f"{ENVIRONMENT_VARIABLE}={override}"
-    elif requested != "auto":
-        name, reason = requested, f"backend={requested!r}"
-    elif gate_norm:
-        name, reason = "eager", "auto: the fastest with a gate norm"
     else:
-        name, reason = "fused", "auto: the fastest that runs everywhere"
-    if name not in BACKENDS:
+        name, reason = requested, f"backend={requested!r}"
+    if name != "auto" and name not in BACKENDS:
         known = ", ".join(["auto", *BACKENDS])
         raise ValueError(f"no DS-LSTM backend {name!r} ({reason}); use {known}")
-    if gate_norm and name not in WITH_GATE_NORM:
+    if gate_norm and name not in ("auto", *WITH_GATE_NORM):
         raise ValueError(
             f"DS-LSTM backend {name!r} ({reason}) has no gate norm; use "
             + ", ".join(["auto", *WITH_GATE_NORM])
         )
-    return Choice(name, reason, BACKENDS[name])
+    return name, reason
+
+
+def choose_backend(requested="auto", gate_norm=False, like=None):
+    """Pick the implementation of the recurrence.
+
+    Arguments
+    ---------
+    requested : str
+        "auto" or a key of ``BACKENDS``.
+    gate_norm : bool
+        Whether the layer normalises its gates.
+    like : torch.Tensor, optional
+        One of the weights, for device and type; float32 on the CPU if left
+        out.
+
+    Returns
+    -------
+    Choice
+        Name, reason and function.
+
+    Raises
+    ------
+    ValueError
+        No such backend, it has no gate norm, or it cannot run.
+
+    Example
+    -------
+    >>> half = torch.zeros(1, dtype=torch.float16)
+    >>> choose_backend(like=half)[:2]
+    ('fused', 'auto: numba computes in float32 and float64, not float16')
+    """
+    name, reason = check_backend(requested, gate_norm)
+    like = torch.empty(0, dtype=torch.float32) if like is None else like
+    if name != "auto":
+        find_problem = PARTICULAR.get(name)
+        problem = find_problem and find_problem(like, gate_norm)
+        if problem:
+            raise ValueError(
+                f"DS-LSTM backend {name!r} ({reason}) cannot run: {problem}; "
+                "use auto"
+            )
+        return Choice(name, reason, BACKENDS[name])
+    problems = []
+    for name, find_problem in PARTICULAR.items():
+        problem = find_problem(like, gate_norm)
+        if not problem:
+            reason = "; ".join(["auto: the fastest here", *problems])
+            return Choice(name, reason, BACKENDS[name])
+        problems.append(problem)
+    name = "eager" if gate_norm else "fused"
+    return Choice(name, f"auto: {'; '.join(problems)}", BACKENDS[name])

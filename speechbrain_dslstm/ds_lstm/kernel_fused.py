@@ -17,11 +17,36 @@ where everything but dh and dc is known before the walk begins.
 """
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from speechbrain_dslstm.ds_lstm.kernel_eager import project_inputs
 
-__all__ = ["ds_lstm_fused"]
+__all__ = ["ds_lstm_fused", "refuse_second_derivatives"]
+
+
+def refuse_second_derivatives():
+    """Raise in a backward pass that is itself to be differentiated.
+
+    Autograd would take what comes out of such a pass for constants and a
+    penalty on a gradient would have no effect, without a word.
+
+    Raises
+    ------
+    RuntimeError
+        Autograd is recording.
+
+    Example
+    -------
+    >>> with torch.no_grad():
+    ...     refuse_second_derivatives()
+    >>> refuse_second_derivatives()
+    Traceback (most recent call last):
+        ...
+    RuntimeError: this backend has no second derivatives; use backend='eager'
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "this backend has no second derivatives; use backend='eager'"
+        )
 
 
 def _step(projected, h, c, weight_h, act, c_t, tanh_c, h_t):
@@ -66,9 +91,9 @@ class _Recurrence(torch.autograd.Function):
         return out.clone(), h[-1].clone(), c[-1].clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_out, grad_h, grad_c):
         """All steps backwards; the weights' gradient at the end."""
+        refuse_second_derivatives()
         act, h, c, tanh_c, weight_h = ctx.saved_tensors
         valid = ctx.valid
         time, batch, hidden = tanh_c.shape

@@ -10,7 +10,7 @@ first. Source: arXiv:1910.08874; the two norms are options of its public code.
 import torch
 import torch.distributed as dist
 
-from speechbrain_dslstm.ds_lstm.dispatch import choose_backend
+from speechbrain_dslstm.ds_lstm.dispatch import check_backend, choose_backend
 from speechbrain_dslstm.lengths import to_counts, zero_padding
 from speechbrain_dslstm.normalization import MaskedBatchNorm, StepBatchNorm
 
@@ -48,7 +48,8 @@ class DSLSTM(torch.nn.Module):
     bidirectional : bool
         Add a second direction that reads each item backwards.
     backend : str
-        "auto", "naive", "eager" or "fused"; ``DSLSTM_BACKEND`` overrides.
+        "auto", "naive", "eager", "fused" or "numba"; the environment
+        variable ``DSLSTM_BACKEND`` overrides.
 
     Example
     -------
@@ -93,7 +94,7 @@ class DSLSTM(torch.nn.Module):
                 )
         if not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
-        choose_backend(backend, gate_norm is not None)
+        check_backend(backend, gate_norm is not None)
         self.input_size_x = input_size_x
         self.input_size_y = input_size_y
         self.hidden_size = hidden_size
@@ -208,7 +209,7 @@ class DSLSTM(torch.nn.Module):
             for kind in ("weight_x", "weight_y", "weight_h", "bias")
         ]
         norm = self.gate_norms[name] if name in self.gate_norms else None
-        choice = choose_backend(self.backend, norm is not None)
+        choice = choose_backend(self.backend, norm is not None, weights[0])
         recurrence = choice.function
         if not name.endswith("_reverse"):
             return recurrence(x, y, h0, c0, *weights, counts, norm)

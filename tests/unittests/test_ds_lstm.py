@@ -7,8 +7,14 @@ from hypothesis import strategies as st
 
 from speechbrain_dslstm import DSLSTM
 from speechbrain_dslstm.ds_lstm import ds_lstm_naive
-from speechbrain_dslstm.ds_lstm.dispatch import BACKENDS, choose_backend
+from speechbrain_dslstm.ds_lstm import dispatch
+from speechbrain_dslstm.ds_lstm.dispatch import (
+    BACKENDS,
+    WITH_GATE_NORM,
+    choose_backend,
+)
 from speechbrain_dslstm.lengths import to_relative
+from speechbrain_dslstm.normalization import StepBatchNorm
 
 FAST = [name for name in BACKENDS if name != "naive"]
 TOLERANCE = {
@@ -47,10 +53,10 @@ def arguments(shape, dtype, seed=0):
     ]
 
 
-def results(backend, args, counts):
+def results(backend, args, counts, gate_norm=None):
     """Outputs, states and the gradients of one backend."""
     args = [arg.detach().clone().requires_grad_() for arg in args]
-    out, h, c = BACKENDS[backend](*args, counts)
+    out, h, c = BACKENDS[backend](*args, counts, gate_norm)
     # Different weights for each value, so that no gradient cancels
     loss = sum(
         (
@@ -78,6 +84,56 @@ def test_backend_equals_equations(backend, ragged, shape, dtype):
         results(backend, args, counts), expected, strict=True
     ):
         torch.testing.assert_close(ours, theirs, **TOLERANCE[dtype])
+
+
+def trained_gate_norm(features, dtype):
+    """A norm with scale, shift and statistics of its own."""
+    norm = StepBatchNorm(features, steps=50).to(dtype)
+    generator = torch.Generator().manual_seed(1)
+    for value in (norm.weight.data, norm.bias.data, norm.running_mean):
+        value.copy_(torch.rand(value.shape, generator=generator) * 0.2)
+    norm.running_var.copy_(norm.running_mean + 0.1)
+    norm.steps_seen.fill_(40)
+    return norm
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(7, 63, 11, 13, 200), (4, 5, 3, 2, 1)])
+@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("backend", sorted({*FAST} & {*WITH_GATE_NORM}))
+def test_gate_norm_equals_equations(backend, ragged, shape, training):
+    """Float64: a norm of nearly equal gates enlarges what is rounded off."""
+    args = arguments(shape, torch.float64)
+    batch, time, *_, hidden = shape
+    counts = None
+    if ragged:
+        counts = torch.linspace(1, time, batch).round().long()
+    found = []
+    for name in (backend, "naive"):
+        norm = trained_gate_norm(4 * hidden, torch.float64).train(training)
+        values = results(name, args, counts, norm)
+        values += [norm.weight.grad, norm.bias.grad]
+        found.append(values + [*norm.state_dict().values()])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, **TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("backend", WITH_GATE_NORM)
+def test_gate_norm_gradcheck(backend, training):
+    args = arguments((3, 4, 2, 3, 2), torch.float64)
+    norm = trained_gate_norm(8, torch.float64).train(training)
+    counts = torch.tensor([4, 2, 3])
+    args += [norm.weight, norm.bias]
+
+    def run(*inputs):
+        # Fresh running statistics, which the perturbed runs do not share
+        one = trained_gate_norm(8, torch.float64).train(training)
+        del one.weight, one.bias
+        one.weight, one.bias = inputs[-2:]
+        return BACKENDS[backend](*inputs[:-2], counts, one)
+
+    assert torch.autograd.gradcheck(run, args)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -158,12 +214,12 @@ def test_padding_changes_nothing(options, counts):
 
 @pytest.mark.parametrize("options", OPTIONS)
 def test_training_statistics_do_not_see_padding(options):
-    net = layer(**options).train()
-    x, y = inputs()
+    net = layer(**options).train().double()
+    x, y = (v.double() for v in inputs())
     counts = torch.tensor([9, 4, 6])
     out, _ = net(x, y, counts)
     state = {k: v.clone() for k, v in net.state_dict().items()}
-    net = layer(**options).train()
+    net = layer(**options).train().double()
     x, y = (torch.nn.functional.pad(v, (0, 0, 0, 5), value=7.0) for v in (x, y))
     for row, count in enumerate(counts):
         x[row, count:] = 7.0
@@ -264,6 +320,18 @@ def test_override_and_unknown_backend(monkeypatch):
         DSLSTM(4, 5, 6, backend="warp")
     with pytest.raises(ValueError, match="'fused' .* has no gate norm"):
         DSLSTM(4, 5, 6, gate_norm="batch", backend="fused")
+
+
+def test_without_numba_the_next_best(monkeypatch):
+    numba = choose_backend()
+    assert numba[:2] == ("numba", "auto: the fastest here")
+    monkeypatch.setitem(
+        dispatch.PARTICULAR, "numba", lambda like, gate_norm: "no numba"
+    )
+    assert choose_backend()[:2] == ("fused", "auto: no numba")
+    assert choose_backend(gate_norm=True)[:2] == ("eager", "auto: no numba")
+    with pytest.raises(ValueError, match="'numba' .* cannot run: no numba"):
+        choose_backend("numba")
 
 
 @pytest.mark.parametrize(

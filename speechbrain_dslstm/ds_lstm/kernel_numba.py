@@ -1,0 +1,348 @@
+r"""DS-LSTM on a CPU: numba's compiled loops between torch's matrix products.
+
+The input projections of all steps are three products into one array
+[batch, time, 6 * hidden], x and y as they come: nothing is concatenated or
+transposed. One compiled call then walks through all steps in that array, and
+one walks back, by the formulas of ``kernel_fused``; the gradients of the
+weights are a product each at the end. Batches are cut into pieces whose
+projections fit the cache, wherever their items do not need each other.
+
+The gate norm is part of the walk. Reference: ``equations.ds_lstm_naive``,
+whose signature this has.
+"""
+
+import functools
+import importlib
+import threading
+
+import numpy as np
+import torch
+from torch.amp import custom_bwd, custom_fwd
+
+from speechbrain_dslstm.ds_lstm.kernel_fused import refuse_second_derivatives
+
+__all__ = ["ds_lstm_numba", "numba_problem"]
+
+# Values of the projections that are worked on at a time: 8 MB of float32
+PIECE_VALUES = 1 << 21
+# Fewer items than this make a slow matrix product
+PIECE_ITEMS = 16
+_memory = threading.local()
+
+
+@functools.cache
+def _loops():
+    return importlib.import_module("speechbrain_dslstm.ds_lstm.numba_loops")
+
+
+@functools.cache
+def _import_problem():
+    try:
+        _loops()
+    except ImportError as error:
+        return f"numba does not import ({error})"
+    except AttributeError:
+        return "this torch offers no BLAS to compiled code"
+    return None
+
+
+def numba_problem(like, gate_norm=False):
+    """Why this backend cannot run, if it cannot.
+
+    Arguments
+    ---------
+    like : torch.Tensor
+        Any of the weights.
+    gate_norm : bool
+        Whether gates are normalised.
+
+    Returns
+    -------
+    str or None
+        The reason; None if it can run.
+
+    Example
+    -------
+    >>> numba_problem(torch.zeros(1, dtype=torch.float16))
+    'numba computes in float32 and float64, not float16'
+    """
+    if like.device.type != "cpu":
+        return f"numba runs on the CPU, not on {like.device.type}"
+    if like.dtype not in (torch.float32, torch.float64):
+        name = str(like.dtype).removeprefix("torch.")
+        return f"numba computes in float32 and float64, not {name}"
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "numba cannot be traced"
+    distributed = torch.distributed
+    if gate_norm and distributed.is_available():
+        if distributed.is_initialized():
+            return "numba does not share a gate norm's sums among processes"
+    return _import_problem()
+
+
+def _scratch(like, *shape):
+    """Memory that is used again: fresh pages cost more than what is done."""
+    values = np.prod(shape)
+    if values > 2 * PIECE_VALUES:
+        return like.new_empty(shape)
+    have = getattr(_memory, "values", None)
+    if have is None or len(have) < values or have.dtype != like.dtype:
+        have = _memory.values = like.new_empty(values)
+    return have[:values].view(shape)
+
+
+def _own(state):
+    return state.clone(memory_format=torch.contiguous_format)
+
+
+def _pieces(batch, time, six, norm):
+    """Slices of a batch, about equally large."""
+    if norm.kind == _loops().BATCH_NORM:
+        return [slice(0, batch)]
+    items = max(PIECE_ITEMS, PIECE_VALUES // (time * six))
+    items = -(-batch // max(1, round(batch / items)))
+    return [slice(k, k + items) for k in range(0, batch, items)]
+
+
+def _project(x, y, weight_x, weight_y, act):
+    """The part of all steps that does not depend on h_{t-1}, into ``act``."""
+    hidden = act.shape[-1] // 6
+    act, x, y = (v.flatten(0, 1) for v in (act, x, y))
+    four, five = 4 * hidden, 5 * hidden
+    torch.mm(x, weight_x.t(), out=act[:, :five])
+    act[:, :four].addmm_(y, weight_y[:four].t())
+    torch.mm(y, weight_y[four:].t(), out=act[:, five:])
+
+
+def _for_blas(columns, rows, inner, like):
+    """Sizes and numbers of the recurrent product."""
+    sizes = np.array([columns, rows, inner, ord("N")], np.int32)
+    return sizes, np.array([1, 0], like.dtype)
+
+
+class _Norm:
+    """The gate norm in the form that the loops read."""
+
+    def __init__(self, module, time, weight, bias, like):
+        loops = _loops()
+        empty = like.new_empty(0)
+        self.kind, self.eps = loops.NO_NORM, 0.0
+        self.tensors = [empty.view(0, 0, 0), empty, empty]
+        if module is not None:
+            self.eps = module.eps
+            if module.training:
+                self.kind = loops.BATCH_NORM
+                moments = like.new_empty(2, time, len(weight))
+            else:
+                self.kind = loops.FIXED_NORM
+                moments = torch.stack(module.statistics(time)).to(like)
+            self.tensors = [moments, weight.detach(), bias.detach()]
+
+        self.module = module
+
+    def update(self, counts):
+        """Bring the running statistics up to date."""
+        if self.kind == _loops().BATCH_NORM:
+            moments = self.tensors[0]
+            steps = torch.arange(moments.shape[1]).unsqueeze(1)
+            self.module.update(*moments, (steps < counts).sum(dim=1))
+
+    def arguments(self):
+        """What both loops take."""
+        return self.kind, self.eps, *(v.numpy() for v in self.tensors)
+
+
+def _walk(x, y, h0, c0, weights, counts, norm, kept=None):
+    """Projections and all steps; fills ``kept``, what the way back needs."""
+    (batch, time, _), hidden = x.shape, h0.shape[1]
+    weight_x, weight_y, weight_h, bias = weights
+    out = x.new_empty(batch, time, hidden)
+    h, c = _own(h0), _own(c0)
+    few, pieces = _loops().FEW, _pieces(batch, time, 6 * hidden, norm)
+    transposed = weight_h.t().contiguous() if batch >= few else None
+    for piece in pieces:
+        items = len(h[piece])
+        if kept is None:
+            act = _scratch(x, items, time, 6 * hidden)
+            h_before = c_all = act.new_empty(0, 0, 0)
+        else:
+            act, h_before, c_all = (v[piece] for v in kept)
+        _project(x[piece], y[piece], weight_x, weight_y, act)
+        weight = weight_h.contiguous() if items < few else transposed
+        given = (act, weight, bias, h[piece], c[piece], counts[piece])
+        given = [v.numpy() for v in given]
+        _loops().forward(
+            *(*given, *_for_blas(6 * hidden, items, hidden, given[0])),
+            *(v.numpy() for v in (out[piece], h_before, c_all)),
+            *norm.arguments(),
+        )
+    norm.update(counts)
+    return out, h, c
+
+
+class _Recurrence(torch.autograd.Function):
+    """Projections and recurrence, in training."""
+
+    @staticmethod
+    @custom_fwd(device_type="cpu")
+    def forward(
+        ctx, x, y, h0, c0, weight_x, weight_y, weight_h, bias,
+        norm_weight, norm_bias, counts, module,
+    ):  # fmt: skip
+        """All steps, keeping what the way back needs."""
+        (batch, time, _), hidden = x.shape, h0.shape[1]
+        x, y = x.contiguous(), y.contiguous()
+        act = x.new_empty(batch, time, 6 * hidden)
+        h_before = x.new_empty(batch, time, hidden)
+        c_all = x.new_empty(batch, time + 1, hidden)
+        h_before[:, 0], c_all[:, 0] = h0, c0
+        weights = weight_x, weight_y, weight_h, bias
+        norm = _Norm(module, time, norm_weight, norm_bias, x)
+        kept = act, h_before, c_all
+        result = _walk(x, y, h0, c0, weights, counts, norm, kept)
+        ctx.save_for_backward(x, y, *weights[:3], *kept, counts)
+        ctx.norm = norm
+        return result
+
+    @staticmethod
+    @custom_bwd(device_type="cpu")
+    def backward(ctx, grad_out, grad_h, grad_c):
+        """All steps backwards, then the products of the weights."""
+        refuse_second_derivatives()
+        x, y, weight_x, weight_y, weight_h, *kept = ctx.saved_tensors
+        act, h_before, c_all, counts = kept
+        norm, needs = ctx.norm, ctx.needs_input_grad
+        batch, time, six = act.shape
+        hidden = six // 6
+        four, five = 4 * hidden, 5 * hidden
+        dh, dc, grad_out = _own(grad_h), _own(grad_c), grad_out.contiguous()
+        grad_x = torch.empty_like(x) if needs[0] else None
+        grad_y = torch.empty_like(y) if needs[1] else None
+        weights = weight_x, weight_y, weight_h
+        grad_wx, grad_wy, grad_wh = (v.new_empty(v.shape) for v in weights)
+        weight = weight_h.contiguous().numpy()
+        sums = [x.new_zeros(six)]
+        sums += [torch.zeros_like(v) for v in norm.tensors[1:]]
+        pieces = _pieces(batch, time, six, norm)
+        for k, piece in enumerate(pieces):
+            acts = act[piece].numpy()
+            grad = _scratch(x, *acts.shape)
+            _loops().backward(
+                *(acts, weight, c_all[piece].numpy(), counts[piece].numpy()),
+                *_for_blas(hidden, len(acts), six, acts),
+                *(v[piece].numpy() for v in (grad_out, dh, dc)),
+                *(grad.numpy(), sums[0].numpy()),
+                *norm.arguments(),
+                *(v.numpy() for v in sums[1:]),
+            )
+            grad = grad.flatten(0, 1)
+            gates, time_part, frequency_part = (
+                grad[:, :four], grad[:, :five], grad[:, five:]
+            )  # fmt: skip
+            # The first product overwrites, the others add
+            beta = float(k > 0)
+            x_, y_, h_ = (v[piece].flatten(0, 1) for v in (x, y, h_before))
+            for total, left, right in [
+                (grad_wx, time_part, x_),
+                (grad_wy[:four], gates, y_),
+                (grad_wy[four:], frequency_part, y_),
+                (grad_wh, grad, h_),
+            ]:
+                total.addmm_(left.t(), right, beta=beta)
+            if grad_x is not None:
+                to = grad_x[piece].flatten(0, 1)
+                torch.mm(time_part, weight_x, out=to)
+            if grad_y is not None:
+                to = grad_y[piece].flatten(0, 1)
+                torch.mm(gates, weight_y[:four], out=to)
+                to.addmm_(frequency_part, weight_y[four:])
+        grad_norm = sums[1:] if norm.kind != _loops().NO_NORM else [None] * 2
+        return (
+            *(grad_x, grad_y, dh, dc, grad_wx, grad_wy, grad_wh, sums[0]),
+            *(*grad_norm, None, None),
+        )
+
+
+def ds_lstm_numba(
+    x,
+    y,
+    h0,
+    c0,
+    weight_x,
+    weight_y,
+    weight_h,
+    bias,
+    counts=None,
+    gate_norm=None,
+):
+    """One layer of the DS-LSTM over whole sequences; no second derivatives.
+
+    Arguments
+    ---------
+    x : torch.Tensor, [batch, time, input_x]
+        Fine-time sequence.
+    y : torch.Tensor, [batch, time, input_y]
+        Fine-frequency sequence, aligned with ``x``.
+    h0 : torch.Tensor, [batch, hidden]
+        Initial hidden state.
+    c0 : torch.Tensor, [batch, hidden]
+        Initial cell state.
+    weight_x : torch.Tensor, [5 * hidden, input_x]
+        Blocks f i_T i_F o C_T.
+    weight_y : torch.Tensor, [5 * hidden, input_y]
+        Blocks f i_T i_F o C_F.
+    weight_h : torch.Tensor, [6 * hidden, hidden]
+        Blocks f i_T i_F o C_T C_F.
+    bias : torch.Tensor, [6 * hidden]
+        Blocks f i_T i_F o C_T C_F.
+    counts : torch.Tensor, int64, [batch], optional
+        Valid steps of each item; all of them if left out.
+    gate_norm : StepBatchNorm, optional
+        Norm of the gates, in a single process.
+
+    Returns
+    -------
+    out : torch.Tensor, [batch, time, hidden]
+        Hidden states; zero at padded steps.
+    h : torch.Tensor, [batch, hidden]
+        Hidden state after each item's last valid step.
+    c : torch.Tensor, [batch, hidden]
+        Cell state after each item's last valid step.
+
+    Raises
+    ------
+    ValueError
+        It cannot run here or on these tensors.
+
+    Example
+    -------
+    >>> from speechbrain_dslstm.ds_lstm.equations import ds_lstm_naive
+    >>> sizes = [(10, 3), (10, 4), (12, 2)]
+    >>> weights = [torch.randn(n, d) for n, d in sizes]
+    >>> args = [torch.randn(5, 7, 3), torch.randn(5, 7, 4)]
+    >>> args += [torch.zeros(5, 2)] * 2 + weights + [torch.randn(12)]
+    >>> out, h, c = ds_lstm_numba(*args)
+    >>> torch.allclose(out, ds_lstm_naive(*args)[0], atol=1e-6)
+    True
+    """
+    problem = numba_problem(weight_h, gate_norm is not None)
+    if problem is not None:
+        raise ValueError(f"{problem}; use backend='auto'")
+    # Autocast may have made them narrower: states keep the weights' precision
+    x, y, h0, c0 = (v.to(weight_h.dtype) for v in (x, y, h0, c0))
+    if counts is None:
+        counts = torch.full((x.shape[0],), x.shape[1])
+    norm = (None, None)
+    if gate_norm is not None:
+        norm = gate_norm.weight, gate_norm.bias
+    weights = weight_x, weight_y, weight_h, bias
+    with torch.autocast("cpu", enabled=False):
+        wanting = (x, y, h0, c0, *weights, *norm)
+        if torch.is_grad_enabled() and any(
+            v is not None and v.requires_grad for v in wanting
+        ):
+            return _Recurrence.apply(*wanting, counts, gate_norm)
+        wanting = [v if v is None else v.detach() for v in wanting]
+        x, y, h0, c0, *weights, norm_weight, norm_bias = wanting
+        norm = _Norm(gate_norm, x.shape[1], norm_weight, norm_bias, x)
+        return _walk(x, y, h0, c0, weights, counts, norm)
