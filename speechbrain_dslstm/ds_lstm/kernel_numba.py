@@ -13,6 +13,7 @@ whose signature this has.
 
 import functools
 import importlib
+import math
 import threading
 
 import numpy as np
@@ -82,7 +83,7 @@ def numba_problem(like, gate_norm=False):
 
 def _scratch(like, *shape):
     """Memory that is used again: fresh pages cost more than what is done."""
-    values = np.prod(shape)
+    values = math.prod(shape)
     if values > 2 * PIECE_VALUES:
         return like.new_empty(shape)
     have = getattr(_memory, "values", None)
@@ -263,6 +264,17 @@ class _Recurrence(torch.autograd.Function):
         )
 
 
+def _run(tensors, counts, gate_norm):
+    if torch.is_grad_enabled() and any(
+        v is not None and v.requires_grad for v in tensors
+    ):
+        return _Recurrence.apply(*tensors, counts, gate_norm)
+    tensors = [v if v is None else v.detach() for v in tensors]
+    x, y, h0, c0, *weights, norm_weight, norm_bias = tensors
+    norm = _Norm(gate_norm, x.shape[1], norm_weight, norm_bias, x)
+    return _walk(x, y, h0, c0, weights, counts, norm)
+
+
 def ds_lstm_numba(
     x,
     y,
@@ -335,14 +347,8 @@ def ds_lstm_numba(
     norm = (None, None)
     if gate_norm is not None:
         norm = gate_norm.weight, gate_norm.bias
-    weights = weight_x, weight_y, weight_h, bias
+    tensors = (x, y, h0, c0, weight_x, weight_y, weight_h, bias, *norm)
+    if not torch.is_autocast_enabled("cpu"):
+        return _run(tensors, counts, gate_norm)
     with torch.autocast("cpu", enabled=False):
-        wanting = (x, y, h0, c0, *weights, *norm)
-        if torch.is_grad_enabled() and any(
-            v is not None and v.requires_grad for v in wanting
-        ):
-            return _Recurrence.apply(*wanting, counts, gate_norm)
-        wanting = [v if v is None else v.detach() for v in wanting]
-        x, y, h0, c0, *weights, norm_weight, norm_bias = wanting
-        norm = _Norm(gate_norm, x.shape[1], norm_weight, norm_bias, x)
-        return _walk(x, y, h0, c0, weights, counts, norm)
+        return _run(tensors, counts, gate_norm)

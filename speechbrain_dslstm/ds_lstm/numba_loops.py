@@ -382,7 +382,7 @@ def forward(
 def _row_backward(grad, act, gates, dh, dc, c_before, tanh_c):
     """Gradients of a row's gates and candidates; dc one step back."""
     hidden = dh.shape[0]
-    two, three, four = 2 * hidden, 3 * hidden, 4 * hidden
+    three, four = 3 * hidden, 4 * hidden
     f, o = gates[:hidden], gates[three:]
     _multiply_to(grad[three:four], dh, tanh_c)
     for j in range(hidden):

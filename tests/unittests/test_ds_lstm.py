@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechbrain_dslstm import DSLSTM
-from speechbrain_dslstm.ds_lstm import ds_lstm_naive
-from speechbrain_dslstm.ds_lstm import dispatch
+from speechbrain_dslstm.ds_lstm import dispatch, ds_lstm_naive
 from speechbrain_dslstm.ds_lstm.dispatch import (
     BACKENDS,
     WITH_GATE_NORM,
