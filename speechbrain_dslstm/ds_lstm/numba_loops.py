@@ -54,6 +54,7 @@ def _compiled(*fastmath):
     options = {"fastmath": {"contract", *fastmath}, "error_model": "numpy"}
 
     def compiled(function):
+        """The decorator itself."""
         try:
             return njit(function, cache=True, **options)
         except RuntimeError:  # no folder to write to
@@ -71,14 +72,17 @@ def _exponential(typingctx, z):
     bits, bias, high, low, terms, _ = FORMATS[z]
 
     def codegen(context, builder, signature, args):
+        """Write down the instructions."""
         (argument,) = args
         kind, integer = argument.type, ir.IntType(32 if bits == 23 else 64)
 
         def constant(value):
+            """A number in the type of the argument."""
             value = float(np.float32(value)) if bits == 23 else value
             return ir.Constant(kind, value)
 
         def multiply_add(a, b, c):
+            """A product and a sum that may be rounded once."""
             product = builder.fmul(a, b, flags=("contract",))
             return builder.fadd(product, c, flags=("contract",))
 
@@ -330,6 +334,19 @@ def forward(
         ``BATCH_NORM``.
     norm_weight, norm_bias : array, [4 * hidden] or empty
         Scale and shift of the norm.
+
+    Example
+    -------
+    >>> act, h, c = np.zeros((1, 1, 6)), np.zeros((1, 1)), np.ones((1, 1))
+    >>> blas = np.array([6, 1, 1, ord("N")], np.int32), np.array([1.0, 0.0])
+    >>> none, empty = np.empty(0), np.empty((0, 0, 0))
+    >>> forward(
+    ...     *(act, np.zeros((6, 1)), np.zeros(6), h, c, np.array([1]), *blas),
+    ...     *(np.empty((1, 1, 1)), empty, empty),
+    ...     *(NO_NORM, 0.0, empty, none, none),
+    ... )
+    >>> float(c[0, 0])  # all gates are half open
+    0.5
     """
     batch, time, six = act.shape
     hidden = h.shape[1]
@@ -430,6 +447,19 @@ def backward(
         To be filled with the gradient of the projections.
     grad_bias, grad_norm_weight, grad_norm_bias : array
         Gradients that are added to.
+
+    Example
+    -------
+    >>> act, c_all = np.full((1, 1, 6), 0.5), np.ones((1, 2, 1))
+    >>> blas = np.array([1, 1, 6, ord("N")], np.int32), np.array([1.0, 0.0])
+    >>> dh, dc, none = np.zeros((1, 1)), np.ones((1, 1)), np.empty(0)
+    >>> backward(
+    ...     *(act, np.zeros((6, 1)), c_all, np.array([1]), *blas),
+    ...     *(np.zeros((1, 1, 1)), dh, dc, np.empty((1, 1, 6)), np.zeros(6)),
+    ...     *(NO_NORM, 0.0, np.empty((0, 0, 0)), none, none, none, none),
+    ... )
+    >>> float(dc[0, 0])  # through a forget gate that is half open
+    0.5
     """
     batch, time, six = act.shape
     hidden = dh.shape[1]
