@@ -324,6 +324,7 @@ def test_override_and_unknown_backend(monkeypatch):
 
 
 def test_without_numba_the_next_best(monkeypatch):
+    monkeypatch.delenv("DSLSTM_BACKEND", raising=False)
     numba = choose_backend()
     assert numba[:2] == ("numba", "auto: the fastest here")
     monkeypatch.setitem(
