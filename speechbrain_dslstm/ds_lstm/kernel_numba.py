@@ -42,7 +42,7 @@ def _import_problem():
         _loops()
     except ImportError as error:
         return f"numba does not import ({error})"
-    except AttributeError:
+    except (AttributeError, OSError):
         return "this torch offers no BLAS to compiled code"
     return None
 

@@ -1,7 +1,9 @@
 """The DS-LSTM's loops over time, compiled by numba; see ``kernel_numba``.
 
 Imported only when that backend runs. The recurrent products go to the BLAS
-that torch brings along, so they use torch's number of threads.
+that torch brings along, so they use torch's number of threads. All in one
+file, because numba keeps compiled code until the file it stands in changes,
+whatever happens to others that it calls.
 
 Symbols as in ``equations.py``: B items, T steps, H hidden units. A row of
 ``act`` [B, T, 6H] holds f i_T i_F o C_T C_F: first what the nonlinearities

@@ -26,6 +26,8 @@ SHAPES = [
     (3, 7, 5, 4, 6),
     (3, 63, 11, 13, 200),
     (2, 5, 3, 2, 1),
+    (1, 63, 5, 4, 20),
+    (6, 9, 11, 13, 21),
 ]
 
 
@@ -322,6 +324,7 @@ def test_override_and_unknown_backend(monkeypatch):
 
 
 def test_without_numba_the_next_best(monkeypatch):
+    monkeypatch.delenv("DSLSTM_BACKEND", raising=False)
     numba = choose_backend()
     assert numba[:2] == ("numba", "auto: the fastest here")
     monkeypatch.setitem(
