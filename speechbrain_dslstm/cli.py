@@ -136,7 +136,7 @@ def _probability(context, parameter, value):
 @click.option(
     "--any-sound", is_flag=True, help="Answer for silence and noise, too."
 )
-def classify(
+def _classify(
     files,
     model,
     trust_yaml,
@@ -148,37 +148,7 @@ def classify(
     unknown_below,
     any_sound,
 ):
-    """Tell the emotion of files.
-
-    Arguments
-    ---------
-    files : tuple of str
-        Files and folders.
-    model : str
-        Model folder.
-    trust_yaml : bool
-        Load the YAML.
-    as_json : bool
-        A JSON object a line.
-    as_csv : bool
-        A table with a heading.
-    long : bool
-        Window by window.
-    window : float
-        Seconds.
-    hop : float
-        Seconds.
-    unknown_below : float
-        Threshold of the best posterior.
-    any_sound : bool
-        Answer for silence and noise, too.
-
-    Example
-    -------
-    >>> from click.testing import CliRunner
-    >>> CliRunner().invoke(cli, ["classify"]).exit_code
-    2
-    """
+    """Tell the emotion of files."""
     if as_json and as_csv:
         raise click.UsageError("either --json or --csv, not both")
     if not long and (hop is not None or window != 6.0):
@@ -296,28 +266,8 @@ def _write_text(row):
     "where it is needed]",
 )
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
-def stream(model, trust_yaml, every, normalization, as_json):
-    """Tell the emotion of standard input.
-
-    Arguments
-    ---------
-    model : str
-        Model folder.
-    trust_yaml : bool
-        Load the YAML.
-    every : float
-        Seconds between answers.
-    normalization : str
-        "running" or "training".
-    as_json : bool
-        A JSON object a line.
-
-    Example
-    -------
-    >>> from click.testing import CliRunner
-    >>> CliRunner().invoke(cli, ["stream", "--every", "0"]).exit_code
-    2
-    """
+def _stream(model, trust_yaml, every, normalization, as_json):
+    """Tell the emotion of standard input."""
     import torch
 
     classifier = _load(model, trust_yaml)
@@ -379,30 +329,8 @@ def _centres(classifier):
     type=click.Choice(["running", "training"]),
     help="For --step with a model that centres whole utterances.",
 )
-def export(output, model, trust_yaml, int8, step, normalization):
-    """Write the whole chain to a file.
-
-    Arguments
-    ---------
-    output : str
-        The file.
-    model : str
-        Model folder.
-    trust_yaml : bool
-        Load the YAML.
-    int8 : bool
-        Weights as 8-bit integers.
-    step : bool
-        One step of a stream.
-    normalization : str
-        "running" or "training".
-
-    Example
-    -------
-    >>> from click.testing import CliRunner
-    >>> CliRunner().invoke(cli, ["export", "a.txt"]).exit_code
-    2
-    """
+def _export(output, model, trust_yaml, int8, step, normalization):
+    """Write the whole chain to a file."""
     import torch
 
     from speechbrain_dslstm import export as exporter
@@ -429,20 +357,8 @@ def export(output, model, trust_yaml, int8, step, normalization):
 
 @_command("info", "Say what is in a MODEL folder.")
 @click.argument("model", default=DEFAULT_MODEL)
-def info(model):
-    """Say what is in a model folder.
-
-    Arguments
-    ---------
-    model : str
-        Model folder.
-
-    Example
-    -------
-    >>> from click.testing import CliRunner
-    >>> CliRunner().invoke(cli, ["info", "--help"]).exit_code
-    0
-    """
+def _info(model):
+    """Say what is in a model folder."""
     from speechbrain_dslstm.inference import find_folder
     from speechbrain_dslstm.safe_loader import load_safe, read_description
 
@@ -491,26 +407,8 @@ def info(model):
     type=click.Path(dir_okay=False),
     help="Picture: .png, .svg or .pdf.  [default: FILE.png, here]",
 )
-def explain(file, model, trust_yaml, output):
-    """Draw what the cell listened to.
-
-    Arguments
-    ---------
-    file : str
-        Audio file.
-    model : str
-        Model folder.
-    trust_yaml : bool
-        Load the YAML.
-    output : str
-        Picture.
-
-    Example
-    -------
-    >>> from click.testing import CliRunner
-    >>> CliRunner().invoke(cli, ["explain"]).exit_code
-    2
-    """
+def _explain(file, model, trust_yaml, output):
+    """Draw what the cell listened to."""
     from speechbrain_dslstm.activity import check_speech
     from speechbrain_dslstm.audio import load_audio
     from speechbrain_dslstm.explain import explain as follow
