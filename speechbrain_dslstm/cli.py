@@ -266,47 +266,57 @@ def _write_text(row):
     "where it is needed]",
 )
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
-def _stream(model, trust_yaml, every, normalization, as_json):
+@click.option(
+    "--any-sound", is_flag=True, help="Answer before speech is heard, too."
+)
+def _stream(model, trust_yaml, every, normalization, as_json, any_sound):
     """Tell the emotion of standard input."""
     import torch
+
+    from speechbrain_dslstm.activity import measure_activity
 
     classifier = _load(model, trust_yaml)
     needed = "running" if _centres(classifier) else None
     opened = classifier.stream(normalization or needed)
     rate = classifier.hparams.sample_rate
-    size = 2 * round(every * rate)
-    source = sys.stdin.buffer
-    ended = False
-    while not ended:
-        # Fewer bytes than asked for: the end
-        data = source.read(size)
-        ended = len(data) < size
-        pcm = torch.frombuffer(
-            bytearray(data[: len(data) // 2 * 2]) or bytearray(2),
-            dtype=torch.int16,
-        )[: len(data) // 2]
-        found = opened.push(pcm.float() / 32768)
+    recent, reason = torch.zeros(0), None if any_sound else "silence"
+    for samples, ended in _pcm(round(every * rate)):
+        found = opened.push(samples)
         if ended and opened.samples:
             found = opened.finish()
+        if reason:
+            # Until there is speech in the last three seconds
+            recent = torch.cat([recent, samples])[-3 * rate :]
+            reason = measure_activity(recent, rate).reason
         if found is None:
             continue
-        seconds = round(opened.samples / rate, 3)
-        _, _, _, label = classifier.decide(found.unsqueeze(0))
-        values = _posteriors(classifier.labels, found)
-        if as_json:
-            row = {"seconds": seconds, "label": label[0], "posteriors": values}
-            click.echo(json.dumps({**row, "final": ended}))
+        row = {"seconds": round(opened.samples / rate, 3), "final": ended}
+        if reason:
+            row["reason"] = reason
         else:
-            _write_text(
-                {
-                    "file": f"{seconds:8.2f}",
-                    "label": label[0],
-                    "posteriors": values,
-                }
-            )
+            row["label"] = classifier.decide(found.unsqueeze(0))[3][0]
+            row["posteriors"] = _posteriors(classifier.labels, found)
+        if as_json:
+            click.echo(json.dumps(row))
+        else:
+            _write_text({"file": f"{row['seconds']:8.2f}", **row})
         sys.stdout.flush()
     if not opened.samples:
         raise click.ClickException("no audio on standard input")
+
+
+def _pcm(size):
+    """Yield samples of standard input, and whether they are the last."""
+    import numpy as np
+    import torch
+
+    ended = False
+    while not ended:
+        # Fewer bytes than asked for: the end
+        data = sys.stdin.buffer.read(2 * size)
+        ended = len(data) < 2 * size
+        samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2") / 32768
+        yield torch.from_numpy(samples.astype(np.float32)), ended
 
 
 def _centres(classifier):
