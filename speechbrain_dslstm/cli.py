@@ -136,7 +136,7 @@ def _probability(context, parameter, value):
 @click.option(
     "--any-sound", is_flag=True, help="Answer for silence and noise, too."
 )
-def classify(
+def _classify(
     files,
     model,
     trust_yaml,
@@ -148,37 +148,7 @@ def classify(
     unknown_below,
     any_sound,
 ):
-    """Tell the emotion of files.
-
-    Arguments
-    ---------
-    files : tuple of str
-        Files and folders.
-    model : str
-        Model folder.
-    trust_yaml : bool
-        Load the YAML.
-    as_json : bool
-        A JSON object a line.
-    as_csv : bool
-        A table with a heading.
-    long : bool
-        Window by window.
-    window : float
-        Seconds.
-    hop : float
-        Seconds.
-    unknown_below : float
-        Threshold of the best posterior.
-    any_sound : bool
-        Answer for silence and noise, too.
-
-    Example
-    -------
-    >>> from click.testing import CliRunner
-    >>> CliRunner().invoke(cli, ["classify"]).exit_code
-    2
-    """
+    """Tell the emotion of files."""
     if as_json and as_csv:
         raise click.UsageError("either --json or --csv, not both")
     if not long and (hop is not None or window != 6.0):
@@ -296,67 +266,57 @@ def _write_text(row):
     "where it is needed]",
 )
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
-def stream(model, trust_yaml, every, normalization, as_json):
-    """Tell the emotion of standard input.
-
-    Arguments
-    ---------
-    model : str
-        Model folder.
-    trust_yaml : bool
-        Load the YAML.
-    every : float
-        Seconds between answers.
-    normalization : str
-        "running" or "training".
-    as_json : bool
-        A JSON object a line.
-
-    Example
-    -------
-    >>> from click.testing import CliRunner
-    >>> CliRunner().invoke(cli, ["stream", "--every", "0"]).exit_code
-    2
-    """
+@click.option(
+    "--any-sound", is_flag=True, help="Answer before speech is heard, too."
+)
+def _stream(model, trust_yaml, every, normalization, as_json, any_sound):
+    """Tell the emotion of standard input."""
     import torch
+
+    from speechbrain_dslstm.activity import measure_activity
 
     classifier = _load(model, trust_yaml)
     needed = "running" if _centres(classifier) else None
     opened = classifier.stream(normalization or needed)
     rate = classifier.hparams.sample_rate
-    size = 2 * round(every * rate)
-    source = sys.stdin.buffer
-    ended = False
-    while not ended:
-        # Fewer bytes than asked for: the end
-        data = source.read(size)
-        ended = len(data) < size
-        pcm = torch.frombuffer(
-            bytearray(data[: len(data) // 2 * 2]) or bytearray(2),
-            dtype=torch.int16,
-        )[: len(data) // 2]
-        found = opened.push(pcm.float() / 32768)
+    recent, reason = torch.zeros(0), None if any_sound else "silence"
+    for samples, ended in _pcm(round(every * rate)):
+        found = opened.push(samples)
         if ended and opened.samples:
             found = opened.finish()
+        if reason:
+            # Until there is speech in the last three seconds
+            recent = torch.cat([recent, samples])[-3 * rate :]
+            reason = measure_activity(recent, rate).reason
         if found is None:
             continue
-        seconds = round(opened.samples / rate, 3)
-        _, _, _, label = classifier.decide(found.unsqueeze(0))
-        values = _posteriors(classifier.labels, found)
-        if as_json:
-            row = {"seconds": seconds, "label": label[0], "posteriors": values}
-            click.echo(json.dumps({**row, "final": ended}))
+        row = {"seconds": round(opened.samples / rate, 3), "final": ended}
+        if reason:
+            row["reason"] = reason
         else:
-            _write_text(
-                {
-                    "file": f"{seconds:8.2f}",
-                    "label": label[0],
-                    "posteriors": values,
-                }
-            )
+            row["label"] = classifier.decide(found.unsqueeze(0))[3][0]
+            row["posteriors"] = _posteriors(classifier.labels, found)
+        if as_json:
+            click.echo(json.dumps(row))
+        else:
+            _write_text({"file": f"{row['seconds']:8.2f}", **row})
         sys.stdout.flush()
     if not opened.samples:
         raise click.ClickException("no audio on standard input")
+
+
+def _pcm(size):
+    """Yield samples of standard input, and whether they are the last."""
+    import numpy as np
+    import torch
+
+    ended = False
+    while not ended:
+        # Fewer bytes than asked for: the end
+        data = sys.stdin.buffer.read(2 * size)
+        ended = len(data) < 2 * size
+        samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2") / 32768
+        yield torch.from_numpy(samples.astype(np.float32)), ended
 
 
 def _centres(classifier):
@@ -379,30 +339,8 @@ def _centres(classifier):
     type=click.Choice(["running", "training"]),
     help="For --step with a model that centres whole utterances.",
 )
-def export(output, model, trust_yaml, int8, step, normalization):
-    """Write the whole chain to a file.
-
-    Arguments
-    ---------
-    output : str
-        The file.
-    model : str
-        Model folder.
-    trust_yaml : bool
-        Load the YAML.
-    int8 : bool
-        Weights as 8-bit integers.
-    step : bool
-        One step of a stream.
-    normalization : str
-        "running" or "training".
-
-    Example
-    -------
-    >>> from click.testing import CliRunner
-    >>> CliRunner().invoke(cli, ["export", "a.txt"]).exit_code
-    2
-    """
+def _export(output, model, trust_yaml, int8, step, normalization):
+    """Write the whole chain to a file."""
     import torch
 
     from speechbrain_dslstm import export as exporter
@@ -429,20 +367,8 @@ def export(output, model, trust_yaml, int8, step, normalization):
 
 @_command("info", "Say what is in a MODEL folder.")
 @click.argument("model", default=DEFAULT_MODEL)
-def info(model):
-    """Say what is in a model folder.
-
-    Arguments
-    ---------
-    model : str
-        Model folder.
-
-    Example
-    -------
-    >>> from click.testing import CliRunner
-    >>> CliRunner().invoke(cli, ["info", "--help"]).exit_code
-    0
-    """
+def _info(model):
+    """Say what is in a model folder."""
     from speechbrain_dslstm.inference import find_folder
     from speechbrain_dslstm.safe_loader import load_safe, read_description
 
@@ -491,26 +417,8 @@ def info(model):
     type=click.Path(dir_okay=False),
     help="Picture: .png, .svg or .pdf.  [default: FILE.png, here]",
 )
-def explain(file, model, trust_yaml, output):
-    """Draw what the cell listened to.
-
-    Arguments
-    ---------
-    file : str
-        Audio file.
-    model : str
-        Model folder.
-    trust_yaml : bool
-        Load the YAML.
-    output : str
-        Picture.
-
-    Example
-    -------
-    >>> from click.testing import CliRunner
-    >>> CliRunner().invoke(cli, ["explain"]).exit_code
-    2
-    """
+def _explain(file, model, trust_yaml, output):
+    """Draw what the cell listened to."""
     from speechbrain_dslstm.activity import check_speech
     from speechbrain_dslstm.audio import load_audio
     from speechbrain_dslstm.explain import explain as follow

@@ -403,5 +403,12 @@ def _recur(cell, projected, weight_h, hidden, state, valid):
             c_t = torch.where(inputs[1], c_t, c)
         return (h_t, c_t), h_t.clone()
 
-    state, out = scan(step, state, inputs, dim=0)
-    return out.transpose(0, 1), state
+    if torch.compiler.is_exporting():
+        state, out = scan(step, state, inputs, dim=0)
+        return out.transpose(0, 1), state
+    # Run as it is, scan would be compiled anew for every length
+    every = []
+    for items in zip(*inputs, strict=True):
+        state, out = step(state, items)
+        every.append(out)
+    return torch.stack(every, dim=1), state

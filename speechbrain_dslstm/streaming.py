@@ -10,9 +10,11 @@ delta, acceleration    2 + 2 frames of 10 ms
 mel x, mel y           half a window: 16 ms, 32 ms
 CNN on x (2 frames)    2 + 4 frames of 16 ms
 CNN on y (4 frames)    3 + 6 frames of 32 ms
-alignment              2 pooled frames of x, 64 ms each
+alignment              3 pooled frames of x, 64 ms each
 LSTM, DS-LSTM, mean    none
 =====================  =====================================================
+
+In all 65 ms on the way of the MFCCs and 320 ms on that of the spectrograms.
 
 A model that takes out each utterance's own mean looks ahead to the end.
 ``with_normalization`` gives the same weights with a mean that a stream has.

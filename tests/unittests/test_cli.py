@@ -136,6 +136,30 @@ def test_stream(dslstm, model, emodb_clips, monkeypatch):
     assert rows[-1]["seconds"] == round(len(wav) / 16000, 3)
 
 
+def test_a_stream_without_speech_has_a_reason(dslstm, emodb_clips, monkeypatch):
+    """Until somebody speaks."""
+    silence = torch.zeros(16000)
+    wav = torch.cat([silence, emodb_clips[0]])
+    for samples, options in [(silence, []), (silence, ["--any-sound"])] + [
+        (wav, [])
+    ]:
+        pcm = (samples * 32767).short().numpy().astype("<i2").tobytes()
+        stdin = io.TextIOWrapper(io.BytesIO(pcm))
+        monkeypatch.setattr(sys, "stdin", stdin)
+        _, out, _ = dslstm("stream", "--json", *options)
+        rows = [json.loads(line) for line in out.splitlines()]
+        if options:
+            assert all(row["label"] in LABELS for row in rows)
+        elif samples is silence:
+            assert [row["reason"] for row in rows] == ["silence"] * len(rows)
+        else:
+            assert rows[0]["reason"] == "silence" and "label" not in rows[0]
+            assert rows[-1]["label"] in LABELS and "reason" not in rows[-1]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(pcm)))
+    _, out, _ = dslstm("stream")
+    assert "- (silence)" in out and "[" in out.splitlines()[-1]
+
+
 def test_an_empty_stream(dslstm, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     status, _, err = dslstm("stream")

@@ -55,6 +55,7 @@ def batch_of(clips):
 
 
 LOADERS = {
+    "ours": EmotionClassifier.from_hparams,
     "stock": lambda folder: EncoderClassifier.from_hparams(str(folder)),
     "foreign": lambda folder: foreign_class(
         str(folder), pymodule_file="custom_interface.py"
@@ -90,7 +91,7 @@ def test_the_interface_is_two_lines(saved):
     assert len(lines) == 2
 
 
-@pytest.mark.parametrize("loader", ["stock", "safe"])
+@pytest.mark.parametrize("loader", ["ours", "stock", "safe"])
 def test_nothing_is_warned_of(loader, saved, emodb_clips, caplog):
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
         warnings.simplefilter("error")
@@ -184,8 +185,6 @@ def spoil(data, *path, value):
     ],
 )
 def test_the_safe_loader_refuses(path, value, match, saved, tmp_path):
-    import json
-
     folder = shutil.copytree(saved, tmp_path / "model")
     data = json.loads((folder / "model.json").read_text())
     spoil(data, *path, value=value)
