@@ -141,6 +141,9 @@ def _summarise(run, resamples=RESAMPLES):
         "versions": _distinct(fold["versions"] for fold in folds),
         "commands": _distinct(fold_command(fold["command"]) for fold in folds),
         "seconds": sum(fold["seconds"] for fold in folds),
+        "calibration": [
+            fold["calibration"] for fold in folds if "calibration" in fold
+        ],
         "rules": {
             rule: _judge(run, folds, rule, resamples)
             for rule in RULES

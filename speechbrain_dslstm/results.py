@@ -12,6 +12,10 @@ from pathlib import Path
 import speechbrain
 import torch
 
+from speechbrain_dslstm.calibration import (
+    calibration_report,
+    fit_temperature,
+)
 from speechbrain_dslstm.corpora.manifest import read_manifest
 from speechbrain_dslstm.metrics import format_confusion
 from speechbrain_dslstm.plots import plot_confusion
@@ -112,8 +116,9 @@ def write_results(hparams, scores, seconds):
     ---------
     hparams : dict
         The loaded hyperparameters.
-    scores : dict of str to EmotionStats
-        The test side: "fused", and each branch.
+    scores : dict of str to dict
+        For "valid" and "test" an ``EmotionStats`` of "fused" and of each
+        branch.
     seconds : float
         Wall time of this process.
 
@@ -136,7 +141,7 @@ def write_results(hparams, scores, seconds):
     run = json.loads((save / "run.json").read_text(encoding="utf-8"))
     epochs = read_rows(hparams["epoch_log"])
     best = max(epochs, key=lambda row: row["score"])
-    test = {name: one.summarize() for name, one in scores.items()}
+    test = {name: one.summarize() for name, one in scores["test"].items()}
     test_epochs = read_rows(hparams["test_epoch_log"])
     test_best = {
         name: _maximum(test_epochs, name) for name in HEADLINE if test_epochs
@@ -170,6 +175,7 @@ def write_results(hparams, scores, seconds):
         "best_epoch": best["epoch"],
         "epochs": len(epochs),
         "valid": best["valid"],
+        "calibration": _calibrate(scores),
         "parameters": sum(p.numel() for p in hparams["model"].parameters()),
         "seconds": round(seconds, 1),
         "command": sys.argv,
@@ -181,7 +187,7 @@ def write_results(hparams, scores, seconds):
     }
     entries = read_manifest(save / "test.json")
     speakers = {key: entry["speaker"] for key, entry in entries.items()}
-    scores["fused"].write_predictions(
+    scores["test"]["fused"].write_predictions(
         folder / "predictions.csv", {"speaker": speakers}
     )
     plot_confusion(
@@ -196,6 +202,15 @@ def write_results(hparams, scores, seconds):
     aside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     os.replace(aside, folder / "results.json")
     return results
+
+
+def _calibrate(scores):
+    """Temperature from the validation side, and what it does to the test."""
+    valid, test = (
+        (torch.tensor(one["fused"].scores), torch.tensor(one["fused"].targets))
+        for one in (scores["valid"], scores["test"])
+    )
+    return calibration_report(*test, fit_temperature(*valid))
 
 
 def _maximum(rows, name):
@@ -236,4 +251,10 @@ def print_results(results, folder):
         f"macro-F1 {results['macro_f1']:.1%}  ({fused['n']} clips)\n"
     )
     print(format_confusion(fused["confusion"], results["labels"]))
+    found = results.get("calibration")
+    if found:
+        print(
+            f"\ncalibration: temperature {found['temperature']:.2f}, ECE "
+            f"{found['ece_before']:.3f} -> {found['ece_after']:.3f}"
+        )
     print(f"\nresults: {folder}")

@@ -266,6 +266,7 @@ def _details(entry, pictures):
         "split": PROTOCOLS[entry["protocol"]].split,
         "epoch": entry["selection"] or RULES[entry["headline"]],
         "parameters": f"{entry['parameters']:,}",
+        "calibration, mean over folds": _calibration(entry["calibration"]),
         "wall time, all folds": _time(entry["seconds"]),
         "versions": "; ".join(
             ", ".join(f"{name} {number}" for name, number in one.items())
@@ -428,6 +429,19 @@ def _p(value):
     if value is None:
         return "-"
     return f"{value:.2g}" if value >= 0.001 else "< 0.001"
+
+
+def _calibration(found):
+    """Expected calibration error without and with the temperature."""
+    if not found:
+        return "not measured"
+    means = {
+        name: sum(one[name] for one in found) / len(found) for name in found[0]
+    }
+    return (
+        f"temperature {means['temperature']:.2f}, fitted on validation; "
+        f"test ECE {means['ece_before']:.3f} → {means['ece_after']:.3f}"
+    )
 
 
 def _time(seconds):

@@ -576,7 +576,7 @@ def extract_batch(model, batch):
     return found
 
 
-def save_model(brain, hparams, hparams_file, overrides):
+def save_model(brain, hparams, hparams_file, overrides, temperature):
     """Write the model folder, and classify a held-out file with it.
 
     Arguments
@@ -589,12 +589,16 @@ def save_model(brain, hparams, hparams_file, overrides):
         The YAML of this run.
     overrides : str
         YAML text of the overrides on the command line.
+    temperature : float
+        Of the calibration.
     """
     folder = Path(hparams["output_folder"], "model")
     # The number of classes as a number: a model must not ask for its corpus
     overrides = f"{overrides}\nn_classes: {hparams['n_classes']}\n"
     text = resolve_hparams(hparams_file, overrides)
-    save_pretrained(folder, text, brain.trained_model, hparams["labels"])
+    save_pretrained(
+        folder, text, brain.trained_model, hparams["labels"], temperature
+    )
     classifier = EmotionClassifier.from_hparams(folder)
     manifest = Path(hparams["save_folder"], "test.json")
     item = next(iter(json.loads(manifest.read_text("utf-8")).values()))
@@ -677,13 +681,19 @@ def main():
         datasets["valid"],
         valid_loader_kwargs=dict(eval_options),
     )
-    brain.evaluate(
-        datasets["test"], max_key="score", test_loader_kwargs=dict(eval_options)
-    )
+    scores = {}
+    for side in ("valid", "test"):
+        brain.evaluate(
+            datasets[side],
+            max_key="score",
+            test_loader_kwargs=dict(eval_options),
+        )
+        scores[side] = brain.scores
     if if_main_process():
-        results = write_results(hparams, brain.scores, time.time() - started)
+        results = write_results(hparams, scores, time.time() - started)
         print_results(results, hparams["output_folder"])
-        save_model(brain, hparams, hparams_file, overrides)
+        temperature = results["calibration"]["temperature"]
+        save_model(brain, hparams, hparams_file, overrides, temperature)
 
 
 if __name__ == "__main__":
