@@ -1,28 +1,24 @@
-#!/usr/bin/env python3
-"""Time the features against librosa, openSMILE and torchaudio.
+"""The features against librosa, openSMILE and torchaudio.
 
-> python tests/benchmarks/features.py
-
-All three features of 100 clips of 4 s, on one thread, each way in turns;
-nothing is timed if the numbers differ. librosa and openSMILE go from clip to
+All three features of 100 clips of 4 s, each way in turns; nothing is timed
+if the numbers differ. librosa and openSMILE go from clip to
 clip, as they must; torchaudio's transforms (two mel-spectrograms in dB, MFCCs
 with deltas) have the same sizes, and the time of whichever is faster for them,
 clip by clip or all in one batch.
 """
 
-import argparse
 import functools
-import statistics
-import time
 from pathlib import Path
 
 import librosa
 import opensmile
 import torch
+from timing import Row, interleave
 from torchaudio import transforms
 
 from speechbrain_dslstm.features import MFCC39, LogMelSpectrogram
 
+PARITY = ["test_features.py"]
 TESTS = Path(__file__).resolve().parents[1]
 CLIPS, RATE, SECONDS = 100, 16000, 4
 # Largest ratio that is wanted, against the fastest way of each stranger
@@ -142,19 +138,18 @@ def check(ours, strangers, wavs):
             torch.testing.assert_close(one, other, atol=1e-3, rtol=0)
 
 
-def rows(seconds):
-    """Time all ways in turns, on one thread.
+def rows(options):
+    """Time all ways in turns.
 
     Arguments
     ---------
-    seconds : float
-        How long altogether; each way runs three times at least.
+    options : argparse.Namespace
+        ``seconds`` for all rows together.
 
-    Returns
-    -------
-    list of dict
-        For each way of ours and each stranger: "ours", "against", "ms" and
-        "against_ms" (medians, for one clip), "ratio" of the two, "target".
+    Yields
+    ------
+    Row
+        For each way of ours against each stranger, in ms for one clip.
     """
     wavs = make_clips()
     ours, strangers, torchaudios = our_way(), strangers_way(), torchaudios_way()
@@ -170,50 +165,19 @@ def rows(seconds):
         "clip by clip": functools.partial(one_by_one, ours),
         "torchaudio, clip by clip": functools.partial(one_by_one, torchaudios),
     }
-    times = {name: [] for name in calls}
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.no_grad():
-            check(ours, strangers, wavs[:10])
-            ours(wavs), torchaudios(wavs)
-            end = time.perf_counter() + seconds
-            while time.perf_counter() < end or len(times["batch"]) < 3:
-                for name, call in calls.items():
-                    start = time.perf_counter()
-                    call()
-                    times[name].append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(threads)
-    ms = {n: 1e3 * statistics.median(t) / CLIPS for n, t in times.items()}
+    with torch.no_grad():
+        check(ours, strangers, wavs[:10])
+        medians = interleave(calls, 3 * options.seconds, least=3)
+    ms = {name: median / CLIPS for name, median in medians.items()}
     ms["torchaudio"] = min(
         ms.pop("torchaudio, batch"), ms.pop("torchaudio, clip by clip")
     )
-    return [
-        {
-            "ours": way,
-            "against": name,
-            "ms": ms[way],
-            "against_ms": ms[name],
-            "ratio": ms[way] / ms[name],
-            "target": target,
-        }
-        for way in ("batch", "clip by clip")
-        for name, target in TARGETS.items()
-    ]
-
-
-def main():
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seconds", type=float, default=30.0, help="to take")
-    print("ours          ms/clip  against             ms/clip  ratio  target")
-    for row in rows(parser.parse_args().seconds):
-        print(
-            f"{row['ours']:12} {row['ms']:8.2f}  {row['against']:18} "
-            f"{row['against_ms']:8.2f} {row['ratio']:6.3f} {row['target']:7.3f}"
-        )
-
-
-if __name__ == "__main__":
-    main()
+    for way in ("batch", "clip by clip"):
+        for name, target in TARGETS.items():
+            yield Row(
+                "features",
+                f"{way} against {name}",
+                ms[way] / ms[name],
+                target,
+                {"ours": ms[way], name: ms[name]},
+            )
