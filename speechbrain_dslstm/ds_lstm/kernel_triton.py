@@ -42,10 +42,8 @@ def _loops():
     return importlib.import_module("speechbrain_dslstm.ds_lstm.triton_loops")
 
 
-# torch.compile takes the answer as it is
-@torch.compiler.assume_constant_result
 @functools.cache
-def _machine_problem(kind, index, interpreted):
+def _look_around(kind, index, interpreted):
     """What a device, and what is installed beside it, lacks."""
     if kind != "cuda" and not (kind == "cpu" and interpreted):
         return (
@@ -63,6 +61,12 @@ def _machine_problem(kind, index, interpreted):
     except ImportError as error:
         return f"triton does not import ({error})"
     return None
+
+
+@torch.compiler.assume_constant_result
+def _machine_problem(*where):
+    """The same; torch.compile takes the answer as it is."""
+    return _look_around(*where)
 
 
 def triton_problem(like, gate_norm=False):
