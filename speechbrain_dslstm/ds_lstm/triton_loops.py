@@ -7,14 +7,15 @@ memory the next one reads: hidden states on the way forward, the gradients of
 the gates on the way back. The weights come from the L2 cache at every step.
 
 Why the next step sees them: a program is one thread block, on one
-multiprocessor. ``tl.debug_barrier`` is bar.sync, after which every global
-write that any thread of the block made before it is visible to all of them,
-and the loads behind it (cp.async of the pipelined inner loop among them; the
-loop begins behind the barrier) cannot pass it. No program reads what another
-one writes. Nothing is overwritten in the step in which it is read, for a tile
-smaller than the block is held by several threads, and a slow one would read
-what a fast one has written: cell states and their gradients alternate between
-two slots, and one barrier a step parks all readers before the next write.
+multiprocessor. ``tl.debug_barrier`` is bar.sync, after which every write to
+global memory that a thread of the block made before it is visible to all of
+them, and no load behind it moves before it; those of the inner loop, which
+run ahead as cp.async, begin with that loop. No program reads what another one
+writes. Between two barriers nothing is read that is also written, not even by
+the same element of a tile: several threads hold one element where a tile is
+smaller than the block, and the slow would read what the fast have written.
+So cell states and their gradients alternate between slots. The tests see to
+all this by recording addresses.
 
 Imported by ``kernel_triton`` when it is first called: triton is missing on
 some platforms and takes a while to import. The formulas are those of
@@ -69,7 +70,51 @@ def forward(
     H: tl.constexpr, RAGGED: tl.constexpr, KEEP: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """All steps of a block of items; state 0 and cell 0 are given."""
+    """All steps of a block of items.
+
+    Arguments
+    ---------
+    projected : pointer, [time, batch, 6 * H]
+        What ``project_inputs`` returns, in the type of the weights.
+    weight : pointer, [6 * H, H]
+        Recurrent weights.
+    counts : pointer or None, int64, [batch]
+        Valid steps of each item; None unless ``RAGGED``.
+    states : pointer, [time + 1, batch, H]
+        Hidden states; the first is read, the others written as far as an
+        item of the block has a step.
+    h_n : pointer, [batch, H]
+        Hidden state after an item's last step; untouched if it has none.
+    c_n : pointer, [batch, H]
+        Cell state after the same.
+    act : pointer, [time, batch, 6 * H]
+        Gates and candidates, written if ``KEEP``.
+    cells : pointer, float32, [slots, batch, H]
+        Cell states, step t in slot t modulo ``slots``; the first is read.
+    batch : int
+        Items.
+    time : int
+        Steps.
+    slots : int
+        ``time`` + 1, or 2 if nothing is kept.
+    H : int
+        Hidden units.
+    RAGGED : bool
+        Whether there are lengths.
+    KEEP : bool
+        Whether a way back follows.
+    BLOCK_B : int
+        Items of a program.
+    BLOCK_U : int
+        Units at a time.
+    BLOCK_K : int
+        Terms of the recurrent product at a time.
+
+    Example
+    -------
+    >>> forward.arg_names[:3]
+    ['projected', 'weight', 'counts']
+    """
     rows, count = _items(counts, batch, time, RAGGED, BLOCK_B)
     stride = batch.to(tl.int64) * H
     for t in range(tl.max(count)):
@@ -134,7 +179,51 @@ def backward(
     H: tl.constexpr, RAGGED: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """All steps backwards; dc goes through ``slots``, is in the first now."""
+    """All steps of a block of items, backwards.
+
+    Arguments
+    ---------
+    grad_states : pointer, [time + 1, batch, H]
+        Gradient of the hidden states, the initial one among them.
+    grad_h : pointer, [batch, H]
+        Gradient of the hidden state after an item's last step.
+    weight : pointer, [6 * H, H]
+        Recurrent weights.
+    counts : pointer or None, int64, [batch]
+        Valid steps of each item; None unless ``RAGGED``.
+    act : pointer, [time, batch, 6 * H]
+        Gates and candidates.
+    cells : pointer, float32, [time + 1, batch, H]
+        Cell states.
+    grad_z : pointer, [time, batch, 6 * H]
+        Gradient of ``projected``, written as far as an item of the block has
+        a step.
+    grad_h0 : pointer, [batch, H]
+        Gradient of the initial hidden state, written.
+    grad_c0 : pointer, [batch, H]
+        Gradient of the initial cell state, written.
+    slots : pointer, float32, [2, batch, H]
+        Memory; the first slot holds the gradient of the last cell state.
+    batch : int
+        Items.
+    time : int
+        Steps.
+    H : int
+        Hidden units.
+    RAGGED : bool
+        Whether there are lengths.
+    BLOCK_B : int
+        Items of a program.
+    BLOCK_U : int
+        Units at a time.
+    BLOCK_K : int
+        Terms of the product with the weights at a time.
+
+    Example
+    -------
+    >>> backward.arg_names[:3]
+    ['grad_states', 'grad_h', 'weight']
+    """
     rows, count = _items(counts, batch, time, RAGGED, BLOCK_B)
     stride = batch.to(tl.int64) * H
     steps = tl.max(count)

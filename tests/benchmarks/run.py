@@ -28,7 +28,7 @@ HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 # The checkout's own package, installed or not
 sys.path[:0] = [str(HERE), str(REPOSITORY)]
-PARTS = ["layer", "scaling", "memory", "mfcc_lstm"]
+PARTS = ["layer", "scaling", "memory", "mfcc_lstm", "gpu"]
 
 
 def parse(argv=None):

@@ -5,9 +5,11 @@ that run kernels do so in a process of their own, which this file starts on
 itself. That the kernels compile for GPUs is seen on any machine.
 """
 
+import itertools
 import os
 import subprocess
 import sys
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -23,7 +25,12 @@ DEVICE = "cuda" if GPU else "cpu"
 # float32 sums in another order; bfloat16 keeps 8 bits of gates and gradients
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.02}
 # batch, time, input_x, input_y, hidden; on a GPU the paper's hidden size, too
-SHAPES = [(3, 7, 5, 4, 20), (17, 5, 3, 2, 33), (1, 1, 2, 3, 1), (2, 3, 4, 3, 70)]
+SHAPES = [
+    (3, 7, 5, 4, 20),
+    (17, 5, 3, 2, 33),
+    (1, 1, 2, 3, 1),
+    (2, 3, 4, 3, 70),
+]
 SHAPES += [(3, 63, 11, 13, 200), (33, 21, 9, 7, 256)] if GPU else []
 KERNELS = ["forward", "backward"]
 
@@ -112,6 +119,61 @@ def assert_near(ours, theirs, tolerance):
     )
 
 
+class Phase(NamedTuple):
+    """Addresses that one program touches between two barriers."""
+
+    launch: int
+    program: int
+    reads: set
+    writes: set
+
+
+def record_memory(monkeypatch):
+    """A list that grows by a phase at every barrier."""
+    from triton.runtime import interpreter
+
+    builder, phases = interpreter.InterpreterBuilder, []
+    originals = {
+        name: getattr(builder, name)
+        for name in (
+            "set_grid_dim", "set_grid_idx", "create_barrier",
+            "create_masked_load", "create_masked_store",
+        )
+    }  # fmt: skip
+
+    def begin(launch, program):
+        phases.append(Phase(launch, program, set(), set()))
+
+    def set_grid_dim(self, *sizes):
+        begin(phases[-1].launch + 1 if phases else 0, 0)
+        return originals["set_grid_dim"](self, *sizes)
+
+    def set_grid_idx(self, program, *rest):
+        begin(phases[-1].launch, program)
+        return originals["set_grid_idx"](self, program, *rest)
+
+    def create_barrier(self):
+        begin(*phases[-1][:2])
+        return originals["create_barrier"](self)
+
+    def create_masked_load(self, pointers, mask, *rest):
+        phases[-1].reads.update(pointers.data[mask.data].tolist())
+        return originals["create_masked_load"](self, pointers, mask, *rest)
+
+    def create_masked_store(self, pointers, value, mask, *rest):
+        phases[-1].writes.update(pointers.data[mask.data].tolist())
+        return originals["create_masked_store"](
+            self, pointers, value, mask, *rest
+        )
+
+    for replacement in (
+        set_grid_dim, set_grid_idx, create_barrier,
+        create_masked_load, create_masked_store,
+    ):  # fmt: skip
+        monkeypatch.setattr(builder, replacement.__name__, replacement)
+    return phases
+
+
 class TestKernels:
     """Held to the equations wherever the kernels can run."""
 
@@ -173,9 +235,7 @@ class TestKernels:
             out, _, _ = ds_lstm_triton(*leaves)
             # A gradient that is not laid out as the output is, and none of c
             loss = (out * out).sum() + out[:, -1].sum()
-            found.append(
-                torch.autograd.grad(loss, leaves, retain_graph=True)
-            )
+            found.append(torch.autograd.grad(loss, leaves, retain_graph=True))
             found.append(torch.autograd.grad(loss, leaves))
         for values in zip(*found, strict=True):
             for value in values[1:]:
@@ -221,6 +281,29 @@ class TestKernels:
         assert out.dtype == torch.float32
         torch.testing.assert_close(out, expected, atol=0.02, rtol=0.02)
         assert net.weight_h_l0.grad.dtype == torch.float32
+
+
+class TestInterpreter:
+    """What only the interpreter shows."""
+
+    __test__ = INTERPRETED
+
+    def test_a_barrier_parts_what_is_written_from_what_is_read(
+        self, monkeypatch
+    ):
+        """Between two barriers the threads of a program run in any order."""
+        phases = record_memory(monkeypatch)
+        counts = torch.tensor([3, 1, 3, 2, 3, 3])
+        args = arguments((6, 3, 2, 3, 70))
+        results(ds_lstm_triton, args, counts, "cpu", torch.float32)
+        phases = [phase for phase in phases if phase.reads or phase.writes]
+        # Of two programs, one for each step, and one for the initial state
+        assert len(phases) == 2 * (3 + 4)
+        for phase in phases:
+            assert phase.writes and not phase.reads & phase.writes
+        for one, other in itertools.permutations(phases, 2):
+            if one.launch == other.launch and one.program != other.program:
+                assert not one.writes & (other.reads | other.writes)
 
 
 class TestGPU:
@@ -334,7 +417,9 @@ class TestAnyMachine:
     def test_asked_for_on_a_cpu(self, monkeypatch):
         monkeypatch.setenv("DSLSTM_BACKEND", "triton")
         net = DSLSTM(4, 5, 6)
-        match = "'triton' .DSLSTM_BACKEND=triton. cannot run: .*CUDA, not on cpu"
+        match = (
+            "'triton' .DSLSTM_BACKEND=triton. cannot run: .*CUDA, not on cpu"
+        )
         with pytest.raises(ValueError, match=match):
             net(torch.zeros(1, 2, 4), torch.zeros(1, 2, 5))
         args = arguments((1, 2, 4, 5, 6))
