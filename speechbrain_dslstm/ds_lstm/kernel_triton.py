@@ -29,7 +29,7 @@ __all__ = ["ds_lstm_triton", "triton_problem"]
 MOST_HIDDEN = 256
 # Way forward and back. Items, units and terms of a sum at a time: tensor cores
 # multiply 16 rows; without them fewer rows spread over more multiprocessors.
-# All fit 99 KB of shared memory, without spilled registers.
+# All fit 99 KB of shared memory. Chosen by what the compiler makes of them.
 BLOCKS = ("BLOCK_B", "BLOCK_U", "BLOCK_K", "num_warps", "num_stages")
 SIZES = {
     torch.float32: [(4, 64, 16, 4, 3), (4, 64, 64, 4, 3)],
@@ -63,10 +63,13 @@ def _look_around(kind, index, interpreted):
     return None
 
 
-@torch.compiler.assume_constant_result
 def _machine_problem(*where):
     """The same; torch.compile takes the answer as it is."""
     return _look_around(*where)
+
+
+# torch.compiler.assume_constant_result, which takes a second to import
+_machine_problem._dynamo_marked_constant = True
 
 
 def triton_problem(like, gate_norm=False):

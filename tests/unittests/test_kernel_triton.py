@@ -180,14 +180,17 @@ class TestKernels:
     __test__ = GPU or INTERPRETED
 
     @pytest.mark.parametrize("dtype", TOLERANCE)
-    @pytest.mark.parametrize("ragged", [False, True])
-    @pytest.mark.parametrize("shape", SHAPES)
+    @pytest.mark.parametrize(
+        ("shape", "ragged"),
+        [(shape, True) for shape in SHAPES]
+        + [(shape, False) for shape in SHAPES[::3]],
+    )
     def test_equal_equations(self, shape, ragged, dtype):
         args = arguments(shape, dtype)
         counts = None
         if ragged:
             counts = torch.linspace(1, shape[1], shape[0]).round().long()
-            # Rows of one block that all end early, and late, and alternate
+            # Early and late ends in one block
             counts[::3] = counts.max()
         expected = results(ds_lstm_naive, args, counts, "cpu", torch.float32)
         found = results(ds_lstm_triton, args, counts, DEVICE, dtype)
@@ -326,25 +329,26 @@ class TestGPU:
 
     def test_cuda_graph(self):
         """Captured once, replayed on other values and lengths."""
-        shape = (9, 12, 5, 4, 200)
-        static = [v.cuda().requires_grad_() for v in arguments(shape)]
+        net = DSLSTM(5, 4, 200, num_layers=2, bidirectional=True).cuda()
+        x = torch.randn(9, 12, 5, device="cuda")
+        y = torch.randn(9, 12, 4, device="cuda")
         counts = torch.full((9,), 12, device="cuda")
 
         def step():
-            out, h, c = ds_lstm_triton(*static, counts)
+            out, (h, c) = net(x, y, counts)
             loss = out.square().sum() + h.sum() + c.sum()
-            return [out, *torch.autograd.grad(loss, static)]
+            return [out, *torch.autograd.grad(loss, net.parameters())]
 
         side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             step()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             captured = step()
-        with torch.no_grad():
-            static[0].mul_(-0.5)
-            counts.copy_(torch.arange(4, 13))
+        x.mul_(-0.5)
+        counts.copy_(torch.arange(4, 13))
         graph.replay()
         for ours, theirs in zip(captured, step(), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
@@ -441,12 +445,12 @@ class TestAnyMachine:
             ds_lstm_triton(*args, gate_norm=changed.get("gate_norm"))
 
     def test_a_layer_does_not_import_triton(self):
+        """Nor the compiler of torch, which does: they take a second."""
         code = (
-            "import sys, speechbrain_dslstm\n"
-            "before = 'triton' in sys.modules\n"
+            "import sys, torch, speechbrain\n"
+            "heavy = {'triton', 'torch._dynamo'} - {*sys.modules}\n"
+            "import speechbrain_dslstm\n"
             "speechbrain_dslstm.DSLSTM(2, 3, 4)\n"
-            "assert ('triton' in sys.modules) == before\n"
-            "name = 'speechbrain_dslstm.ds_lstm.triton_loops'\n"
-            "assert name not in sys.modules\n"
+            "assert heavy and not heavy & {*sys.modules}, heavy\n"
         )
         subprocess.run([sys.executable, "-c", code], check=True)
