@@ -59,12 +59,14 @@ def to_counts(lengths, size, batch=None, device=None):
         counts = (lengths.double() * size).round()
     else:
         counts = lengths
+    fit = ((counts >= 1) & (counts <= size)).all()
+    expected = f"lengths must be relative in (0, 1] or counts in 1..{size}"
+    if fit.is_cuda and torch.cuda.is_current_stream_capturing():
+        # A CUDA graph cannot ask the host; it fails when it is replayed
+        torch._assert_async(fit, expected)
     # One transfer to the host for all checks
-    if not bool(((counts >= 1) & (counts <= size)).all()):
-        raise ValueError(
-            f"lengths must be relative in (0, 1] or counts in 1..{size}, "
-            f"got {lengths.tolist()}"
-        )
+    elif not bool(fit):
+        raise ValueError(f"{expected}, got {lengths.tolist()}")
     return counts.to(torch.int64)
 
 

@@ -13,6 +13,10 @@ from speechbrain_dslstm.ds_lstm.equations import ds_lstm_naive
 from speechbrain_dslstm.ds_lstm.kernel_eager import ds_lstm_eager
 from speechbrain_dslstm.ds_lstm.kernel_fused import ds_lstm_fused
 from speechbrain_dslstm.ds_lstm.kernel_numba import ds_lstm_numba, numba_problem
+from speechbrain_dslstm.ds_lstm.kernel_triton import (
+    ds_lstm_triton,
+    triton_problem,
+)
 
 __all__ = [
     "BACKENDS",
@@ -27,10 +31,13 @@ BACKENDS = {
     "eager": ds_lstm_eager,
     "fused": ds_lstm_fused,
     "numba": ds_lstm_numba,
+    "triton": ds_lstm_triton,
 }
 WITH_GATE_NORM = ("naive", "eager", "numba")
-# Name -> why it cannot run on a tensor; the fastest first
-PARTICULAR = {"numba": numba_problem}
+# Name -> why it cannot run on a tensor
+PARTICULAR = {"numba": numba_problem, "triton": triton_problem}
+# Kind of device -> those of them that are looked at, the fastest first
+FASTEST = {"cpu": ["numba"], "cuda": ["triton"]}
 ENVIRONMENT_VARIABLE = "DSLSTM_BACKEND"
 
 
@@ -110,7 +117,7 @@ def choose_backend(requested="auto", gate_norm=False, like=None):
     gate_norm : bool
         Whether the layer normalises its gates.
     like : torch.Tensor, optional
-        One of the weights, for device and type; float32 on the CPU if left
+        ``weight_x``, for device, type and size; float32 on the CPU if left
         out.
 
     Returns
@@ -141,11 +148,12 @@ def choose_backend(requested="auto", gate_norm=False, like=None):
             )
         return Choice(name, reason, BACKENDS[name])
     problems = []
-    for name, find_problem in PARTICULAR.items():
-        problem = find_problem(like, gate_norm)
+    for name in FASTEST.get(like.device.type, []):
+        problem = PARTICULAR[name](like, gate_norm)
         if not problem:
             reason = "; ".join(["auto: the fastest here", *problems])
             return Choice(name, reason, BACKENDS[name])
         problems.append(problem)
     name = "eager" if gate_norm else "fused"
-    return Choice(name, f"auto: {'; '.join(problems)}", BACKENDS[name])
+    why = "; ".join(problems) or f"nothing faster on {like.device.type}"
+    return Choice(name, f"auto: {why}", BACKENDS[name])

@@ -48,8 +48,8 @@ class DSLSTM(torch.nn.Module):
     bidirectional : bool
         Add a second direction that reads each item backwards.
     backend : str
-        "auto", "naive", "eager", "fused" or "numba"; the environment
-        variable ``DSLSTM_BACKEND`` overrides.
+        "auto", "naive", "eager", "fused", "numba" or "triton"; the
+        environment variable ``DSLSTM_BACKEND`` overrides.
 
     Example
     -------

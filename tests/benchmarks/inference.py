@@ -18,8 +18,11 @@ from timing import Row, compare
 
 from speechbrain_dslstm import EmotionClassifier
 from speechbrain_dslstm.hparams import load_hparams
-from speechbrain_dslstm.inference import save_pretrained
 from speechbrain_dslstm.models import Sequence
+from speechbrain_dslstm.pretrained import (
+    make_label_encoder,
+    save_pretrained,
+)
 
 TESTS = Path(__file__).resolve().parents[1]
 PARITY = ["test_inference.py", "test_features.py", "test_models.py"]
@@ -135,18 +138,23 @@ def rows(options):
         path = str(Path(folder, "clip.wav"))
         soundfile.write(path, noise.numpy(), 16000)
         paper = Path(folder, "model")
-        model = EmotionClassifier(
-            {"model": hparams["model"]},
-            {"label_encoder": LABELS, "sample_rate": 16000},
+        model = EmotionClassifier.from_model(
+            hparams["model"], make_label_encoder(LABELS), 16000
         )
         by_hand = plain_way(hparams["model"].eval(), path)
         torch.testing.assert_close(
-            model.classify_file(path)[0], by_hand(), atol=1e-3, rtol=0
+            model.classify_file(path, speech_only=False)[0],
+            by_hand(),
+            atol=1e-3,
+            rtol=0,
         )
         yield compare(
             "inference",
             "classify_file, 4 s, batch 1",
-            {"ours": lambda: model.classify_file(path), "plain": by_hand},
+            {
+                "ours": lambda: model.classify_file(path, speech_only=False),
+                "plain": by_hand,
+            },
             1 / 5,
             options.seconds,
         )

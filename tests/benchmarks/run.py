@@ -37,6 +37,7 @@ PARTS = [
     "scaling",
     "memory",
     "mfcc_lstm",
+    "gpu",
 ]
 
 

@@ -15,7 +15,9 @@ from speechbrain_dslstm.ds_lstm.dispatch import (
 from speechbrain_dslstm.lengths import to_relative
 from speechbrain_dslstm.normalization import StepBatchNorm
 
-FAST = [name for name in BACKENDS if name != "naive"]
+# test_kernel_triton.py holds triton to the same, on a GPU or interpreted
+HERE = [name for name in BACKENDS if name != "triton"]
+FAST = [name for name in HERE if name != "naive"]
 TOLERANCE = {
     torch.float64: {"atol": 1e-10, "rtol": 1e-10},
     torch.float32: {"atol": 1e-5, "rtol": 1e-5},
@@ -137,7 +139,7 @@ def test_gate_norm_gradcheck(backend, training):
     assert torch.autograd.gradcheck(run, args)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", HERE)
 def test_gradcheck(backend):
     args = arguments((3, 4, 2, 3, 2), torch.float64)
     counts = torch.tensor([4, 2, 3])
