@@ -195,7 +195,7 @@ def quantize_onnx(path, quantized):
 
     Activations are quantised as they come, so that no calibration data is
     needed; features and states stay floats. Measure the unweighted accuracy
-    again with ``tests/benchmarks/inference.py`` or your own data.
+    again with ``tests/benchmarks/deployment.py`` or your own data.
 
     Arguments
     ---------
