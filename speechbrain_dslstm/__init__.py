@@ -4,16 +4,22 @@
 stage                   module
 ======================  ====================================================
 lengths and masks       ``speechbrain_dslstm.lengths``
-waveform -> features    ``speechbrain_dslstm.features``
+waveform -> features    ``speechbrain_dslstm.features``, ``.feature_cache``
 normalisation           ``speechbrain_dslstm.normalization``
-features -> CNN         ``speechbrain_dslstm.cnn``
+features -> CNN         ``speechbrain_dslstm.cnn``, ``.conv_pool``
 two rates -> one        ``speechbrain_dslstm.alignment``
 the DS-LSTM             ``speechbrain_dslstm.ds_lstm``
 frames -> utterance     ``speechbrain_dslstm.pooling``
 waveform -> emotion     ``speechbrain_dslstm.models``
 corpora and splits      ``speechbrain_dslstm.corpora``, ``.protocols``
+systems' YAMLs          ``speechbrain_dslstm.hparams``
+training and its files  ``speechbrain_dslstm.training``, ``.results``
 scores and pictures     ``speechbrain_dslstm.metrics``, ``.plots``
-pretrained models       ``speechbrain_dslstm.inference``
+intervals and reports   ``speechbrain_dslstm.statistics``, ``.report``
+pretrained models       ``speechbrain_dslstm.inference``, ``.pretrained``
+models of strangers     ``speechbrain_dslstm.safe_loader``
+streams and exports     ``speechbrain_dslstm.streaming``, ``.export``
+command line            ``speechbrain_dslstm.cli``
 ======================  ====================================================
 """
 

@@ -179,15 +179,22 @@ class FeatureStream(torch.nn.Module):
         return self.stretch(feats, counts)
 
 
-def _lstm(input_size, hidden_size, num_layers, dropout):
+def _lstm(input_size, hidden_size, num_layers, dropout, forget_bias):
     """A standard LSTM, which warns of dropout with a single layer."""
-    return torch.nn.LSTM(
+    lstm = torch.nn.LSTM(
         input_size,
         hidden_size,
         num_layers,
         batch_first=True,
         dropout=dropout if num_layers > 1 else 0.0,
     )
+    if forget_bias is not None:
+        for name, bias in lstm.named_parameters():
+            # Gates i f g o; torch adds two biases
+            if name.startswith("bias"):
+                forget = bias.detach()[hidden_size : 2 * hidden_size]
+                forget.fill_(forget_bias if "_ih_" in name else 0.0)
+    return lstm
 
 
 def _lstm_mean(lstm, pooling, x, counts):
@@ -223,6 +230,10 @@ class MFCCBranch(torch.nn.Module):
         Layers of the LSTM.
     dropout : float
         Dropout probability between the layers and before the linear layer.
+    forget_bias : float, optional
+        Initial bias of the forget gates; 1 keeps what was read, and long
+        sequences learnable (Jozefowicz et al. 2015). torch's own, around 0,
+        if left out.
 
     Example
     -------
@@ -241,9 +252,12 @@ class MFCCBranch(torch.nn.Module):
         hidden_size=200,
         num_layers=2,
         dropout=0.0,
+        forget_bias=None,
     ):
         super().__init__()
-        self.lstm = _lstm(input_size, hidden_size, num_layers, dropout)
+        self.lstm = _lstm(
+            input_size, hidden_size, num_layers, dropout, forget_bias
+        )
         self.pooling = MaskedMeanPooling()
         self.dropout = torch.nn.Dropout(dropout)
         self.head = torch.nn.Linear(hidden_size, n_classes)
@@ -283,6 +297,10 @@ class CNNLSTMBranch(torch.nn.Module):
     dropout : float
         Dropout probability on the CNNs' output, between the layers and before
         the linear layer.
+    forget_bias : float, optional
+        Initial bias of the forget gates; 1 keeps what was read, and long
+        sequences learnable (Jozefowicz et al. 2015). torch's own, around 0,
+        if left out.
 
     Example
     -------
@@ -294,14 +312,26 @@ class CNNLSTMBranch(torch.nn.Module):
     """
 
     def __init__(
-        self, n_classes, cnns, hidden_size=200, num_layers=2, dropout=0.0
+        self,
+        n_classes,
+        cnns,
+        hidden_size=200,
+        num_layers=2,
+        dropout=0.0,
+        forget_bias=None,
     ):
         super().__init__()
         self.inputs = tuple(cnns)
         self.cnns = torch.nn.ModuleDict(cnns)
         self.lstms = torch.nn.ModuleDict(
             {
-                name: _lstm(cnn.output_size, hidden_size, num_layers, dropout)
+                name: _lstm(
+                    cnn.output_size,
+                    hidden_size,
+                    num_layers,
+                    dropout,
+                    forget_bias,
+                )
                 for name, cnn in cnns.items()
             }
         )

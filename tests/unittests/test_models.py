@@ -444,6 +444,17 @@ def test_cnn_lstm_branch_ignores_padding_and_order(names):
         torch.testing.assert_close(branch(alone)[0], out[row])
 
 
+@pytest.mark.parametrize("forget_bias", [None, 1.0])
+def test_forget_gates_begin_where_they_are_told(forget_bias):
+    branch = MFCCBranch(3, hidden_size=6, forget_bias=forget_bias)
+    state = branch.lstm.state_dict()
+    for layer in range(2):
+        found = state[f"bias_ih_l{layer}"] + state[f"bias_hh_l{layer}"]
+        ones = (found[6:12] == 1).all()
+        assert ones == (forget_bias is not None)
+        assert not (found[:6] == 1).any() and not (found[12:] == 1).any()
+
+
 def test_groups_of_like_length_change_no_gradient():
     """The LSTM's mean over a ragged batch, as over the padded one."""
     counts = torch.randint(1, 50, (37,))
