@@ -46,6 +46,8 @@ setup(
         "tqdm>=4.66",
     ],
     extras_require={
+        # Self-supervised encoders, through SpeechBrain's wrappers
+        "ssl": ["transformers>=4.40"],
         "tensorboard": ["tensorboard>=2.15"],
         "test": [
             "codespell>=2.3",
@@ -55,6 +57,7 @@ setup(
             "pytest>=8.2",
             # The version SpeechBrain's own checks run
             "ruff==0.12.4",
+            "transformers>=4.40",
             "yamllint>=1.35",
         ],
     },
