@@ -10,7 +10,11 @@ features -> CNN         ``speechbrain_dslstm.cnn``
 two rates -> one        ``speechbrain_dslstm.alignment``
 the DS-LSTM             ``speechbrain_dslstm.ds_lstm``
 frames -> utterance     ``speechbrain_dslstm.pooling``
-waveform -> emotion     ``speechbrain_dslstm.models``
+encoder's frames        ``speechbrain_dslstm.encoders``
+transcripts             ``speechbrain_dslstm.text``
+waveform -> emotion     ``speechbrain_dslstm.models``, ``.embedding``
+what is learnt          ``speechbrain_dslstm.targets``, ``.dimensions``
+what feeds training     ``speechbrain_dslstm.loading``, ``.training``
 corpora and splits      ``speechbrain_dslstm.corpora``, ``.protocols``
 scores and pictures     ``speechbrain_dslstm.metrics``, ``.plots``
 pretrained models       ``speechbrain_dslstm.inference``

@@ -208,6 +208,12 @@ def _lstm_mean(lstm, pooling, x, counts):
     return torch.cat(means)[order.argsort()]
 
 
+@torch.compiler.disable
+def _recur(ds_lstm, x, y, counts):
+    """Output of a DS-LSTM; torch.compile would unroll its loop over time."""
+    return ds_lstm(x, y, counts)[0]
+
+
 class MFCCBranch(torch.nn.Module):
     """LSTM over the MFCCs, mean over the valid frames, linear layer.
 
@@ -426,7 +432,7 @@ class SpectrogramBranch(torch.nn.Module):
         x, counts_x = self.cnn_x(*streams[self.inputs[0]])
         y, counts_y = self.cnn_y(*streams[self.inputs[1]])
         x, y, counts = self.alignment(x, y, counts_x, counts_y)
-        out, _ = self.ds_lstm(self.dropout(x), self.dropout(y), counts)
+        out = _recur(self.ds_lstm, self.dropout(x), self.dropout(y), counts)
         return self.head(self.dropout(self.pooling(out, counts)))
 
 
