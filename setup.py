@@ -55,6 +55,8 @@ setup(
     entry_points={"console_scripts": ["dslstm = speechbrain_dslstm.cli:main"]},
     extras_require={
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+        # Self-supervised encoders, through SpeechBrain's wrappers
+        "ssl": ["transformers>=4.40"],
         "tensorboard": ["tensorboard>=2.15"],
         "test": [
             "codespell>=2.3",
@@ -67,6 +69,7 @@ setup(
             "pytest>=8.2",
             # The version SpeechBrain's own checks run
             "ruff==0.12.4",
+            "transformers>=4.40",
             "yamllint>=1.35",
         ],
     },

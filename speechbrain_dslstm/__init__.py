@@ -10,7 +10,11 @@ features -> CNN         ``speechbrain_dslstm.cnn``, ``.conv_pool``
 two rates -> one        ``speechbrain_dslstm.alignment``
 the DS-LSTM             ``speechbrain_dslstm.ds_lstm``
 frames -> utterance     ``speechbrain_dslstm.pooling``
-waveform -> emotion     ``speechbrain_dslstm.models``
+encoder's frames        ``speechbrain_dslstm.encoders``
+transcripts             ``speechbrain_dslstm.text``
+waveform -> emotion     ``speechbrain_dslstm.models``, ``.embedding``
+what is learnt          ``speechbrain_dslstm.targets``, ``.dimensions``
+what feeds training     ``speechbrain_dslstm.loading``, ``.training``
 corpora and splits      ``speechbrain_dslstm.corpora``, ``.protocols``
 systems' YAMLs          ``speechbrain_dslstm.hparams``
 training and its files  ``speechbrain_dslstm.training``, ``.results``

@@ -1,13 +1,19 @@
 """Two sequences of different frame rate -> one length; no parameters.
 
-Source: arXiv:1910.08874 and its authors' public code, where
-x_i := mean(x[2i], x[2i+1], x[2i+2]) for i < T_x // 2 - 1, and y is cut to the
-same length.
+``AveragePoolAlignment`` is the paper's. Source: arXiv:1910.08874 and its
+authors' public code, where x_i := mean(x[2i], x[2i+1], x[2i+2]) for
+i < T_x // 2 - 1, and y is cut to the same length. ``RateAlignment`` is for any
+two frame rates: two spectrograms, a spectrogram and an encoder's frames.
 """
+
+import math
+from fractions import Fraction
 
 import torch
 
-__all__ = ["AveragePoolAlignment"]
+from speechbrain_dslstm.lengths import zero_padding
+
+__all__ = ["AveragePoolAlignment", "RateAlignment"]
 
 
 class AveragePoolAlignment(torch.nn.Module):
@@ -110,3 +116,182 @@ class AveragePoolAlignment(torch.nn.Module):
     def min_frames(self):
         """Frames of x that one aligned frame needs."""
         return self.stride * (1 + self.trim)
+
+
+class RateAlignment(torch.nn.Module):
+    """Bring two sequences of any frame rates to the rate of one of them.
+
+    Frame i of a sequence at r frames a second covers the time from i / r to
+    (i + 1) / r. The sequence that is kept is only cut; the other is sampled at
+    its frames:
+
+    - "average": the mean over the kept frame's time, each frame weighted by
+      how much of it lies in there; the last one over what there is.
+    - "nearest": the frame nearest to its start (a tie: the later one).
+    - "linear": between the two frames around its start.
+
+    No value depends on padding, and every item keeps at least one frame.
+
+    Arguments
+    ---------
+    rate_x : float, int, str or fractions.Fraction
+        Frames of x a second, such as 62.5 or "16000/256"; or, with
+        ``rate_y`` left out, how many times faster x is.
+    rate_y : float, int, str or fractions.Fraction
+        Frames of y a second.
+    mode : str
+        "average", "nearest" or "linear".
+    target : str
+        Whose rate is kept: "slower", "faster", "x" or "y".
+
+    Raises
+    ------
+    ValueError
+        A rate that is not positive, an unknown mode or target.
+
+    Example
+    -------
+    >>> align = RateAlignment(62.5, 50)
+    >>> x = torch.arange(10.0).view(1, 10, 1)
+    >>> y = torch.zeros(1, 9, 3)
+    >>> x, y, counts = align(x, y, torch.tensor([10]), torch.tensor([9]))
+    >>> x.flatten()
+    tensor([0.2000, 1.4000, 2.6000, 3.8000, 5.2000, 6.4000, 7.6000, 8.8000])
+    >>> y.shape, counts
+    (torch.Size([1, 8, 3]), tensor([8]))
+    """
+
+    MODES = ("average", "nearest", "linear")
+    TARGETS = ("slower", "faster", "x", "y")
+
+    def __init__(self, rate_x, rate_y=1, mode="average", target="slower"):
+        super().__init__()
+        # Through str, so that 62.4 is 312/5 and not a binary fraction
+        rates = [Fraction(str(rate)) for rate in (rate_x, rate_y)]
+        if min(rates) <= 0:
+            raise ValueError(
+                f"rates must be positive, got {rate_x} for x and {rate_y} for y"
+            )
+        for name, value, known in (
+            ("mode", mode, self.MODES),
+            ("target", target, self.TARGETS),
+        ):
+            if value not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, got {value!r}"
+                )
+        self.mode = mode
+        self.ratio = rates[0] / rates[1]
+        if target in ("slower", "faster"):
+            target = "y" if (self.ratio >= 1) == (target == "slower") else "x"
+        self.target = target
+        # Frames of the sampled sequence for each kept frame
+        self.step = self.ratio if target == "y" else 1 / self.ratio
+
+    def num_frames(self, frames_x, frames_y):
+        """Aligned frames of so many frames of x and y.
+
+        Arguments
+        ---------
+        frames_x : int or torch.Tensor
+            Frames of x.
+        frames_y : int or torch.Tensor
+            Frames of y.
+
+        Returns
+        -------
+        int or torch.Tensor
+            Frames of the kept sequence that begin before the other one ends.
+        """
+        kept, sampled = frames_x, frames_y
+        if self.target == "y":
+            kept, sampled = frames_y, frames_x
+        up, down = self.step.numerator, self.step.denominator
+        if self.mode == "average":
+            reached = -(-sampled * down // up)
+        else:
+            # Frame j stands at j * step, the last one at sampled - 1
+            reached = (sampled - 1) * down // up + 1
+        if isinstance(kept, torch.Tensor) or isinstance(reached, torch.Tensor):
+            kept, reached = torch.as_tensor(kept), torch.as_tensor(reached)
+            return torch.minimum(kept, reached).clamp(min=0)
+        return max(0, min(kept, reached))
+
+    def _taps(self, time, device):
+        """Frames that are summed and their weights, both [time, taps]."""
+        up, down = self.step.numerator, self.step.denominator
+        # In units of 1 / down of a sampled frame, exact
+        start = torch.arange(time, device=device).unsqueeze(1) * up
+        if self.mode == "nearest":
+            index = (2 * start + down) // (2 * down)
+            return index, torch.ones_like(index, dtype=torch.float64)
+        if self.mode == "linear":
+            index = start // down + torch.arange(2, device=device)
+            later = (start % down).double() / down
+            return index, torch.cat([1 - later, later], dim=1)
+        taps = math.ceil(self.step) + 1
+        index = start // down + torch.arange(taps, device=device)
+        begin = torch.maximum(index * down, start)
+        end = torch.minimum((index + 1) * down, start + up)
+        return index, (end - begin).clamp(min=0).double() / up
+
+    def _sample(self, x, counts, time):
+        """Take ``time`` frames of x, [batch, time, features]."""
+        x = zero_padding(x, counts)
+        index, weight = self._taps(time, x.device)
+        # A tap past an item's end has no weight, and the rest share it
+        inside = index.unsqueeze(0) < counts.view(-1, 1, 1)
+        weight = weight * inside
+        total = weight.sum(dim=2, keepdim=True)
+        weight = (weight / total.clamp(min=1e-9)).to(x.dtype)
+        index = index.clamp(max=x.shape[1] - 1)
+        return sum(
+            x[:, index[:, k]] * weight[:, :, k : k + 1]
+            for k in range(index.shape[1])
+        )
+
+    def forward(self, x, y, counts_x, counts_y):
+        """Align a batch.
+
+        Arguments
+        ---------
+        x : torch.Tensor, [batch, time_x, features_x]
+            One sequence.
+        y : torch.Tensor, [batch, time_y, features_y]
+            The other.
+        counts_x : torch.Tensor, int64, [batch]
+            Valid frames of x, at least 1.
+        counts_y : torch.Tensor, int64, [batch]
+            Valid frames of y, at least 1.
+
+        Returns
+        -------
+        x : torch.Tensor, [batch, time, features_x]
+            x at the kept rate.
+        y : torch.Tensor, [batch, time, features_y]
+            y at the kept rate.
+        counts : torch.Tensor, int64, [batch]
+            Aligned valid frames; what follows them has no meaning.
+
+        Raises
+        ------
+        ValueError
+            An item without a frame.
+        """
+        if int(torch.minimum(counts_x, counts_y).min()) < 1:
+            raise ValueError(
+                "every item needs at least one frame of x and of y, got "
+                f"{counts_x.tolist()} and {counts_y.tolist()}"
+            )
+        counts = self.num_frames(counts_x, counts_y)
+        time = int(counts.max())
+        if self.target == "y":
+            x, y = self._sample(x, counts_x, time), y[:, :time]
+        else:
+            x, y = x[:, :time], self._sample(y, counts_y, time)
+        return x, y, counts
+
+    @property
+    def min_frames(self):
+        """Frames of x that one aligned frame needs."""
+        return 1

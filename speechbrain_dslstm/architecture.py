@@ -23,7 +23,7 @@ from speechbrain_dslstm.models import (
 )
 from speechbrain_dslstm.normalization import FeatureNormalization
 
-__all__ = ["Field", "TABLE", "describe", "build", "schema"]
+__all__ = ["Field", "TABLE", "UnknownPart", "describe", "build", "schema"]
 
 # Limits, so that a file of a hundred bytes cannot ask for all memory
 SIZE = {"type": "integer", "minimum": 1, "maximum": 8192}
@@ -197,8 +197,21 @@ TABLE = {
             {"anyOf": [NOTHING, _part("MFCCBranch")]}, _branch("mfcc")
         ),
         "p": Field(SHARE),
+        "text": Field(NOTHING, _branch("text")),
     },
 }
+
+
+class UnknownPart(ValueError):
+    """A module that the table does not know.
+
+    Example
+    -------
+    >>> import torch
+    >>> describe(torch.nn.Linear(1, 1))
+    Traceback (most recent call last):
+    speechbrain_dslstm.architecture.UnknownPart: cannot describe a Linear ...
+    """
 
 
 def describe(value):
@@ -232,7 +245,7 @@ def describe(value):
         return {name: describe(item) for name, item in value.items()}
     fields = TABLE.get(type(value))
     if fields is None:
-        raise ValueError(
+        raise UnknownPart(
             f"cannot describe a {type(value).__name__} as plain data; known "
             f"are {', '.join(c.__name__ for c in TABLE)} (add it to TABLE in "
             "speechbrain_dslstm/architecture.py)"

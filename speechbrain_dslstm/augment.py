@@ -5,12 +5,13 @@ SpeechBrain's own augmentations do the work: any module that maps
 (SpecAugment, Park et al. 2019, arXiv:1904.08779).
 """
 
+import numpy as np
 import torch
 import torchaudio
 
 from speechbrain_dslstm.lengths import zero_padding
 
-__all__ = ["StreamAugment", "change_speed"]
+__all__ = ["StreamAugment", "change_speed", "mixup"]
 
 
 class StreamAugment(torch.nn.Module):
@@ -87,3 +88,64 @@ def change_speed(wav, percent):
     torch.Size([20000])
     """
     return torchaudio.functional.resample(wav, percent, 100)
+
+
+def mixup(streams, alpha, draw=None):
+    """Mix each item's features with those of another item of the batch.
+
+    Source: Zhang et al. 2018, arXiv:1710.09412. All streams of an item mix
+    with the same partner and weight, and a mixture is as long as the longer
+    of the two. Token ids, which cannot be mixed, are refused.
+
+    Arguments
+    ---------
+    streams : dict of str to Sequence
+        Normalised features by stream name.
+    alpha : float
+        Of the Beta(alpha, alpha) distribution of the weight.
+    draw : tuple of (torch.Tensor, float), optional
+        Partners and weight to use instead of drawing them.
+
+    Returns
+    -------
+    streams : dict of str to Sequence
+        weight * own + (1 - weight) * partner's.
+    partners : torch.Tensor, int64, [batch]
+        Whom each item is mixed with.
+    weight : float
+        Of the item itself.
+
+    Raises
+    ------
+    ValueError
+        ``alpha`` is not positive, or there is text among the streams.
+
+    Example
+    -------
+    >>> from speechbrain_dslstm.models import Sequence
+    >>> feats = torch.tensor([[[1.0], [1.0]], [[5.0], [0.0]]])
+    >>> streams = {"mfcc": Sequence(feats, torch.tensor([2, 1]))}
+    >>> draw = torch.tensor([1, 0]), 0.75
+    >>> mixed, _, _ = mixup(streams, 0.4, draw)
+    >>> mixed["mfcc"].feats[:, :, 0], mixed["mfcc"].counts
+    (tensor([[2.0000, 0.7500],
+            [4.0000, 0.2500]]), tensor([2, 2]))
+    """
+    if alpha <= 0:
+        raise ValueError(f"the alpha of mixup must be positive, got {alpha}")
+    if "text" in streams:
+        raise ValueError("mixup cannot mix token ids: set it to null")
+    if draw is None:
+        first = next(iter(streams.values())).counts
+        partners = torch.randperm(len(first)).to(first.device)
+        # From numpy's generator, which the seed of the run sets, too
+        draw = partners, float(np.random.beta(alpha, alpha))
+    partners, weight = draw
+    mixed = {
+        name: one._replace(
+            feats=torch.lerp(one.feats[partners], one.feats, weight),
+            counts=torch.maximum(one.counts, one.counts[partners]),
+        )
+        for name, one in streams.items()
+    }
+    return mixed, partners, weight

@@ -215,6 +215,12 @@ def _lstm_mean(lstm, pooling, x, counts):
     return torch.cat(means)[order.argsort()]
 
 
+@torch.compiler.disable
+def _recur(ds_lstm, x, y, counts):
+    """Output of a DS-LSTM; torch.compile would unroll its loop over time."""
+    return ds_lstm(x, y, counts)[0]
+
+
 class MFCCBranch(torch.nn.Module):
     """LSTM over the MFCCs, mean over the valid frames, linear layer.
 
@@ -387,6 +393,10 @@ class SpectrogramBranch(torch.nn.Module):
         ``DSLSTM`` of the CNNs' output sizes; two layers of 200 if left out.
     dropout : float
         Dropout probability on the CNNs' output and before the linear layer.
+    inputs : tuple of two str
+        Streams that ``cnn_x`` and ``cnn_y`` read. Either may be any module
+        with ``output_size`` and ``min_frames`` that maps features and counts
+        to features and counts, such as ``SelfSupervisedFrames``.
 
     Example
     -------
@@ -397,8 +407,6 @@ class SpectrogramBranch(torch.nn.Module):
     torch.Size([2, 4])
     """
 
-    inputs = ("mel_x", "mel_y")
-
     def __init__(
         self,
         n_classes=4,
@@ -407,8 +415,10 @@ class SpectrogramBranch(torch.nn.Module):
         alignment=None,
         ds_lstm=None,
         dropout=0.0,
+        inputs=("mel_x", "mel_y"),
     ):
         super().__init__()
+        self.inputs = tuple(inputs)
         self.cnn_x = cnn_x or LocalFeatureCNN(128, kernel_size=(2, 4))
         self.cnn_y = cnn_y or LocalFeatureCNN(256, kernel_size=(4, 2))
         self.alignment = alignment or AveragePoolAlignment()
@@ -432,10 +442,9 @@ class SpectrogramBranch(torch.nn.Module):
         dict of str to int
             Frames by stream name.
         """
-        return {
-            "mel_x": self.cnn_x.min_frames(self.alignment.min_frames),
-            "mel_y": self.cnn_y.min_frames(1),
-        }
+        frames_x = self.cnn_x.min_frames(self.alignment.min_frames)
+        frames_y = self.cnn_y.min_frames(1)
+        return dict(zip(self.inputs, (frames_x, frames_y), strict=True))
 
     def forward(self, streams):
         """Logits of a batch.
@@ -443,17 +452,17 @@ class SpectrogramBranch(torch.nn.Module):
         Arguments
         ---------
         streams : dict of str to Sequence
-            Holds "mel_x", [batch, time_x, bands_x], and "mel_y".
+            Holds both of ``inputs``, such as "mel_x", [batch, time, bands].
 
         Returns
         -------
         torch.Tensor, [batch, n_classes]
             Logits.
         """
-        x, counts_x = self.cnn_x(*streams["mel_x"])
-        y, counts_y = self.cnn_y(*streams["mel_y"])
+        x, counts_x = self.cnn_x(*streams[self.inputs[0]])
+        y, counts_y = self.cnn_y(*streams[self.inputs[1]])
         x, y, counts = self.alignment(x, y, counts_x, counts_y)
-        out, _ = self.ds_lstm(self.dropout(x), self.dropout(y), counts)
+        out = _recur(self.ds_lstm, self.dropout(x), self.dropout(y), counts)
         return self.head(self.dropout(self.pooling(out, counts)))
 
 
@@ -479,6 +488,11 @@ class DualLevelClassifier(torch.nn.Module):
     resize : tuple of int, optional
         Frames of mel x and mel y that every clip is stretched to, [230, 120]
         in the paper's code; native variable length if left out.
+    text : torch.nn.Module, optional
+        ``TextBranch``: a third level that reads transcripts.
+    text_weight : float
+        Weight of the text; the others share the rest as ``p`` says. With 1
+        only the text is read.
 
     Example
     -------
@@ -501,21 +515,28 @@ class DualLevelClassifier(torch.nn.Module):
         mfcc=None,
         p=0.5,
         resize=None,
+        text=None,
+        text_weight=0.0,
     ):
         super().__init__()
-        if not 0.0 <= p <= 1.0:
-            raise ValueError(f"p must be in [0, 1], got {p}")
+        for name, value in (("p", p), ("text_weight", text_weight)):
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"{name} must be in [0, 1], got {value}")
+        if text_weight > 0 and text is None:
+            raise ValueError(f"text_weight is {text_weight}, but text is None")
         if resize is not None and (len(resize) != 2 or min(resize) < 1):
             raise ValueError(
                 f"resize must be the frames of mel x and mel y, got {resize}"
             )
         self.n_classes = n_classes
         self.p = p
+        self.text_weight = text_weight
         self.branches = torch.nn.ModuleDict()
-        if p > 0:
+        acoustic = text_weight < 1
+        if p > 0 and acoustic:
             spectrogram = spectrogram or SpectrogramBranch(n_classes)
             self.branches["spectrogram"] = spectrogram
-        if p < 1:
+        if p < 1 and acoustic:
             self.branches["mfcc"] = mfcc or MFCCBranch(n_classes)
         streams = streams or {
             "mfcc": FeatureStream(MFCC39(), 39),
@@ -525,10 +546,12 @@ class DualLevelClassifier(torch.nn.Module):
         used = [
             name for branch in self.branches.values() for name in branch.inputs
         ]
+        if text_weight > 0:
+            self.branches["text"] = text
         self.streams = torch.nn.ModuleDict(
             {name: streams[name] for name in used}
         )
-        if resize is not None and p > 0:
+        if resize is not None and p > 0 and acoustic:
             for name, frames in zip(("mel_x", "mel_y"), resize, strict=True):
                 self.streams[name].resize = frames
         self.min_samples = self._min_samples()
@@ -543,6 +566,11 @@ class DualLevelClassifier(torch.nn.Module):
                     while stream.extractor.num_frames(n) < frames:
                         n += 1
         return n
+
+    @property
+    def reads_text(self):
+        """Whether transcripts are needed beside the waveforms."""
+        return "text" in self.branches
 
     def features(self, wavs, wav_lens=None):
         """Normalised features of every stream.
@@ -590,7 +618,7 @@ class DualLevelClassifier(torch.nn.Module):
         Arguments
         ---------
         extracted : dict of str to Sequence
-            Features by stream name.
+            Features by stream name; "text" stays as it is.
         moments : dict of str to tuple, optional
             For each stream mean and deviation of each item's speaker, both
             [batch, features]: for the normalisation "speaker".
@@ -601,10 +629,13 @@ class DualLevelClassifier(torch.nn.Module):
             Features by stream name.
         """
         moments = moments or {}
-        return {
+        found = {
             name: stream.normalize(*extracted[name], moments.get(name))
             for name, stream in self.streams.items()
         }
+        if "text" in extracted:
+            found["text"] = extracted["text"]
+        return found
 
     def update_normalization(self, wavs, wav_lens=None):
         """Add a batch of training waveforms to the feature statistics.
@@ -647,7 +678,12 @@ class DualLevelClassifier(torch.nn.Module):
         return wavs, counts.clamp(min=self.min_samples)
 
     def forward(
-        self, wavs=None, wav_lens=None, streams=None, return_branches=False
+        self,
+        wavs=None,
+        wav_lens=None,
+        streams=None,
+        return_branches=False,
+        text=None,
     ):
         """Log-posteriors of a batch of waveforms, or of their features.
 
@@ -662,32 +698,61 @@ class DualLevelClassifier(torch.nn.Module):
             ``features`` gives them.
         return_branches : bool
             Also return each branch's logits, which the loss needs.
+        text : Sequence, optional
+            Token ids [batch, tokens] and counts, where a branch reads them.
 
         Returns
         -------
         torch.Tensor, [batch, n_classes]
             Log-posteriors; with ``return_branches`` followed by a dict of
-            each branch's logits, [batch, n_classes].
+            each branch's outputs: logits, [batch, n_classes], and behind them
+            further columns where its linear layer has more (dimensions).
 
         Raises
         ------
         ValueError
-            A wrong shape or impossible lengths.
+            A wrong shape or impossible lengths, or no text where it is read.
         """
         if streams is None:
             streams = self.features(wavs, wav_lens)
-        logits = {
+        if text is not None:
+            streams = {**streams, "text": text}
+        if self.reads_text and "text" not in streams:
+            raise ValueError(
+                "this model reads transcripts: give their tokens as text"
+            )
+        outputs = {
             name: branch(streams) for name, branch in self.branches.items()
         }
+        logits = self.fuse(outputs)[:, : self.n_classes]
+        log_posteriors = logits.log_softmax(dim=-1)
+        return (log_posteriors, outputs) if return_branches else log_posteriors
+
+    def fuse(self, outputs):
+        """Weighted mean of the branches.
+
+        Arguments
+        ---------
+        outputs : dict of str to torch.Tensor, [batch, outputs]
+            What each branch gave.
+
+        Returns
+        -------
+        torch.Tensor, [batch, outputs]
+            Fused logits and, behind them, dimensions.
+        """
         weights = self.branch_weights
-        fused = sum(weights[name] * value for name, value in logits.items())
-        log_posteriors = fused.log_softmax(dim=-1)
-        return (log_posteriors, logits) if return_branches else log_posteriors
+        return sum(weights[name] * value for name, value in outputs.items())
 
     @property
     def branch_weights(self):
         """Weight of each branch in the fusion and in the loss."""
-        weights = {"spectrogram": self.p, "mfcc": 1 - self.p}
+        rest = 1 - self.text_weight
+        weights = {
+            "spectrogram": rest * self.p,
+            "mfcc": rest * (1 - self.p),
+            "text": self.text_weight,
+        }
         return {name: weights[name] for name in self.branches}
 
 
@@ -699,9 +764,9 @@ def fusion_loss(logits, targets, p=0.5, label_smoothing=0.0, weight=None):
     logits : dict of str to torch.Tensor, [batch, classes]
         Logits of the branches "spectrogram" and "mfcc", or of one of them.
     targets : torch.Tensor, int64, [batch]
-        True classes.
-    p : float
-        Weight of the spectrogram branch.
+        True classes; or probabilities, [batch, classes], for soft labels.
+    p : float or dict of str to float
+        Weight of the spectrogram branch, or of each branch by its name.
     label_smoothing : float
         Probability spread evenly over the classes.
     weight : torch.Tensor, [classes], optional
@@ -718,7 +783,7 @@ def fusion_loss(logits, targets, p=0.5, label_smoothing=0.0, weight=None):
     >>> fusion_loss(logits, torch.tensor([2]))
     tensor(1.3863)
     """
-    weights = {"spectrogram": p, "mfcc": 1 - p}
+    weights = p if isinstance(p, dict) else {"spectrogram": p, "mfcc": 1 - p}
     return sum(
         weights[name]
         * torch.nn.functional.cross_entropy(

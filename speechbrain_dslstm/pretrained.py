@@ -15,7 +15,9 @@ import torch
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
 from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.logger import get_logger
 
+from speechbrain_dslstm.architecture import UnknownPart
 from speechbrain_dslstm.calibration import TemperatureScaling
 from speechbrain_dslstm.safe_loader import load_state, write_safe
 
@@ -26,6 +28,8 @@ __all__ = [
     "load_labels",
     "make_label_encoder",
 ]
+
+logger = get_logger(__name__)
 
 HYPERPARAMS = "hyperparams.yaml"
 # The names of modules that SpeechBrain's EncoderClassifier asks for. It hands
@@ -85,6 +89,9 @@ class PassThrough(torch.nn.Module):
 def save_pretrained(folder, hparams, model, labels, temperature=1.0):
     """Write a model folder that ``EmotionClassifier.from_hparams`` loads.
 
+    What ``load_safe`` reads is left out, with a warning, where a class of the
+    model is not in the table of ``speechbrain_dslstm.architecture``.
+
     Arguments
     ---------
     folder : str or pathlib.Path
@@ -102,8 +109,7 @@ def save_pretrained(folder, hparams, model, labels, temperature=1.0):
     Raises
     ------
     ValueError
-        A temperature that is not a positive number, or a class that is not
-        in the table of ``speechbrain_dslstm.architecture``.
+        A temperature that is not a positive number.
 
     Example
     -------
@@ -136,7 +142,12 @@ def save_pretrained(folder, hparams, model, labels, temperature=1.0):
         if line.strip() and not line.lstrip().startswith("#")
     ]
     text = "\n".join(lines) + "\n" + FRAME
-    write_safe(folder, model, labels, rate, temperature)
+    try:
+        write_safe(folder, model, labels, rate, temperature)
+    except UnknownPart as error:
+        logger.warning(
+            "%s: no files for load_safe, %s", folder, str(error).split(";")[0]
+        )
     _write(folder / HYPERPARAMS, lambda p: p.write_text(text))
     _write(folder / "model.ckpt", lambda p: torch.save(model.state_dict(), p))
     encoder = make_label_encoder(labels)

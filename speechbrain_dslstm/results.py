@@ -165,6 +165,8 @@ def write_results(hparams, scores, seconds):
         notes.append("no test side: scored on the validation speakers")
     if run["normalization"] == "speaker":
         notes.append("features normalised with all audio of each test speaker")
+    if run.get("text_note"):
+        notes.append(run["text_note"])
     results = {
         **run,
         "note": "; ".join(notes),

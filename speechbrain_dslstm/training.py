@@ -1,6 +1,7 @@
 """What the recipe's training loop needs beside SpeechBrain's Brain."""
 
 import logging
+import math
 import os
 import shutil
 
@@ -18,6 +19,8 @@ __all__ = [
     "AtomicCheckpointer",
     "EarlyStoppingEpochCounter",
     "WeightAverage",
+    "split_parameters",
+    "warmup_cosine",
 ]
 
 
@@ -204,3 +207,91 @@ class WeightAverage(torch.nn.Module):
         ):
             if not averaged.is_floating_point():
                 averaged.copy_(newest)
+
+
+def warmup_cosine(optimizer, total_steps, warmup=0.1):
+    """Learning rate that rises in a line and falls along half a cosine.
+
+    It scales the rate that each group of the optimiser has, so optimisers of
+    different rates can share it.
+
+    Arguments
+    ---------
+    optimizer : torch.optim.Optimizer
+        Has its largest rate already.
+    total_steps : int
+        Steps of the whole run.
+    warmup : float
+        Share of them in which the rate rises.
+
+    Returns
+    -------
+    torch.optim.lr_scheduler.LambdaLR
+        To be stepped after each batch.
+
+    Raises
+    ------
+    ValueError
+        A share outside [0, 1).
+
+    Example
+    -------
+    >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 1.0)
+    >>> schedule = warmup_cosine(optimizer, total_steps=6, warmup=0.4)
+    >>> rates = []
+    >>> for _ in range(6):
+    ...     rates.append(round(schedule.get_last_lr()[0], 2))
+    ...     optimizer.step()
+    ...     schedule.step()
+    >>> rates
+    [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
+    """
+    if not 0.0 <= warmup < 1.0:
+        raise ValueError(f"warmup must be in [0, 1), got {warmup}")
+    rising = round(warmup * total_steps)
+
+    def scale(step):
+        """Factor of the largest rate, from 0 to 1."""
+        if step < rising:
+            return (step + 1) / rising
+        done = (step - rising) / max(1, total_steps - rising)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+
+
+def split_parameters(model, kind):
+    """Trainable parameters of modules of one kind, and all others.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        The whole model.
+    kind : type
+        Class of the modules in question.
+
+    Returns
+    -------
+    inside : list of torch.nn.Parameter
+        Those of modules of that class.
+    outside : list of torch.nn.Parameter
+        The rest.
+
+    Example
+    -------
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.PReLU())
+    >>> inside, outside = split_parameters(model, torch.nn.PReLU)
+    >>> len(inside), len(outside)
+    (1, 2)
+    """
+    inside = {
+        id(parameter)
+        for module in model.modules()
+        if isinstance(module, kind)
+        for parameter in module.parameters()
+    }
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return (
+        [p for p in trained if id(p) in inside],
+        [p for p in trained if id(p) not in inside],
+    )

@@ -21,24 +21,29 @@ os.environ["THP_MEM_ALLOC_ENABLE"] = os.environ.get("THP_MEM_ALLOC_ENABLE", "1")
 
 import inspect
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import speechbrain as sb
 import torch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.encoder import CategoricalEncoder
-from speechbrain.dataio.sampler import DynamicBatchSampler
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.audio import load_audio
-from speechbrain_dslstm.augment import change_speed
-from speechbrain_dslstm.corpora import prepare
+from speechbrain_dslstm.augment import change_speed, mixup
+from speechbrain_dslstm.corpora import prepare, vote_names
 from speechbrain_dslstm.corpora.manifest import write_manifest
-from speechbrain_dslstm.feature_cache import FeatureCache
+from speechbrain_dslstm.dimensions import (
+    DimensionStats,
+    check_dimensions,
+    dimension_loss,
+    to_scale,
+)
+from speechbrain_dslstm.encoders import SelfSupervisedFrames
 from speechbrain_dslstm.hparams import (
     load_hparams,
     nest_overrides,
@@ -46,10 +51,15 @@ from speechbrain_dslstm.hparams import (
     run_folder,
 )
 from speechbrain_dslstm.inference import EmotionClassifier
-from speechbrain_dslstm.lengths import to_counts
+from speechbrain_dslstm.loading import (
+    collect_statistics,
+    extract_batch,
+    loader_options,
+    open_cache,
+    token_sequence,
+)
 from speechbrain_dslstm.metrics import EmotionStats
-from speechbrain_dslstm.models import Sequence, fusion_loss
-from speechbrain_dslstm.normalization import FeatureNormalization
+from speechbrain_dslstm.models import fusion_loss
 from speechbrain_dslstm.pretrained import save_pretrained
 from speechbrain_dslstm.protocols import (
     PROTOCOLS,
@@ -64,7 +74,18 @@ from speechbrain_dslstm.results import (
     selection_score,
     write_results,
 )
-from speechbrain_dslstm.training import AtomicCheckpointer, WeightAverage
+from speechbrain_dslstm.targets import class_weights, mix_targets, vote_shares
+from speechbrain_dslstm.text import (
+    check_transcripts,
+    load_tokenizer,
+    to_tokens,
+    write_transcripts,
+)
+from speechbrain_dslstm.training import (
+    AtomicCheckpointer,
+    WeightAverage,
+    split_parameters,
+)
 
 logger = get_logger(__name__)
 
@@ -82,6 +103,8 @@ class EmotionBrain(sb.Brain):
             if self.checkpointer is not None:
                 self.checkpointer.add_recoverable("average", self.average)
         self.scores = {}
+        self.dimensions = None
+        self.mix = None
         self.total_steps = None
         self.test_loader = None
 
@@ -93,17 +116,21 @@ class EmotionBrain(sb.Brain):
         return self.hparams.model
 
     def compute_forward(self, batch, stage):
-        """Log-posteriors and the logits of each branch."""
+        """Log-posteriors and the outputs of each branch."""
         batch = batch.to(self.device)
         training = stage == sb.Stage.TRAIN
         model = self.modules.model if training else self.trained_model
-        with torch.no_grad():
+        # Spectra have a range that half precision has not
+        with torch.no_grad(), torch.autocast(self.device_type, enabled=False):
             extracted = self.extract(batch, training)
             streams = self.hparams.model.normalize(
                 extracted, self.speaker_moments(batch, training)
             )
             if training and self.hparams.fea_augment is not None:
                 streams = self.hparams.fea_augment(streams)
+            self.mix = None
+            if training and self.hparams.mixup is not None:
+                streams, *self.mix = mixup(streams, self.hparams.mixup)
         return model(streams=streams, return_branches=True)
 
     def extract(self, batch, training):
@@ -121,10 +148,18 @@ class EmotionBrain(sb.Brain):
         dict of str to Sequence
             Features by stream name.
         """
-        augment = self.hparams.wav_augment
-        if augment is None or not training:
-            return extract_batch(self.hparams.model, batch)
-        return self.hparams.model.extract(*augment(*batch.sig))
+        model = self.hparams.model
+        augment = self.hparams.wav_augment if training else None
+        if augment is None:
+            streams = extract_batch(model, batch)
+        else:
+            streams = model.extract(*augment(*batch.sig))
+        if model.reads_text:
+            text = token_sequence(batch)
+            if augment is not None:
+                text = text._make(map(augment.replicate_labels, text))
+            streams["text"] = text
+        return streams
 
     def speaker_moments(self, batch, training):
         """Statistics of each item's speaker, where the run wants them.
@@ -157,38 +192,105 @@ class EmotionBrain(sb.Brain):
         }
 
     def compute_objectives(self, predictions, batch, stage):
-        """Weighted cross-entropies of the branches."""
-        log_posteriors, logits = predictions
+        """Weighted losses of the branches: classes, dimensions or both."""
+        log_posteriors, outputs = predictions
+        n_classes = log_posteriors.shape[1]
+        logits = {name: value[:, :n_classes] for name, value in outputs.items()}
         targets = batch.emotion_encoded.data.squeeze(1)
+        options = {}
         if stage == sb.Stage.TRAIN:
-            if self.hparams.wav_augment is not None:
-                targets = self.hparams.wav_augment.replicate_labels(targets)
-            smoothing = self.hparams.label_smoothing
+            options["label_smoothing"] = self.hparams.label_smoothing
+            if self.hparams.class_weights is not None:
+                options["weight"] = self.hparams.loss_weight.to(self.device)
+            soft = None
+            if self.hparams.soft_labels > 0:
+                soft = self.replicate(batch.emotion_soft.data)
+            targets = mix_targets(
+                self.replicate(targets),
+                n_classes,
+                soft,
+                self.hparams.soft_labels,
+                self.mix,
+            )
         else:
-            smoothing = 0.0
             self.scores["fused"].append(batch.id, log_posteriors, targets)
             for name, value in logits.items():
                 log_probs = value.log_softmax(dim=-1)
                 self.scores[name].append(batch.id, log_probs, targets)
-        weight = self.hparams.fusion_weight
-        return fusion_loss(logits, targets, weight, smoothing)
+        weights = self.hparams.model.branch_weights
+        loss = fusion_loss(logits, targets, weights, **options)
+        if not self.hparams.dimensions:
+            return loss
+        truth = batch.dimensions.data
+        if stage == sb.Stage.TRAIN:
+            truth = self.replicate(truth)
+            if self.mix is not None:
+                partners, weight = self.mix
+                truth = torch.lerp(truth[partners], truth, weight)
+        else:
+            fused = self.hparams.model.fuse(outputs)[:, n_classes:]
+            self.dimensions.append(batch.id, fused, truth)
+        share = self.hparams.dimension_weight
+        regression = dimension_loss(outputs, truth, weights, n_classes)
+        return (1 - share) * loss + share * regression
+
+    def replicate(self, values):
+        """Values for each clip that the augmentation made of a batch's.
+
+        Arguments
+        ---------
+        values : torch.Tensor, [batch, ...]
+            One for each clip of the batch, in training.
+
+        Returns
+        -------
+        torch.Tensor, [clips, ...]
+            As they came, where waveforms are not augmented.
+        """
+        augment = self.hparams.wav_augment
+        return values if augment is None else augment.replicate_labels(values)
 
     def init_optimizers(self):
-        """The optimiser and its learning-rate schedule."""
-        super().init_optimizers()
+        """The optimiser, one for a trained encoder, and their schedules."""
+        encoder, others = split_parameters(
+            self.hparams.model, SelfSupervisedFrames
+        )
+        if self.hparams.encoder_opt_class is None or not encoder:
+            super().init_optimizers()
+        else:
+            self.optimizer = self.opt_class(others)
+            self.optimizers_dict = {
+                "optimizer": self.optimizer,
+                "encoder_optimizer": self.hparams.encoder_opt_class(encoder),
+            }
+            if self.checkpointer is not None:
+                self.checkpointer.add_recoverables(self.optimizers_dict)
         schedule = self.hparams.lr_schedule
         options = {}
         if "total_steps" in inspect.signature(schedule).parameters:
             options["total_steps"] = self.total_steps
-        self.scheduler = schedule(self.optimizer, **options)
+        self.schedulers = [
+            schedule(optimizer, **options)
+            for optimizer in self.optimizers_dict.values()
+        ]
         if self.checkpointer is not None:
-            self.checkpointer.add_recoverable("lr_schedule", self.scheduler)
+            for name, one in zip(
+                ("lr_schedule", "encoder_lr_schedule"),
+                self.schedulers,
+                strict=False,
+            ):
+                self.checkpointer.add_recoverable(name, one)
+
+    def step_schedules(self):
+        """Advance the learning rate of every optimiser."""
+        for scheduler in self.schedulers:
+            scheduler.step()
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Advance the schedule and the average of weights."""
         if should_step:
             if self.hparams.lr_interval == "batch":
-                self.scheduler.step()
+                self.step_schedules()
             if self.average is not None:
                 self.average.update(self.hparams.model)
 
@@ -204,6 +306,8 @@ class EmotionBrain(sb.Brain):
             self.scores = {
                 name: EmotionStats(self.hparams.labels) for name in names
             }
+            if self.hparams.dimensions:
+                self.dimensions = DimensionStats(self.hparams.dimensions)
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log; after validation keep the best and the newest checkpoint."""
@@ -215,10 +319,13 @@ class EmotionBrain(sb.Brain):
         stats = {"loss": float(stage_loss), **self.headline()}
         lr = float(self.optimizer.param_groups[0]["lr"])
         if self.hparams.lr_interval == "epoch":
-            self.scheduler.step()
-        self.hparams.epoch_counter.update_score(stats["ua"])
+            self.step_schedules()
+        # Where no class is learnt, the concordance is what is selected on
+        regression_only = self.dimensions and self.hparams.dimension_weight == 1
+        chosen_by = stats["ccc" if regression_only else "ua"]
+        self.hparams.epoch_counter.update_score(chosen_by)
         score = selection_score(
-            stats["ua"],
+            chosen_by,
             epoch,
             self.hparams.number_of_epochs,
             self.hparams.selection_start,
@@ -245,13 +352,16 @@ class EmotionBrain(sb.Brain):
         Returns
         -------
         dict of str to float
-            WA, UA and macro-F1, and the UA of each branch.
+            WA, UA and macro-F1, the UA of each branch, and the concordance
+            of each dimension.
         """
         found = self.scores["fused"].summarize()
         stats = {name: found[name] for name in ("wa", "ua", "macro_f1")}
         for name, one in self.scores.items():
             if name != "fused":
                 stats[f"ua_{name}"] = one.summarize("ua")
+        if self.dimensions is not None:
+            stats.update(self.dimensions.summarize())
         return stats
 
     def log_test_epoch(self, epoch, valid_stats):
@@ -299,6 +409,7 @@ def prepare_data(hparams):
         hparams["label_set"],
         **hparams["corpus_options"],
     )
+    check_dimensions(entries, hparams["dimensions"], hparams["corpus"])
     split = make_split(
         entries,
         hparams["protocol"],
@@ -324,6 +435,10 @@ def prepare_data(hparams):
         },
         leaks=leaks,
     )
+    if hparams["model"].reads_text:
+        run["text_note"] = check_transcripts(
+            hparams["corpus"], entries, hparams["allow_fixed_sentences"]
+        )
     folder = Path(hparams["save_folder"])
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.json"
@@ -339,6 +454,9 @@ def prepare_data(hparams):
     for side in ("train", "valid", "test"):
         ids = getattr(split, side)
         write_manifest(folder / f"{side}.json", {i: entries[i] for i in ids})
+    train = {i: entries[i] for i in split.train}
+    if hparams["model"].reads_text:
+        write_transcripts(train, folder / "tokenizer")
     aside = path.with_suffix(".part")
     aside.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
     os.replace(aside, path)
@@ -382,6 +500,32 @@ def dataio_prep(hparams):
         """Index of the emotion."""
         return encoder.encode_label_torch(emotion)
 
+    names = vote_names(hparams["corpus"], hparams["label_set"])
+
+    @sb.utils.data_pipeline.takes("votes", "emotion")
+    @sb.utils.data_pipeline.provides("emotion_soft")
+    def vote_pipeline(votes, emotion):
+        """Probabilities of the emotions, as listeners voted."""
+        return vote_shares(votes, names, hparams["labels"], emotion)
+
+    @sb.utils.data_pipeline.takes(*hparams["dimensions"] or ["id"])
+    @sb.utils.data_pipeline.provides("dimensions")
+    def dimension_pipeline(*values):
+        """Ratings, from -1 to 1."""
+        return to_scale(values)
+
+    @sb.utils.data_pipeline.takes("text")
+    @sb.utils.data_pipeline.provides("tokens")
+    def token_pipeline(text):
+        """Token ids of the transcript."""
+        return to_tokens(hparams["tokenizer"], text)
+
+    wanted = {
+        "emotion_soft": vote_pipeline if hparams["soft_labels"] else None,
+        "dimensions": dimension_pipeline if hparams["dimensions"] else None,
+        "tokens": token_pipeline if hparams["model"].reads_text else None,
+    }
+    extra = {key: item for key, item in wanted.items() if item is not None}
     cache = open_cache(hparams)
     streams = list(hparams["model"].streams)
 
@@ -412,168 +556,14 @@ def dataio_prep(hparams):
         return DynamicItemDataset.from_json(
             os.path.join(hparams["save_folder"], f"{side}.json"),
             replacements={"data_root": hparams["data_folder"]},
-            dynamic_items=[audio, label_pipeline],
-            output_keys=["id", "speaker", "emotion_encoded", *keys],
+            dynamic_items=[audio, label_pipeline, *extra.values()],
+            output_keys=["id", "speaker", "emotion_encoded", *extra, *keys],
         )
 
     datasets = {side: dataset(side, [100]) for side in ("valid", "test")}
     datasets["plain"] = dataset("train", [100])
     datasets["train"] = dataset("train", hparams["speeds"] or [100])
     return datasets
-
-
-def open_cache(hparams):
-    """The cache of features, where there is to be one.
-
-    Arguments
-    ---------
-    hparams : dict
-        The loaded hyperparameters.
-
-    Returns
-    -------
-    FeatureCache or None
-        With the extractors of the model.
-
-    Raises
-    ------
-    ValueError
-        A cache together with an augmentation of waveforms.
-    """
-    if hparams["feature_cache"] is None:
-        return None
-    if hparams["wav_augment"] is not None:
-        raise ValueError(
-            "feature_cache holds features, so wav_augment would change "
-            "nothing: set one of them to null"
-        )
-    streams = hparams["model"].streams
-    return FeatureCache(
-        hparams["feature_cache"],
-        {name: stream.extractor for name, stream in streams.items()},
-        hparams["corpus"],
-    )
-
-
-def loader_options(hparams, dataset):
-    """Options of the training loader: batches of similar length.
-
-    Arguments
-    ---------
-    hparams : dict
-        The loaded hyperparameters.
-    dataset : DynamicItemDataset
-        The training side.
-
-    Returns
-    -------
-    dict
-        For ``make_dataloader``.
-    """
-    options = {"num_workers": hparams["num_workers"]}
-    if hparams["num_buckets"] <= 1:
-        options.update(batch_size=hparams["batch_size"], shuffle=True)
-        return options
-    durations = [item["duration"] for item in dataset.data.values()]
-    shares = np.linspace(0, 1, hparams["num_buckets"] + 1)[1:]
-    boundaries = np.unique(np.quantile(durations, shares))
-    options["batch_sampler"] = DynamicBatchSampler(
-        dataset,
-        # Only the number of clips limits a batch
-        max_batch_length=hparams["batch_size"] * max(durations),
-        max_batch_ex=hparams["batch_size"],
-        bucket_boundaries=boundaries.tolist(),
-        seed=hparams["seed"],
-    )
-    return options
-
-
-def collect_statistics(hparams, datasets):
-    """Feature statistics, before the first epoch: of the training side.
-
-    Those of each speaker, where ``normalization`` asks for them, are of all
-    clips, the tested ones included; no label is looked at.
-
-    Arguments
-    ---------
-    hparams : dict
-        The loaded hyperparameters; gets "moments".
-    datasets : dict of str to DynamicItemDataset
-        From ``dataio_prep``.
-    """
-    model = hparams["model"]
-    hparams["moments"] = None
-    if hparams["normalization"] == "training":
-        logger.info("collecting feature statistics of the training side")
-        for batch in statistics_loader(datasets["plain"]):
-            model.update_statistics(extract_batch(model, batch))
-    if hparams["normalization"] == "speaker":
-        logger.info("collecting feature statistics of each speaker's clips")
-        found = {name: {} for name in model.streams}
-        seen = set()
-        for side in ("plain", "valid", "test"):
-            for batch in statistics_loader(datasets[side]):
-                extracted = extract_batch(model, batch)
-                for row, key in enumerate(batch.id):
-                    # Under some protocols a clip is on two sides
-                    if key in seen:
-                        continue
-                    seen.add(key)
-                    speaker = batch.speaker[row]
-                    for name, (feats, counts) in extracted.items():
-                        own = found[name].setdefault(
-                            speaker, FeatureNormalization(feats.shape[2])
-                        )
-                        one = slice(row, row + 1)
-                        own.update(feats[one], counts[one])
-        hparams["moments"] = {
-            name: {
-                speaker: (one.mean.float(), one.variance.sqrt().float())
-                for speaker, one in speakers.items()
-            }
-            for name, speakers in found.items()
-        }
-
-
-def statistics_loader(dataset):
-    """Loader that passes once over a dataset.
-
-    Arguments
-    ---------
-    dataset : DynamicItemDataset
-        Any side.
-
-    Returns
-    -------
-    torch.utils.data.DataLoader
-        Small batches in order.
-    """
-    return sb.dataio.dataloader.make_dataloader(dataset, batch_size=8)
-
-
-def extract_batch(model, batch):
-    """Features of a batch: those it brings, or those of its waveforms.
-
-    Arguments
-    ---------
-    model : DualLevelClassifier
-        Says which streams.
-    batch : PaddedBatch
-        From a dataset of ``dataio_prep``.
-
-    Returns
-    -------
-    dict of str to Sequence
-        Features by stream name.
-    """
-    if hasattr(batch, "sig"):
-        with torch.no_grad():
-            return model.extract(*batch.sig)
-    found = {}
-    for name in model.streams:
-        feats, lens = batch[name]
-        found[name] = Sequence(feats, to_counts(lens, feats.shape[1]))
-    return found
 
 
 def save_model(brain, hparams, hparams_file, overrides, temperature):
@@ -593,18 +583,23 @@ def save_model(brain, hparams, hparams_file, overrides, temperature):
         Of the calibration.
     """
     folder = Path(hparams["output_folder"], "model")
-    # The number of classes as a number: a model must not ask for its corpus
-    overrides = f"{overrides}\nn_classes: {hparams['n_classes']}\n"
+    # Sizes as numbers: a model must not ask for its corpus
+    for name in ("n_classes", "n_outputs"):
+        overrides += f"\n{name}: {hparams[name]}\n"
     text = resolve_hparams(hparams_file, overrides)
     save_pretrained(
         folder, text, brain.trained_model, hparams["labels"], temperature
     )
+    print(f"model: {folder}")
+    if brain.trained_model.reads_text:
+        tokenizer = hparams["tokenizer"].prefix_model_file + ".model"
+        shutil.copy(tokenizer, folder / "tokenizer.model")
+        return
     classifier = EmotionClassifier.from_hparams(folder)
     manifest = Path(hparams["save_folder"], "test.json")
     item = next(iter(json.loads(manifest.read_text("utf-8")).values()))
     wav = item["wav"].format(data_root=hparams["data_folder"])
     _, score, _, label = classifier.classify_file(wav)
-    print(f"model: {folder}")
     print(
         f"held-out file {Path(wav).name} ({item['emotion']}) -> "
         f"{label[0]}, posterior {score.exp().item():.2f}"
@@ -626,7 +621,16 @@ def main():
         overrides=nest_overrides(hparams_file, overrides),
     )
     run_on_main(prepare_data, kwargs={"hparams": hparams})
+    if hparams["model"].reads_text:
+        hparams["tokenizer"] = load_tokenizer(
+            folder / "save" / "tokenizer",
+            hparams["text_vocab_size"],
+            hparams["text_model_type"],
+        )
     datasets = dataio_prep(hparams)
+    if hparams["class_weights"] is not None:
+        emotions = [item["emotion"] for item in datasets["train"].data.values()]
+        hparams["loss_weight"] = class_weights(emotions, hparams["labels"])
     hparams["epoch_log"] = str(folder / "save" / "epochs.jsonl")
     hparams["test_epoch_log"] = str(folder / "save" / "test_epochs.jsonl")
     hparams["train_logger"] = sb.utils.train_logger.FileTrainLogger(
@@ -639,7 +643,9 @@ def main():
             str(folder / "tensorboard")
         )
     train_options = loader_options(hparams, datasets["train"])
-    hparams["batch_sampler"] = train_options.get("batch_sampler")
+    hparams["batch_sampler"] = train_options.get(
+        "batch_sampler", train_options.get("sampler")
+    )
     checkpointer = AtomicCheckpointer(
         hparams["save_folder"],
         recoverables={
@@ -691,6 +697,9 @@ def main():
         scores[side] = brain.scores
     if if_main_process():
         results = write_results(hparams, scores, time.time() - started)
+        if brain.dimensions is not None:
+            brain.dimensions.write(folder / "dimensions.csv")
+            print(brain.dimensions.summarize())
         print_results(results, hparams["output_folder"])
         temperature = results["calibration"]["temperature"]
         save_model(brain, hparams, hparams_file, overrides, temperature)

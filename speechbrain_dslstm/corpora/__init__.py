@@ -10,7 +10,7 @@ import importlib
 
 from speechbrain_dslstm.corpora.manifest import build_manifest, select_labels
 
-__all__ = ["CORPORA", "get_corpus", "get_labels", "prepare"]
+__all__ = ["CORPORA", "get_corpus", "get_labels", "prepare", "vote_names"]
 
 CORPORA = ("iemocap", "emodb", "ravdess", "nemo", "synthetic")
 
@@ -123,3 +123,31 @@ def get_labels(corpus, label_set=None):
         module.LABEL_SETS, label_set or module.DEFAULT_LABEL_SET
     )
     return list(dict.fromkeys(codes.values()))
+
+
+def vote_names(corpus, label_set=None):
+    """What listeners could vote for, and which emotion that is.
+
+    Arguments
+    ---------
+    corpus : str
+        One of ``CORPORA``.
+    label_set : str, optional
+        A name in the module's ``LABEL_SETS``; its default if left out.
+
+    Returns
+    -------
+    dict of str to str
+        Name of a vote -> emotion; empty where the corpus has no votes.
+
+    Example
+    -------
+    >>> vote_names("iemocap")["Excited"], vote_names("emodb")
+    ('happiness', {})
+    """
+    module = get_corpus(corpus)
+    codes = select_labels(
+        module.LABEL_SETS, label_set or module.DEFAULT_LABEL_SET
+    )
+    votes = getattr(module, "VOTES", {})
+    return {name: codes[code] for name, code in votes.items() if code in codes}

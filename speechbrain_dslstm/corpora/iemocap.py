@@ -61,6 +61,20 @@ LABEL_SETS = {
     },
 }
 DEFAULT_LABEL_SET = "4class"
+# what a listener could tick in EmoEvaluation, and its code
+VOTES = {
+    "Anger": "ang",
+    "Disgust": "dis",
+    "Excited": "exc",
+    "Fear": "fea",
+    "Frustration": "fru",
+    "Happiness": "hap",
+    "Neutral": "neu",
+    "Neutral state": "neu",
+    "Other": "oth",
+    "Sadness": "sad",
+    "Surprise": "sur",
+}
 CODES = "ang dis exc fea fru hap neu oth sad sur xxx".split()
 
 # utterances a session of the complete corpus has in the default label set

@@ -165,8 +165,11 @@ def test_modules_of_the_script_are_there(name, script):
 @pytest.mark.parametrize("name", INCLUDED)
 def test_included_files_are_used(name, script):
     assert name in TEXTS, f"!include of hparams/{name}, which is not there"
-    # Only what is included as `recipe` stands beside the file's own keys
-    beside = script if name == "recipe.yaml" else ""
+    # Only what is included as `recipe` stands beside the file's own keys. What
+    # the script hands its hyperparameters to reads them, too.
+    loading = REPOSITORY / "speechbrain_dslstm" / "loading.py"
+    both = script + loading.read_text("utf-8")
+    beside = both if name == "recipe.yaml" else ""
     unused = unused_in_include(name, TEXTS, beside)
     assert not unused, f"hparams/{name}: no including file reads {unused}"
 

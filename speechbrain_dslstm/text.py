@@ -1,0 +1,244 @@
+"""Transcripts as a third level: tokens, and the branch that reads them.
+
+The tokens come from a SentencePiece model (SpeechBrain's tokenizer) trained
+on the transcripts of the training side only.
+
+On corpora of fixed sentences a text model is a leak, not a result: the same
+few sentences are on both sides of every split by speaker, and where they are
+tied to emotions they give the answer away.
+"""
+
+from pathlib import Path
+
+import torch
+from speechbrain.tokenizers.SentencePiece import SentencePiece
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_dslstm.corpora.iemocap import normalise_text
+from speechbrain_dslstm.models import MFCCBranch, Sequence
+
+__all__ = [
+    "TextBranch",
+    "check_transcripts",
+    "load_tokenizer",
+    "to_tokens",
+    "write_transcripts",
+]
+
+logger = get_logger(__name__)
+
+FIXED_SENTENCES = ("emodb", "ravdess", "nemo", "synthetic")
+TRANSCRIPTS = "train.txt"
+
+
+class TextBranch(torch.nn.Module):
+    """Embedding, LSTM, mean over the valid tokens, linear layer.
+
+    Arguments
+    ---------
+    n_classes : int
+        Outputs.
+    vocab_size : int
+        Tokens of the tokenizer, at most.
+    embedding_size : int
+        Features of a token.
+    hidden_size : int
+        Hidden units of the LSTM.
+    num_layers : int
+        Layers of the LSTM.
+    dropout : float
+        Dropout probability on the embedding, between the layers and before
+        the linear layer.
+
+    Example
+    -------
+    >>> branch = TextBranch(n_classes=4, vocab_size=50)
+    >>> tokens = torch.randint(50, (2, 7))
+    >>> branch({"text": Sequence(tokens, torch.tensor([7, 3]))}).shape
+    torch.Size([2, 4])
+    """
+
+    inputs = ("text",)
+
+    def __init__(
+        self,
+        n_classes=4,
+        vocab_size=1000,
+        embedding_size=64,
+        hidden_size=128,
+        num_layers=1,
+        dropout=0.0,
+    ):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(vocab_size, embedding_size)
+        self.dropout = torch.nn.Dropout(dropout)
+        # The same stack as over MFCCs: LSTM, masked mean, linear layer
+        self.level = MFCCBranch(
+            n_classes, embedding_size, hidden_size, num_layers, dropout
+        )
+
+    def forward(self, streams):
+        """Logits of a batch.
+
+        Arguments
+        ---------
+        streams : dict of str to Sequence
+            Holds "text": token ids [batch, tokens] and counts.
+
+        Returns
+        -------
+        torch.Tensor, [batch, n_classes]
+            Logits.
+        """
+        tokens, counts = streams["text"]
+        feats = self.dropout(self.embedding(tokens))
+        return self.level({"mfcc": Sequence(feats, counts)})
+
+
+def check_transcripts(corpus, entries, allow_fixed_sentences=False):
+    """Refuse a text model where its score would be a leak.
+
+    Arguments
+    ---------
+    corpus : str
+        Name of the corpus.
+    entries : dict
+        Utterance id -> manifest entry.
+    allow_fixed_sentences : bool
+        Warn instead, for tests of the code.
+
+    Returns
+    -------
+    str
+        What must be said of the results; empty where nothing must.
+
+    Raises
+    ------
+    ValueError
+        A corpus of fixed sentences, or one without transcripts.
+
+    Example
+    -------
+    >>> entries = {"a": {"text": "Das will sie am Mittwoch abgeben."}}
+    >>> check_transcripts("emodb", entries)
+    Traceback (most recent call last):
+        ...
+    ValueError: emodb has a few fixed ... is a leak. Take ...
+    """
+    if not any(entry["text"] for entry in entries.values()):
+        raise ValueError(f"{corpus} has no transcripts to read")
+    if corpus not in FIXED_SENTENCES:
+        return ""
+    note = (
+        f"{corpus} has a few fixed sentences, the same on both sides and in "
+        "some corpora tied to the emotion: a text model on them is a leak"
+    )
+    if not allow_fixed_sentences:
+        raise ValueError(
+            f"{note}. Take IEMOCAP, or a system without text; "
+            "--allow_fixed_sentences=True is there for tests of the code"
+        )
+    logger.warning(note)
+    return note
+
+
+def write_transcripts(entries, folder):
+    """Write what the tokenizer is trained on.
+
+    Arguments
+    ---------
+    entries : dict
+        Utterance id -> manifest entry, of the training side alone.
+    folder : str or pathlib.Path
+        Made if needed.
+
+    Returns
+    -------
+    pathlib.Path
+        The file, a transcript a line.
+
+    Example
+    -------
+    >>> entries = {"a": {"text": "No!"}, "b": {"text": ""}}
+    >>> write_transcripts(entries, getfixture("tmp_path")).read_text()
+    'no\\n'
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [normalise_text(entry["text"]) for entry in entries.values()]
+    path = folder / TRANSCRIPTS
+    text = "".join(f"{line}\n" for line in lines if line)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def load_tokenizer(folder, vocab_size, model_type="unigram"):
+    """Train the tokenizer on ``write_transcripts``' file, or load it.
+
+    Arguments
+    ---------
+    folder : str or pathlib.Path
+        Holds that file; gets the model.
+    vocab_size : int
+        Tokens wanted; SentencePiece refuses more than the text can give.
+    model_type : str
+        "unigram", "bpe" or "char".
+
+    Returns
+    -------
+    SentencePiece
+        SpeechBrain's tokenizer.
+
+    Raises
+    ------
+    ValueError
+        More tokens than ``vocab_size``.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = write_transcripts({"a": {"text": "abba"}}, folder)
+    >>> tokenizer = load_tokenizer(folder, 10, "char")
+    >>> tokens = to_tokens(tokenizer, "Ab? Ba!")
+    >>> len(tokens), tokenizer.sp.decode(tokens.tolist())
+    (6, 'ab ba')
+    """
+    tokenizer = SentencePiece(
+        str(folder),
+        vocab_size,
+        model_type=model_type,
+        text_file=str(Path(folder, TRANSCRIPTS)),
+    )
+    size = tokenizer.sp.vocab_size()
+    if size > vocab_size:
+        raise ValueError(
+            f"the transcripts have {size} tokens of type {model_type}, but "
+            f"the embedding only {vocab_size}: raise the vocabulary size"
+        )
+    return tokenizer
+
+
+def to_tokens(tokenizer, text):
+    """Token ids of a transcript.
+
+    Arguments
+    ---------
+    tokenizer : SentencePiece
+        From ``load_tokenizer``.
+    text : str
+        As people write it; case and punctuation do not count.
+
+    Returns
+    -------
+    torch.Tensor, int64, [tokens]
+        At least one: the unknown token stands for silence.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> _ = write_transcripts({"a": {"text": "no"}}, folder)
+    >>> to_tokens(load_tokenizer(folder, 10, "char"), "").tolist()
+    [0]
+    """
+    ids = tokenizer.sp.encode_as_ids(normalise_text(text))
+    return torch.tensor(ids or [tokenizer.sp.unk_id()])

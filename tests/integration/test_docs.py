@@ -1,0 +1,85 @@
+"""Every block of the documentation does what it says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hyperpyyaml import load_hyperpyyaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGES = sorted(REPOSITORY.glob("docs/*.md"))
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+FILE = re.compile(r"# file: (\S+)\n")
+
+
+def blocks(kind):
+    """Blocks of one language, named after page and line."""
+    found = []
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for match in BLOCK.finditer(text):
+            if match[1] == kind:
+                line = text[: match.start()].count("\n") + 1
+                found.append(pytest.param(match[2], id=f"{page.name}:{line}"))
+    return found
+
+
+def test_there_are_blocks():
+    """And none in a language that nobody runs."""
+    kinds = {
+        match[1]
+        for page in PAGES
+        for match in BLOCK.finditer(page.read_text("utf-8"))
+    }
+    assert kinds == {"python", "yaml", "bash"}
+    assert len(blocks("python")) >= 9 and blocks("yaml")
+
+
+@pytest.fixture
+def workplace(tmp_path):
+    """A folder with the files that YAML blocks name."""
+    for param in blocks("yaml"):
+        name = FILE.match(param.values[0])
+        if name:
+            (tmp_path / name[1]).write_text(param.values[0], encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_yaml(text):
+    assert load_hyperpyyaml(text)
+
+
+@pytest.mark.parametrize("text", blocks("python"))
+def test_python(text, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    exec(compile(text, "block", "exec"), {"__name__": "block"})
+
+
+@pytest.mark.parametrize("text", blocks("python"))
+def test_formatted(text):
+    command = [sys.executable, "-m", "ruff", "format", "--check", "-"]
+    done = subprocess.run(
+        [*command, f"--config={REPOSITORY / 'pyproject.toml'}"],
+        input=text,
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("text", blocks("bash"))
+def test_bash(text):
+    """Files and options of each command are there; the runs are elsewhere."""
+    shared = (REPOSITORY / "hparams" / "recipe.yaml").read_text("utf-8")
+    for line in text.splitlines():
+        words = line.split()
+        assert words[0] == "python" and (REPOSITORY / words[1]).is_file()
+        keys = shared
+        for word in words[2:]:
+            if word.endswith(".yaml"):
+                keys += (REPOSITORY / word).read_text("utf-8")
+        for option in re.findall(r" --(\w+)=", line):
+            assert re.search(rf"^{option}:", keys, re.M), option
