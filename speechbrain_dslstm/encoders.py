@@ -96,6 +96,7 @@ class SelfSupervisedFrames(torch.nn.Module):
     ...         num_hidden_layers=1,
     ...         feat_extract_norm="layer",
     ...     )
+    ...     model = SimpleNamespace(config=config)
     ...
     ...     def forward(self, wavs, wav_lens):
     ...         frames = wavs.unfold(1, 4, 2).mean(2, keepdim=True)
@@ -111,7 +112,8 @@ class SelfSupervisedFrames(torch.nn.Module):
         super().__init__()
         if not encoder.output_all_hiddens:
             raise ValueError("build the encoder with output_all_hiddens=True")
-        config = encoder.config
+        # Not encoder.config, of which the model has a copy
+        config = encoder.model.config
         layers = config.num_hidden_layers + 1
         if layer is not None and not 0 <= layer < layers:
             raise ValueError(f"layer must be in 0..{layers - 1}, got {layer}")
@@ -125,6 +127,8 @@ class SelfSupervisedFrames(torch.nn.Module):
         # The wrapper's own normalisation reads padding
         self.normalize_wav = encoder.normalize_wav
         encoder.normalize_wav = False
+        # A layer that training leaves out would be missing from the sum
+        config.layerdrop = 0.0
         if layer is None:
             self.layer_weights = torch.nn.Parameter(torch.zeros(layers))
         if gradient_checkpointing and not encoder.freeze:

@@ -187,6 +187,22 @@ def test_utterance_gives_one_result(folders, norm):
         torch.testing.assert_close(out[row : row + 1], alone, **CLOSE)
 
 
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm"])
+def test_no_layer_is_left_out(folders, kind):
+    """Layer drop of training would take layers out of the weighted sum."""
+    encoder = Wav2Vec2(
+        str(folders / f"{kind}_layer"),
+        str(folders / "kept"),
+        output_all_hiddens=True,
+    )
+    encoder.model.config.layerdrop = 1.0
+    frames = SelfSupervisedFrames(encoder).train()
+    frames(*clips(2000)).feats.sum().backward()
+    layers = encoder.model.encoder.layers
+    for layer in layers:
+        assert layer.feed_forward.output_dense.weight.grad.abs().max() > 0
+
+
 def test_bad_encoders(folders):
     with pytest.raises(ValueError, match="layer must be in 0..3, got 4"):
         build(folders, layer=4)

@@ -475,6 +475,21 @@ def test_groups_of_like_length_change_no_gradient():
     torch.testing.assert_close(*found, atol=1e-5, rtol=1e-4)
 
 
+def test_compiled_branch():
+    """torch.compile, in front of the code generation: values, gradients."""
+    branch = small().branches["spectrogram"]
+    x = Sequence(torch.randn(2, 40, 128), torch.tensor([40, 23]))
+    y = Sequence(torch.randn(2, 20, 256), torch.tensor([20, 12]))
+    found = []
+    for module in (branch, torch.compile(branch, backend="aot_eager")):
+        branch.zero_grad()
+        out = module({"mel_x": x, "mel_y": y})
+        out.square().sum().backward()
+        found.append([out, *(p.grad for p in branch.parameters())])
+    for plain, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(plain, compiled)
+
+
 def test_dropout_of_the_branches():
     for branch in (SpectrogramBranch, MFCCBranch):
         net = branch(dropout=0.9).train()

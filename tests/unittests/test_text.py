@@ -21,18 +21,15 @@ ENTRIES = {str(k): {"text": text} for k, text in enumerate(SAID)}
 
 def test_tokenizer_knows_the_training_transcripts_only(tmp_path):
     path = write_transcripts(ENTRIES, tmp_path)
-    assert path.read_text().splitlines() == [
-        "i cant read your mind",
-        "nothing",
-        "whats wrong",
-        "oh no",
-    ]
+    plain = str.maketrans("", "", "'.?!")
+    expected = [text.lower().translate(plain) for text in SAID if text]
+    assert path.read_text().splitlines() == expected
     tokenizer = load_tokenizer(tmp_path, 20, "unigram")
     for text in SAID[:3]:
         ids = to_tokens(tokenizer, text)
         assert ids.dtype == torch.int64 and 0 not in ids
         words = tokenizer.sp.decode(ids.tolist())
-        assert words == text.lower().translate(str.maketrans("", "", "'.?"))
+        assert words == text.lower().translate(plain)
     # A letter that training has not seen is the unknown token
     assert 0 in to_tokens(tokenizer, "zebra")
     assert to_tokens(tokenizer, "...").tolist() == [0]
