@@ -171,6 +171,12 @@ TABLE = {
         "cnn_y": Field(_part("LocalFeatureCNN")),
         "alignment": Field(_part("AveragePoolAlignment")),
         "ds_lstm": Field(_part("DSLSTM")),
+        "inputs": Field(
+            _list_of(
+                {"enum": ["mfcc", "mel_x", "mel_y"]}, minItems=2, maxItems=2
+            ),
+            lambda branch: list(branch.inputs),
+        ),
         "dropout": Field(SHARE, attrgetter("dropout.p")),
     },
     DualLevelClassifier: {

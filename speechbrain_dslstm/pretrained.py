@@ -14,12 +14,17 @@ from pathlib import Path
 import torch
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
+from safetensors.torch import load, save
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.architecture import UnknownPart
 from speechbrain_dslstm.calibration import TemperatureScaling
-from speechbrain_dslstm.safe_loader import load_state, write_safe
+from speechbrain_dslstm.safe_loader import (
+    load_state,
+    state_to_save,
+    write_safe,
+)
 
 __all__ = [
     "PassThrough",
@@ -86,7 +91,9 @@ class PassThrough(torch.nn.Module):
         return x
 
 
-def save_pretrained(folder, hparams, model, labels, temperature=1.0):
+def save_pretrained(
+    folder, hparams, model, labels, temperature=1.0, half=False
+):
     """Write a model folder that ``EmotionClassifier.from_hparams`` loads.
 
     What ``load_safe`` reads is left out, with a warning, where a class of the
@@ -105,6 +112,8 @@ def save_pretrained(folder, hparams, model, labels, temperature=1.0):
         Names of the classes in the order of their indices.
     temperature : float
         Divides the log-posteriors, see ``calibration.fit_temperature``.
+    half : bool
+        Round the parameters to 16 bits, which halves the folder.
 
     Raises
     ------
@@ -143,13 +152,15 @@ def save_pretrained(folder, hparams, model, labels, temperature=1.0):
     ]
     text = "\n".join(lines) + "\n" + FRAME
     try:
-        write_safe(folder, model, labels, rate, temperature)
+        write_safe(folder, model, labels, rate, temperature, half)
     except UnknownPart as error:
         logger.warning(
             "%s: no files for load_safe, %s", folder, str(error).split(";")[0]
         )
     _write(folder / HYPERPARAMS, lambda p: p.write_text(text))
-    _write(folder / "model.ckpt", lambda p: torch.save(model.state_dict(), p))
+    # The host looks for this name; what is in it is no pickle
+    state = save(state_to_save(model, half))
+    _write(folder / "model.ckpt", lambda p: p.write_bytes(state))
     encoder = make_label_encoder(labels)
     _write(folder / "label_encoder.ckpt", lambda p: encoder.save(str(p)))
     interface = folder / "custom_interface.py"
@@ -211,7 +222,8 @@ def load_weights(model, path):
     model : torch.nn.Module
         Gets the weights.
     path : str or pathlib.Path
-        A file written by ``torch.save``; nothing in it is executed.
+        A file of safetensors, or one written by ``torch.save``; nothing in
+        it is executed.
 
     Raises
     ------
@@ -226,7 +238,11 @@ def load_weights(model, path):
     Traceback (most recent call last):
     ValueError: ...model.ckpt does not fit the model: missing weight; ...
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    data = Path(path).read_bytes()
+    if data[:2] == b"PK":
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    else:
+        state = load(data)
     load_state(model, state, path)
 
 

@@ -184,7 +184,43 @@ def read_description(folder):
     return data
 
 
-def write_safe(folder, model, labels, sample_rate=16000, temperature=1.0):
+def state_to_save(model, half=False):
+    """Weights as a file of safetensors wants them.
+
+    Arguments
+    ---------
+    model : torch.nn.Module
+        The model.
+    half : bool
+        Round the parameters to 16 bits, which halves the file. Statistics
+        keep their precision.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        By name; on the CPU.
+
+    Example
+    -------
+    >>> import torch
+    >>> state = state_to_save(torch.nn.BatchNorm1d(1), half=True)
+    >>> state["weight"].dtype, state["running_mean"].dtype
+    (torch.float16, torch.float32)
+    """
+    parameters = {name for name, _ in model.named_parameters()}
+    # safetensors stores the order of the axes, not of the memory
+    return {
+        key: (value.half() if half and key in parameters else value)
+        .detach()
+        .cpu()
+        .contiguous()
+        for key, value in model.state_dict().items()
+    }
+
+
+def write_safe(
+    folder, model, labels, sample_rate=16000, temperature=1.0, half=False
+):
     """Write ``model.json`` and ``model.safetensors``.
 
     Arguments
@@ -199,6 +235,8 @@ def write_safe(folder, model, labels, sample_rate=16000, temperature=1.0):
         In Hz.
     temperature : float
         See ``speechbrain_dslstm.calibration``.
+    half : bool
+        Round the parameters to 16 bits, see ``state_to_save``.
 
     Raises
     ------
@@ -216,11 +254,7 @@ def write_safe(folder, model, labels, sample_rate=16000, temperature=1.0):
     """
     folder = Path(folder)
     described = architecture.describe(model)
-    # safetensors stores the order of the axes, not of the memory
-    state = {
-        key: value.detach().cpu().contiguous()
-        for key, value in model.state_dict().items()
-    }
+    state = state_to_save(model, half)
     aside = folder / f"{WEIGHTS}.part"
     # Not save_file, whose files only their owner may read
     aside.write_bytes(save(state))

@@ -588,7 +588,12 @@ def save_model(brain, hparams, hparams_file, overrides, temperature):
         overrides += f"\n{name}: {hparams[name]}\n"
     text = resolve_hparams(hparams_file, overrides)
     save_pretrained(
-        folder, text, brain.trained_model, hparams["labels"], temperature
+        folder,
+        text,
+        brain.trained_model,
+        hparams["labels"],
+        temperature,
+        hparams["half_precision_model"],
     )
     print(f"model: {folder}")
     if brain.trained_model.reads_text:

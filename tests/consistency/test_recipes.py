@@ -27,8 +27,11 @@ FIELDS = (
 ).split(",")
 RUN_OPTIONS = set(RunOptions().as_dict())
 INCLUDED = {"recipe.yaml", "features.yaml"}
-# It runs train.py, fold by fold, and has no hyperparameters of its own
-NO_RECIPE = {"recipes/emotion_recognition/cross_validate.py"}
+# What runs train.py or reads its runs has no hyperparameters of its own
+NO_RECIPE = {
+    "recipes/emotion_recognition/cross_validate.py",
+    "recipes/emotion_recognition/report.py",
+}
 
 
 def read_rows(path):
