@@ -27,7 +27,7 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["speechbrain_dslstm*"]),
-    package_data={"speechbrain_dslstm": ["templates/*.j2", "pretrained/*/*"]},
+    package_data={"speechbrain_dslstm": ["templates/*.j2", "shipped/*/*"]},
     python_requires=">=3.10",
     install_requires=[
         # PyPI's newest torch and torchaudio are built for different CUDAs and

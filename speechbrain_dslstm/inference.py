@@ -28,7 +28,7 @@ from speechbrain_dslstm.streaming import EmotionStream, with_normalization
 __all__ = ["EmotionClassifier", "save_pretrained", "load_weights"]
 
 UNKNOWN = "unknown"
-SHIPPED = Path(__file__).parent
+SHIPPED = Path(__file__).with_name("shipped")
 
 
 class EmotionClassifier(Pretrained):
@@ -396,8 +396,9 @@ def find_folder(source):
     local = Path(source).expanduser()
     if str(source) and local.is_dir():
         return local.resolve()
-    if local.parts[:1] == ("pretrained",) and (SHIPPED / local).is_dir():
-        return SHIPPED / local
+    if local.parts[:1] == ("pretrained",) and len(local.parts) == 2:
+        shipped = SHIPPED / local.name
+        return shipped if shipped.is_dir() else None
     return None
 
 

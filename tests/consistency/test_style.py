@@ -94,7 +94,7 @@ def test_no_audio_and_no_pickles():
     """Corpora have their licences; a pickle is a program from a stranger."""
     found = [f for f in FILES if Path(f).suffix.lower() in AUDIO | PICKLES]
     # SpeechBrain wants that ending; a pickle would begin otherwise
-    shipped = "speechbrain_dslstm/pretrained/"
+    shipped = "speechbrain_dslstm/shipped/"
     found = [
         f
         for f in found

