@@ -218,15 +218,16 @@ def quantize_onnx(path, quantized):
     -------
     >>> import onnx.parser
     >>> text = '''<ir_version: 9, opset_import: ["" : 20]>
-    ... double (float[n, 1] x) => (float[n, 1] y)
-    ... <float[1, 1] two = {2.0}> { y = MatMul(x, two) }'''
+    ... small (float[1, 1, n, n] x, float[1, 1, 1, 1] w) => (float[1, 1, n, 1] y)
+    ... <float[1, 1] two = {2.0}> { z = Conv(x, w)  y = MatMul(z, two) }'''
     >>> folder = getfixture("tmp_path")
     >>> onnx.save(onnx.parser.parse_model(text), folder / "a.onnx")
     >>> path = quantize_onnx(folder / "a.onnx", folder / "b.onnx")
     >>> "MatMulInteger" in [n.op_type for n in onnx.load(path).graph.node]
     True
     """
-    _need_onnx("onnxruntime")
+    _need_onnx("onnx", "onnxruntime")
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -240,6 +241,7 @@ def quantize_onnx(path, quantized):
             weight_type=QuantType.QInt8,
             # Convolutions as integers are slower, and hold few weights
             op_types_to_quantize=["MatMul", "Gemm", "LSTM"],
+            nodes_to_exclude=_feature_nodes(onnx.load(folded).graph),
             extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
         )
     return Path(quantized)
@@ -291,8 +293,23 @@ def _translations():
     return {torch.ops.aten.hamming_window.periodic: hamming_window}
 
 
+def _feature_nodes(graph):
+    """Names of the matrix products before anything that was learnt."""
+    learnt, names = set(), []
+    for node in graph.node:
+        behind = not learnt.isdisjoint(node.input)
+        if behind or node.op_type in ("Conv", "LSTM", "Scan"):
+            learnt.update(node.output)
+        elif node.op_type in ("MatMul", "Gemm"):
+            names.append(node.name)
+    return names
+
+
 def _save(onnx_program, path, classifier, more):
     path = Path(path)
+    # The exporter notes stack traces, with the paths of this machine
+    for node in onnx_program.model.graph.all_nodes():
+        node.metadata_props.clear()
     onnx_program.model.metadata_props.update(
         {
             "labels": json.dumps(classifier.labels),
