@@ -215,9 +215,16 @@ def _lstm_mean(lstm, pooling, x, counts):
     return torch.cat(means)[order.argsort()]
 
 
-@torch.compiler.disable
 def _recur(ds_lstm, x, y, counts):
     """Output of a DS-LSTM; torch.compile would unroll its loop over time."""
+    if torch.compiler.is_compiling():
+        return _recur_outside(ds_lstm, x, y, counts)
+    return ds_lstm(x, y, counts)[0]
+
+
+# torch.compiler.disable, but that the compiler is imported only when it runs
+@torch._disable_dynamo
+def _recur_outside(ds_lstm, x, y, counts):
     return ds_lstm(x, y, counts)[0]
 
 

@@ -604,7 +604,7 @@ def save_model(brain, hparams, hparams_file, overrides, temperature):
     manifest = Path(hparams["save_folder"], "test.json")
     item = next(iter(json.loads(manifest.read_text("utf-8")).values()))
     wav = item["wav"].format(data_root=hparams["data_folder"])
-    _, score, _, label = classifier.classify_file(wav)
+    _, score, _, label = classifier.classify_file(wav, speech_only=False)
     print(
         f"held-out file {Path(wav).name} ({item['emotion']}) -> "
         f"{label[0]}, posterior {score.exp().item():.2f}"

@@ -79,12 +79,13 @@ def test_all_ways_give_one_answer(loader, saved, emodb_clips, emodb_files):
     wavs, lengths = batch_of(emodb_clips[:4])
     expected = ours.classify_batch(wavs, lengths)
     found = other.classify_batch(wavs, lengths)
+    # The last bit may depend on how memory is aligned
     for a, b in zip(found[:3], expected[:3], strict=True):
-        torch.testing.assert_close(a, b, atol=0, rtol=0)
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
     assert found[3] == expected[3]
     found = other.classify_file(str(emodb_files[5]))
     expected = ours.classify_file(emodb_files[5])
-    torch.testing.assert_close(found[0], expected[0], atol=0, rtol=0)
+    torch.testing.assert_close(found[0], expected[0], atol=1e-6, rtol=0)
     torch.testing.assert_close(found[0].exp().sum(), torch.tensor(1.0))
     assert found[3] == expected[3]
 
