@@ -15,6 +15,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d, max_pool2d, pad
 
+from speechbrain_dslstm.conv_pool_numba import ConvPoolImage, conv_pool_problem
 from speechbrain_dslstm.lengths import zero_padding
 from speechbrain_dslstm.normalization import sum_over_ranks
 
@@ -96,10 +97,12 @@ def conv_pool(x, weight, padding, pool_size, shift=None, counts=None):
     """
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     function = _ConvPool.apply
-    if x.device.type != "cpu" or traced:
-        function = conv_pool_reference
     with torch.autocast(x.device.type, enabled=False):
         weight = weight.to(x.dtype)
+        if x.device.type != "cpu" or traced:
+            function = conv_pool_reference
+        elif conv_pool_problem(x, weight, pool_size) is None:
+            function = ConvPoolImage.apply
         shift = None if shift is None else shift.to(x.dtype)
         return function(x, weight, tuple(padding), pool_size, shift, counts)
 

@@ -18,8 +18,10 @@ import llvmlite.binding
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from speechbrain_dslstm.jit import compiled
 
 __all__ = ["backward", "forward", "sigmoid", "tanh"]
 
@@ -49,20 +51,6 @@ def _external_gemm(name):
 
 
 _sgemm, _dgemm = _external_gemm("sgemm_"), _external_gemm("dgemm_")
-
-
-def _compiled(*fastmath):
-    """Compile on the first call; keep the result on disk where possible."""
-    options = {"fastmath": {"contract", *fastmath}, "error_model": "numpy"}
-
-    def compiled(function):
-        """The decorator itself."""
-        try:
-            return njit(function, cache=True, **options)
-        except RuntimeError:  # no folder to write to
-            return njit(function, **options)
-
-    return compiled
 
 
 @intrinsic
@@ -119,7 +107,7 @@ def _limit(typingctx, like):
     )
 
 
-@_compiled()
+@compiled()
 def sigmoid(x):
     """Logistic function of a float32 or float64 scalar.
 
@@ -146,7 +134,7 @@ def sigmoid(x):
     return one / (one + (power + small))
 
 
-@_compiled()
+@compiled()
 def tanh(x):
     """Hyperbolic tangent of a float32 or float64 scalar.
 
@@ -174,61 +162,61 @@ def tanh(x):
     return math.copysign(e / (e + one + one), x)
 
 
-@_compiled()
+@compiled()
 def _sigmoids(z, recurrent, bias):
     for j in range(z.shape[0]):
         z[j] = sigmoid(z[j] + recurrent[j] + bias[j])
 
 
-@_compiled()
+@compiled()
 def _tanhs(z, recurrent, bias):
     for j in range(z.shape[0]):
         z[j] = tanh(z[j] + recurrent[j] + bias[j])
 
 
-@_compiled()
+@compiled()
 def _tanh_to(out, z):
     for j in range(z.shape[0]):
         out[j] = tanh(z[j])
 
 
-@_compiled()
+@compiled()
 def _multiply(out, a):
     for j in range(a.shape[0]):
         out[j] *= a[j]
 
 
-@_compiled()
+@compiled()
 def _multiply_to(out, a, b):
     for j in range(a.shape[0]):
         out[j] = a[j] * b[j]
 
 
-@_compiled()
+@compiled()
 def _multiply_add(out, a, b):
     for j in range(a.shape[0]):
         out[j] += a[j] * b[j]
 
 
-@_compiled()
+@compiled()
 def _add(out, a):
     for j in range(a.shape[0]):
         out[j] += a[j]
 
 
-@_compiled()
+@compiled()
 def _add_scaled(out, factor, a):
     for j in range(a.shape[0]):
         out[j] += factor * a[j]
 
 
-@_compiled()
+@compiled()
 def _affine_to(out, a, scale, shift):
     for j in range(scale.shape[0]):
         out[j] = a[j] * scale[j] + shift[j]
 
 
-@_compiled("reassoc")
+@compiled("reassoc")
 def _matrix_vector(out, matrix, vector):
     """out = matrix vector, faster than BLAS's."""
     for i in range(matrix.shape[0]):
@@ -238,7 +226,7 @@ def _matrix_vector(out, matrix, vector):
         out[i] = total
 
 
-@_compiled()
+@compiled()
 def _vector_matrix(out, vector, matrix):
     """out = vector matrix, eight rows at a time; faster than BLAS's."""
     out[:] = 0
@@ -258,7 +246,7 @@ def _vector_matrix(out, vector, matrix):
         _add_scaled(out, vector[k], matrix[k])
 
 
-@_compiled()
+@compiled()
 def _gemm(a, b, out, sizes, numbers):
     """out = a b, row-major, by BLAS, which is column-major: out' = b' a'."""
     s, n = sizes.ctypes.data, numbers.ctypes.data
@@ -276,7 +264,7 @@ def _gemm(a, b, out, sizes, numbers):
         )
 
 
-@_compiled()
+@compiled()
 def _moments(act, t, counts, mean, variance):
     """Mean and biased variance of the gates of step t."""
     width, n = mean.shape[0], 0
@@ -297,7 +285,7 @@ def _moments(act, t, counts, mean, variance):
         variance[j] /= max(n, 1)
 
 
-@_compiled()
+@compiled()
 def forward(
     act, weight, bias, h, c, counts, sizes, numbers, out, h_before, c_all,
     norm, eps, moments, norm_weight, norm_bias,
@@ -397,7 +385,7 @@ def forward(
                     h_before[b, t + 1] = h[b]
 
 
-@_compiled()
+@compiled()
 def _row_backward(grad, act, gates, dh, dc, c_before, tanh_c):
     """Gradients of a row's gates and candidates; dc one step back."""
     hidden = dh.shape[0]
@@ -417,13 +405,13 @@ def _row_backward(grad, act, gates, dh, dc, c_before, tanh_c):
     _multiply(dc, f)
 
 
-@_compiled()
+@compiled()
 def _through_sigmoids(grad, act):
     for j in range(act.shape[0]):
         grad[j] *= act[j] * (1 - act[j])
 
 
-@_compiled()
+@compiled()
 def backward(
     act, weight, c_all, counts, sizes, numbers, grad_out, dh, dc,
     grad, grad_bias, norm, eps, moments, norm_weight, norm_bias,

@@ -5,11 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speechbrain_dslstm import conv_pool_numba
 from speechbrain_dslstm.conv_pool import (
     conv_moments,
     conv_pool,
     conv_pool_reference,
 )
+from speechbrain_dslstm.conv_pool_numba import conv_pool_problem
 from speechbrain_dslstm.normalization import masked_moments
 
 
@@ -30,14 +32,17 @@ def run(function, x, weight, shift, counts, padding, pool):
 
 @given(
     st.integers(1, 3),
-    st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    st.sampled_from([(1, 1), (2, 4), (4, 2), (3, 1)]),
     st.integers(1, 3),
     st.booleans(),
     st.booleans(),
     st.booleans(),
 )
-@settings(max_examples=40)
-def test_equals_the_reference(channels, kernel, pool, want_x, shifted, cut):
+@pytest.mark.parametrize("compiled", [True, False])
+@settings(max_examples=30, deadline=None)
+def test_equals_the_reference(
+    compiled, channels, kernel, pool, want_x, shifted, cut
+):
     padding = tuple((k - 1) // 2 for k in kernel)
     double = {"dtype": torch.float64}
     x = torch.randn(3, channels, 13, 11, **double, requires_grad=want_x)
@@ -46,6 +51,41 @@ def test_equals_the_reference(channels, kernel, pool, want_x, shifted, cut):
     frames = (13 + 2 * padding[0] - kernel[0] + 1) // pool
     counts = torch.tensor([frames, 1, max(1, frames - 1)]) if cut else None
     args = x, weight, shift, counts, padding, pool
+    with pytest.MonkeyPatch.context() as patch:
+        if not compiled:
+            problem = "numba does not import"
+            patch.setattr(conv_pool_numba, "_import_problem", lambda: problem)
+        found = run(conv_pool, *args)
+    expected = run(conv_pool_reference, *args)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_comes_out_as_from_torch(value):
+    x, weight = torch.ones(1, 1, 9, 9), torch.randn(3, 1, 2, 2)
+    x[0, 0, 4, 4] = value
+    args = x, weight, (0, 0), 2, torch.zeros(3)
+    found, expected = conv_pool(*args), conv_pool_reference(*args)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+def test_the_first_of_equal_values_gets_the_gradient():
+    x = torch.ones(1, 1, 5, 5)
+    args = x, torch.ones(2, 1, 2, 2, requires_grad=True), None, None, (0, 0), 2
+    assert conv_pool_problem(x, args[1], 2) is None
+    torch.testing.assert_close(
+        run(conv_pool, *args), run(conv_pool_reference, *args)
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_share_the_rows(threads, monkeypatch):
+    monkeypatch.setattr(conv_pool_numba, "THREAD_VALUES", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    x = torch.randn(2, 1, 15, 9, dtype=torch.float64)
+    weight = torch.randn(3, 1, 2, 4, dtype=torch.float64, requires_grad=True)
+    counts = torch.tensor([7, 3])
+    args = x, weight, torch.randn(3).double(), counts, (0, 1), 2
     found, expected = run(conv_pool, *args), run(conv_pool_reference, *args)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 

@@ -1,0 +1,151 @@
+"""Convolution of one channel and max pooling by compiled loops, on a CPU.
+
+The first convolution of a spectrogram makes 64 values of each of its own, and
+pooling keeps one of four: written to memory, they cost more time than their
+computing. Here a window's stay in registers; the way back computes them again
+to see which was the largest. Reference: ``conv_pool_reference``.
+"""
+
+import functools
+import importlib
+import threading
+
+import numpy as np
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
+
+__all__ = ["ConvPoolImage", "conv_pool_problem"]
+
+# Above this LLVM no longer unrolls the loops over a window
+MOST_PRODUCTS = 64
+# Output values that are worth a thread of their own
+THREAD_VALUES = 1 << 18
+
+
+@functools.cache
+def _import_problem():
+    try:
+        importlib.import_module("speechbrain_dslstm.conv_pool_loops")
+    except ImportError as error:
+        return f"numba does not import ({error})"
+    return None
+
+
+def conv_pool_problem(x, weight, pool_size):
+    """Why the compiled loops cannot do a convolution, if they cannot.
+
+    Arguments
+    ---------
+    x : torch.Tensor, [batch, in_channels, time, frequency]
+        Images.
+    weight : torch.Tensor, [channel, in_channels, height, width]
+        Filters.
+    pool_size : int
+        Size and stride of the pooling.
+
+    Returns
+    -------
+    str or None
+        The reason; None if they can.
+
+    Example
+    -------
+    >>> image, filters = torch.zeros(1, 2, 9, 9), torch.zeros(4, 2, 2, 2)
+    >>> conv_pool_problem(image, filters, 2)
+    '2 input channels, not one'
+    """
+    if weight.shape[1] != 1:
+        return f"{weight.shape[1]} input channels, not one"
+    if x.requires_grad:
+        return "the images want a gradient"
+    if x.dtype not in (torch.float32, torch.float64):
+        return f"{str(x.dtype).removeprefix('torch.')} images"
+    if weight[0].numel() * pool_size**2 > MOST_PRODUCTS:
+        return "too large filters and windows"
+    return _import_problem()
+
+
+def _in_threads(work, rows, threads):
+    """Have each thread do its share of the rows, one of them this."""
+    edges = np.linspace(0, rows, threads + 1).astype(int).tolist()
+    shares = list(zip(edges[:-1], edges[1:], strict=True))
+    others = [
+        threading.Thread(target=work, args=(k, share))
+        for k, share in enumerate(shares[1:], 1)
+    ]
+    for thread in others:
+        thread.start()
+    work(0, shares[0])
+    for thread in others:
+        thread.join()
+
+
+class ConvPoolImage(torch.autograd.Function):
+    """``conv_pool`` of images of one channel that want no gradient.
+
+    Example
+    -------
+    >>> x, weight = torch.ones(1, 1, 4, 4), torch.ones(2, 1, 1, 1)
+    >>> ConvPoolImage.apply(x, weight, (0, 0), 2, None, None).shape
+    torch.Size([1, 2, 2, 2])
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, padding, pool_size, shift, counts):
+        """Pooled values of all clips, [batch, channel, time', frequency']."""
+        loops = importlib.import_module("speechbrain_dslstm.conv_pool_loops")
+        channels, _, high, wide = weight.shape
+        ctx.loops = loops.make_loops(high * wide, pool_size**2)
+        rows, columns = padding
+        image = pad(x[:, 0], (columns, columns, rows, rows)).contiguous()
+        filters = weight.flatten(1).t().contiguous()
+        time, bins = (
+            (size - side + 1) // pool_size
+            for size, side in zip(image.shape[1:], (high, wide), strict=True)
+        )
+        out = image.new_empty(len(x), time, bins, channels)
+        frames = torch.full((len(x),), time) if counts is None else counts
+        moved = image.new_zeros(channels) if shift is None else shift.detach()
+        ctx.threads = min(
+            torch.get_num_threads(), max(1, out.numel() // THREAD_VALUES)
+        )
+        ctx.wide, ctx.shape, ctx.shifted = wide, weight.shape, shift is not None
+        ctx.save_for_backward(image, filters, frames, out)
+        arrays = [v.detach().numpy() for v in (image, filters, moved, frames)]
+
+        def work(_, share):
+            """Some rows of the batch."""
+            image, filters, moved, frames = arrays
+            ctx.loops[0](
+                image, wide, filters, moved, ctx.shifted, frames, share,
+                out.numpy(),
+            )  # fmt: skip
+
+        _in_threads(work, len(x) * time, ctx.threads)
+        return out.permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        """Gradients of the filters and the shift."""
+        image, filters, frames, out = ctx.saved_tensors
+        grad, grad_shift = grad.permute(0, 2, 3, 1), None
+        if ctx.shifted:
+            grad = torch.ops.aten.threshold_backward(grad, out, 0)
+            grad_shift = grad.flatten(0, 2).sum(0)
+        arrays = [
+            v.contiguous().numpy() for v in (image, filters, grad, frames)
+        ]
+        parts = np.zeros((ctx.threads, *filters.shape), arrays[0].dtype)
+
+        def work(thread, share):
+            """What some rows of the batch give."""
+            image, filters, grad, frames = arrays
+            ctx.loops[1](
+                image, ctx.wide, filters, grad, frames, share, parts[thread]
+            )
+
+        _in_threads(work, len(grad) * grad.shape[1], ctx.threads)
+        total = torch.from_numpy(parts.sum(0)).t().reshape(ctx.shape)
+        return None, total, None, None, grad_shift, None
