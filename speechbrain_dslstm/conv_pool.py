@@ -3,9 +3,10 @@
 The output of a spectrogram's first convolution is 64 times its input, and
 pooling throws three quarters of it away. Going through the batch clip by clip
 keeps that output in a CPU's cache, and only the pooled values and where they
-came from are kept for the way back. With one input channel a convolution is
-one matrix product with the image's patches, and the moments of its output
-follow from those of the patches, without computing it.
+came from are kept for the way back. With one input channel the compiled loops
+of ``conv_pool_numba`` do it; where there are none, the convolution is one
+matrix product with the image's patches. The moments of its output follow from
+those of the patches, without computing it.
 
 Images are [batch, channel, time, frequency] in channels-last memory. Symbols:
 C channels, K = kernel height * kernel width, the values of a patch.
@@ -15,7 +16,10 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d, max_pool2d, pad
 
-from speechbrain_dslstm.conv_pool_numba import ConvPoolImage, conv_pool_problem
+from speechbrain_dslstm.conv_pool_numba import (
+    conv_pool_image,
+    conv_pool_problem,
+)
 from speechbrain_dslstm.lengths import zero_padding
 from speechbrain_dslstm.normalization import sum_over_ranks
 
@@ -102,7 +106,7 @@ def conv_pool(x, weight, padding, pool_size, shift=None, counts=None):
         if x.device.type != "cpu" or traced:
             function = conv_pool_reference
         elif conv_pool_problem(x, weight, pool_size) is None:
-            function = ConvPoolImage.apply
+            function = conv_pool_image
         shift = None if shift is None else shift.to(x.dtype)
         return function(x, weight, tuple(padding), pool_size, shift, counts)
 

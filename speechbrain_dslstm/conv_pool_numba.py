@@ -15,7 +15,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-__all__ = ["ConvPoolImage", "conv_pool_problem"]
+__all__ = ["conv_pool_image", "conv_pool_problem"]
 
 # Above this LLVM no longer unrolls the loops over a window
 MOST_PRODUCTS = 64
@@ -81,15 +81,40 @@ def _in_threads(work, rows, threads):
         thread.join()
 
 
-class ConvPoolImage(torch.autograd.Function):
-    """``conv_pool`` of images of one channel that want no gradient.
+def conv_pool_image(x, weight, padding, pool_size, shift=None, counts=None):
+    """What ``conv_pool`` computes, for images that want no gradient.
+
+    Arguments
+    ---------
+    x : torch.Tensor, [batch, 1, time, frequency]
+        Images, float32 or float64.
+    weight : torch.Tensor, [channel, 1, height, width]
+        Filters.
+    padding : tuple of int, (time, frequency)
+        Zeros around the images.
+    pool_size : int
+        Size and stride of the pooling.
+    shift : torch.Tensor, [channel], optional
+        Added after the pooling, and followed by a ReLU.
+    counts : torch.Tensor, int64, [batch], optional
+        Valid frames of the output; those behind them become zero.
+
+    Returns
+    -------
+    torch.Tensor, [batch, channel, time', frequency']
+        Pooled images, in channels-last memory.
 
     Example
     -------
     >>> x, weight = torch.ones(1, 1, 4, 4), torch.ones(2, 1, 1, 1)
-    >>> ConvPoolImage.apply(x, weight, (0, 0), 2, None, None).shape
+    >>> conv_pool_image(x, weight, (0, 0), 2).shape
     torch.Size([1, 2, 2, 2])
     """
+    return _ConvPoolImage.apply(x, weight, padding, pool_size, shift, counts)
+
+
+class _ConvPoolImage(torch.autograd.Function):
+    """``conv_pool_image`` and its gradients."""
 
     @staticmethod
     def forward(ctx, x, weight, padding, pool_size, shift, counts):
