@@ -30,6 +30,15 @@ LARGEST_MODEL = 1 << 26  # numbers; 32 times the model of the paper
 LARGEST_TABLE = 1 << 22  # numbers of a feature's mel matrix; 16 times
 
 
+# JSON Schema takes 3.0 for an integer, a constructor does not
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: type(value) is int
+    ),
+)
+
+
 def _schema():
     model = architecture.schema()
     return {
@@ -161,7 +170,7 @@ def read_description(folder):
     if given != FORMAT:
         given = shorten(repr(given))
         raise ValueError(f"{path}: expected format {FORMAT!r}, got {given}")
-    validator = jsonschema.Draft202012Validator(_schema())
+    validator = _Validator(_schema())
     error = jsonschema.exceptions.best_match(validator.iter_errors(data))
     if error is not None:
         raise ValueError(f"{path}: {error.json_path}: {shorten(error.message)}")
