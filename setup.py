@@ -66,6 +66,7 @@ setup(
             "onnxscript>=0.5",
             # The reference the MFCCs are compared with; tests only
             "opensmile>=2.5",
+            "psutil>=5.9",
             "pytest>=8.2",
             # The version SpeechBrain's own checks run
             "ruff==0.12.4",

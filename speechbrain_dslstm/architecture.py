@@ -10,6 +10,8 @@ where they are found on a built module.
 from operator import attrgetter
 from typing import NamedTuple
 
+import torch
+
 from speechbrain_dslstm.alignment import AveragePoolAlignment
 from speechbrain_dslstm.cnn import LocalFeatureCNN
 from speechbrain_dslstm.ds_lstm import DSLSTM
@@ -265,13 +267,16 @@ def describe(value):
     }
 
 
-def build(data):
+def build(data, device="cpu"):
     """Build a module from data that meets the ``schema``.
 
     Arguments
     ---------
     data : dict
         What ``describe`` returns.
+    device : str
+        Where its weights go; "meta": nowhere, which tells their shapes and
+        takes no memory for them. The tables of the features are on the CPU.
 
     Returns
     -------
@@ -290,17 +295,20 @@ def build(data):
     4
     """
     if isinstance(data, list):
-        return [build(item) for item in data]
+        return [build(item, device) for item in data]
     if not isinstance(data, dict):
         return data
-    parts = {name: build(item) for name, item in data.items()}
+    parts = {name: build(item, device) for name, item in data.items()}
     if "class" not in data:
         return parts
     classes = {known.__name__: known for known in TABLE}
     name = parts.pop("class")
     if name not in classes:
         raise ValueError(f"unknown class {name!r}")
-    return classes[name](**parts)
+    made = classes[name]
+    # What looks at the numbers of its own tables cannot do without them
+    with torch.device("cpu" if made in (MFCC39, LogMelSpectrogram) else device):
+        return made(**parts)
 
 
 def schema(root="DualLevelClassifier"):

@@ -5,7 +5,9 @@ for what is in it. A model YAML is a program: load one from a stranger with
 ``safe_loader.load_safe`` instead.
 """
 
+import json
 import re
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -24,10 +26,12 @@ from speechbrain_dslstm.pretrained import (
 )
 from speechbrain_dslstm.segments import classify_long
 from speechbrain_dslstm.streaming import EmotionStream, with_normalization
+from speechbrain_dslstm.strict_files import read_json
 
 __all__ = ["EmotionClassifier", "save_pretrained", "load_weights"]
 
 UNKNOWN = "unknown"
+ORIGIN = ".model_source.json"
 SHIPPED = Path(__file__).with_name("shipped")
 
 
@@ -96,7 +100,8 @@ class EmotionClassifier(Pretrained):
         hparams_file : str
             Name of the YAML in it.
         savedir : str or pathlib.Path, optional
-            Where files of a hub are kept; not used for a local folder.
+            Where files of a hub are kept, of one model only; not used for a
+            local folder.
         **kwargs : dict
             Passed to SpeechBrain's ``Pretrained.from_hparams``, such as
             ``run_opts`` and ``overrides``.
@@ -112,7 +117,8 @@ class EmotionClassifier(Pretrained):
             ``source`` looks like a local path and is none, or is the id of a
             model that was not fetched before and the network is off.
         ValueError
-            The weights do not fit the architecture.
+            The weights are not those that the YAML was written with or do
+            not fit the architecture, or ``savedir`` holds another model.
         """
         folder = find_folder(source)
         if folder is not None:
@@ -124,9 +130,15 @@ class EmotionClassifier(Pretrained):
             _check_hub_id(source, hparams_file, savedir)
         if savedir is not None:
             savedir = str(savedir)
-        return super().from_hparams(
-            str(source), hparams_file, savedir=savedir, **kwargs
-        )
+            revision = getattr(kwargs.get("fetch_config"), "revision", None)
+            _claim(Path(savedir), str(source), revision)
+        try:
+            return super().from_hparams(
+                str(source), hparams_file, savedir=savedir, **kwargs
+            )
+        finally:
+            if savedir is not None:
+                _give_back(Path(savedir))
 
     @classmethod
     def from_model(
@@ -198,7 +210,9 @@ class EmotionClassifier(Pretrained):
         wavs = wavs.to(self.device)
         if wavs.is_floating_point():
             wavs = wavs.float()
-        with self.inference_ctx, torch.no_grad():
+        # torch.autocast keeps on itself what it found: one for each call, as
+        # there may be several threads
+        with copy(self.inference_ctx.context), torch.no_grad():
             out_prob = self.mods.embedding_model(wavs, wav_lens).float()
         return self.decide(self.mods.classifier(out_prob), unknown_below)
 
@@ -235,6 +249,29 @@ class EmotionClassifier(Pretrained):
                 for label, wanting in zip(text_lab, unsure, strict=True)
             ]
         return out_prob, score, index, text_lab
+
+    def load_audio(self, path, savedir=None):
+        """Read an audio file as ``classify_file`` does.
+
+        Arguments
+        ---------
+        path : str or pathlib.Path
+            A local audio file.
+        savedir : str, optional
+            Not used. The host links files into it by their last name, and
+            gives the first one for each other of that name.
+
+        Returns
+        -------
+        torch.Tensor, [samples]
+            Mono, at the model's rate.
+
+        Raises
+        ------
+        AudioError
+            A ValueError: the file cannot be read or holds no audio.
+        """
+        return load_audio(path, self.hparams.sample_rate).to(self.device)
 
     def classify_file(self, path, unknown_below=None, speech_only=True):
         """Classify an audio file of any rate and channel count.
@@ -423,3 +460,39 @@ def _check_hub_id(source, hparams_file, savedir):
             f"no model folder {source}, and none of that id in the cache of "
             "the hub, which is offline (HF_HUB_OFFLINE)"
         )
+
+
+def _claim(savedir, source, revision):
+    """Note whose files a folder keeps; refuse it to another model.
+
+    The host takes any file of the right name in there for the one it wants.
+    """
+    note = savedir / ORIGIN
+    wanted = {"source": source, "revision": revision}
+    savedir.mkdir(parents=True, exist_ok=True)
+    held = [path for path in savedir.iterdir() if path != note]
+    if held and not note.exists():
+        # Files of the hub that the host fetched before link to its cache
+        cache = f"models--{source.replace('/', '--')}"
+        if not all(cache in path.resolve().parts for path in held):
+            raise ValueError(
+                f"savedir {savedir} holds files of unknown origin, such as "
+                f"{held[0].name}; for {source} give an empty one, or load "
+                "what is in there with from_hparams(savedir)"
+            )
+    try:
+        with open(note, "x", encoding="utf-8") as file:
+            json.dump(wanted, file)
+    except FileExistsError:
+        found = read_json(note)
+        if found != wanted:
+            raise ValueError(
+                f"savedir {savedir} holds the files of {found}, not those of "
+                f"{wanted}; give each model one of its own"
+            ) from None
+
+
+def _give_back(savedir):
+    """Leave no claim on a folder where nothing was fetched."""
+    if [path.name for path in savedir.iterdir()] == [ORIGIN]:
+        (savedir / ORIGIN).unlink(missing_ok=True)

@@ -4,16 +4,20 @@ A folder is self-contained and holds the same model twice. For SpeechBrain's
 habits: ``hyperparams.yaml`` with the architecture, ``model.ckpt`` with the
 weights, ``label_encoder.ckpt`` with the classes in their order, and
 ``custom_interface.py`` for ``foreign_class``. For ``load_safe``, which runs
-nothing: ``model.json`` and ``model.safetensors``.
+nothing: ``model.json`` and ``model.safetensors``. Both YAML and JSON hold the
+hashes of the files beside them; a folder written before they did still loads.
 """
 
+import hashlib
 import os
-from io import StringIO
+import pickle
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import torch
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.logger import get_logger
@@ -25,6 +29,7 @@ from speechbrain_dslstm.safe_loader import (
     state_to_save,
     write_safe,
 )
+from speechbrain_dslstm.strict_files import check_hash, shorten
 
 __all__ = [
     "PassThrough",
@@ -56,7 +61,9 @@ pretrainer: !new:speechbrain.utils.parameter_transfer.Pretrainer
     label_encoder: !ref <label_encoder>
   custom_hooks:
     model: !name:speechbrain_dslstm.pretrained.load_weights
+      sha256: "{model}"
     label_encoder: !name:speechbrain_dslstm.pretrained.load_labels
+      sha256: "{label_encoder}"
 """
 INTERFACE = """\
 from speechbrain_dslstm import EmotionClassifier
@@ -150,19 +157,23 @@ def save_pretrained(
         for line in out.getvalue().splitlines()
         if line.strip() and not line.lstrip().startswith("#")
     ]
-    text = "\n".join(lines) + "\n" + FRAME
     try:
         write_safe(folder, model, labels, rate, temperature, half)
     except UnknownPart as error:
         logger.warning(
             "%s: no files for load_safe, %s", folder, str(error).split(";")[0]
         )
-    _write(folder / HYPERPARAMS, lambda p: p.write_text(text))
     # The host looks for this name; what is in it is no pickle
     state = save(state_to_save(model, half))
     _write(folder / "model.ckpt", lambda p: p.write_bytes(state))
     encoder = make_label_encoder(labels)
     _write(folder / "label_encoder.ckpt", lambda p: encoder.save(str(p)))
+    hashes = {
+        name: hashlib.sha256((folder / f"{name}.ckpt").read_bytes()).hexdigest()
+        for name in ("model", "label_encoder")
+    }
+    text = "\n".join(lines) + "\n" + FRAME.format(**hashes)
+    _write(folder / HYPERPARAMS, lambda p: p.write_text(text))
     interface = folder / "custom_interface.py"
     _write(interface, lambda p: p.write_text(INTERFACE))
 
@@ -191,7 +202,7 @@ def make_label_encoder(labels):
     return encoder
 
 
-def load_labels(encoder, path):
+def load_labels(encoder, path, sha256=None):
     """Load the classes and promise their number, which the host asks for.
 
     Arguments
@@ -200,6 +211,13 @@ def load_labels(encoder, path):
         Gets the classes.
     path : str or pathlib.Path
         A file written by its ``save``.
+    sha256 : str, optional
+        The hash that the model's YAML was written with.
+
+    Raises
+    ------
+    ValueError
+        The file has another hash.
 
     Example
     -------
@@ -210,11 +228,12 @@ def load_labels(encoder, path):
     >>> encoder.decode_ndim(1)
     'anger'
     """
+    check_hash(Path(path).read_bytes(), sha256, path, HYPERPARAMS)
     encoder.load(str(path))
     encoder.expect_len(len(encoder))
 
 
-def load_weights(model, path):
+def load_weights(model, path, sha256=None):
     """Load weights that fit a model exactly; nothing is left at random.
 
     Arguments
@@ -224,11 +243,14 @@ def load_weights(model, path):
     path : str or pathlib.Path
         A file of safetensors, or one written by ``torch.save``; nothing in
         it is executed.
+    sha256 : str, optional
+        The hash that the model's YAML was written with.
 
     Raises
     ------
     ValueError
-        Missing, unexpected or mis-shaped keys; the message names them.
+        The file has another hash or holds no weights, or they do not fit:
+        missing, unexpected, mis-shaped or non-finite; the message names them.
 
     Example
     -------
@@ -239,10 +261,23 @@ def load_weights(model, path):
     ValueError: ...model.ckpt does not fit the model: missing weight; ...
     """
     data = Path(path).read_bytes()
-    if data[:2] == b"PK":
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    else:
-        state = load(data)
+    check_hash(data, sha256, path, HYPERPARAMS)
+    try:
+        if data[:2] == b"PK":
+            state = torch.load(
+                BytesIO(data), map_location="cpu", weights_only=True
+            )
+        else:
+            state = load(data)
+    except (
+        SafetensorError,
+        KeyError,
+        pickle.UnpicklingError,
+        RuntimeError,
+    ) as error:
+        raise ValueError(
+            f"cannot read weights from {path}: {shorten(error)}"
+        ) from error
     load_state(model, state, path)
 
 

@@ -2,8 +2,8 @@
 
 A model YAML may call any importable function, and an old checkpoint may be a
 pickle. Here the architecture is JSON that must meet a schema, the weights are
-safetensors whose hash stands in it, and both are checked before anything is
-built.
+safetensors whose hash stands in it, and both are checked before memory is
+taken for the model: what is refused is refused within a second.
 """
 
 import hashlib
@@ -12,16 +12,31 @@ import os
 from pathlib import Path
 
 import jsonschema
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from speechbrain_dslstm import architecture
+from speechbrain_dslstm.strict_files import (
+    check_shapes,
+    read_json,
+    read_tensors,
+    shorten,
+)
 
 __all__ = ["load_safe", "write_safe", "load_state", "read_description"]
 
 DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
 FORMAT = "speechbrain-dslstm/1"
-LARGEST_DESCRIPTION = 1 << 20  # bytes
+LARGEST_MODEL = 1 << 26  # numbers; 32 times the model of the paper
+LARGEST_TABLE = 1 << 22  # numbers of a feature's mel matrix; 16 times
+
+
+# JSON Schema takes 3.0 for an integer, a constructor does not
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: type(value) is int
+    ),
+)
 
 
 def _schema():
@@ -37,7 +52,6 @@ def _schema():
                 "items": {"type": "string", "minLength": 1, "maxLength": 100},
                 "minItems": 1,
                 "maxItems": 1000,
-                "uniqueItems": True,
             },
             "temperature": architecture.POSITIVE,
             "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
@@ -103,23 +117,11 @@ def load_safe(source, run_opts=None):
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise FileNotFoundError(f"no {WEIGHTS} in {folder}")
-    found = hashlib.sha256(weights.read_bytes()).hexdigest()
-    if found != data["sha256"]:
-        raise ValueError(
-            f"{weights} is not the file that {DESCRIPTION} was written with: "
-            f"sha256 {found} instead of {data['sha256']}"
-        )
-    try:
-        state = load_file(weights)
-    except SafetensorError as error:
-        raise ValueError(f"cannot read {weights}: {error}") from error
-    try:
-        model = architecture.build(data["model"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder / DESCRIPTION}: the sizes do not fit: {error}"
-        ) from error
-    load_state(model, state, weights)
+    state, largest = _expected(data["model"], folder / DESCRIPTION)
+    given = read_tensors(weights, largest, data["sha256"], DESCRIPTION)
+    check_shapes(state, given, weights)
+    model = architecture.build(data["model"])
+    load_state(model, given, weights)
     return EmotionClassifier.from_model(
         model.eval(),
         make_label_encoder(data["labels"]),
@@ -159,29 +161,52 @@ def read_description(folder):
     """
     path = Path(folder) / DESCRIPTION
     if not path.is_file():
-        raise FileNotFoundError(f"no {DESCRIPTION} in {folder}")
-    if path.stat().st_size > LARGEST_DESCRIPTION:
-        raise ValueError(f"{path} is too large for a description of a model")
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise FileNotFoundError(
+            f"no {DESCRIPTION} in {folder}; load_safe reads that and "
+            f"{WEIGHTS}, as save_pretrained writes them, and no YAML"
+        )
+    data = read_json(path)
     given = data.get("format") if isinstance(data, dict) else None
     if given != FORMAT:
-        raise ValueError(f"{path}: expected format {FORMAT!r}, got {given!r}")
-    validator = jsonschema.Draft202012Validator(_schema())
+        given = shorten(repr(given))
+        raise ValueError(f"{path}: expected format {FORMAT!r}, got {given}")
+    validator = _Validator(_schema())
     error = jsonschema.exceptions.best_match(validator.iter_errors(data))
     if error is not None:
-        message = error.message
-        if len(message) > 200:
-            message = f"{message[:200]} (shortened)"
-        raise ValueError(f"{path}: {error.json_path}: {message}")
-    if len(data["labels"]) != data["model"]["n_classes"]:
+        raise ValueError(f"{path}: {error.json_path}: {shorten(error.message)}")
+    labels, model = data["labels"], data["model"]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"{path}: labels: two classes of one name")
+    strange = [label for label in labels if not label.isprintable()]
+    if strange:
+        raise ValueError(f"{path}: labels: {strange[0]!r} cannot be printed")
+    if len(labels) != model["n_classes"]:
         raise ValueError(
-            f"{path}: {len(data['labels'])} labels for "
-            f"{data['model']['n_classes']} classes"
+            f"{path}: {len(labels)} labels for {model['n_classes']} classes"
         )
+    for name, stream in model["streams"].items():
+        sizes = stream["extractor"]
+        size = sizes["n_mels"] * max(sizes["n_fft"], sizes.get("n_mfcc", 0))
+        if size > LARGEST_TABLE:
+            raise ValueError(
+                f"{path}: $.model.streams.{shorten(name)}: n_mels times n_fft "
+                f"is {size}, at most {LARGEST_TABLE}"
+            )
     return data
+
+
+def _expected(described, path):
+    """Names and shapes of a model's weights, and bytes they can take."""
+    try:
+        state = architecture.build(described, "meta").state_dict()
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path}: the sizes do not fit: {error}") from error
+    numbers = sum(value.numel() for value in state.values())
+    if numbers > LARGEST_MODEL:
+        raise ValueError(
+            f"{path}: a model of {numbers} numbers, at most {LARGEST_MODEL}"
+        )
+    return state, 8 * numbers
 
 
 def state_to_save(model, half=False):
@@ -255,6 +280,12 @@ def write_safe(
     folder = Path(folder)
     described = architecture.describe(model)
     state = state_to_save(model, half)
+    numbers = sum(value.numel() for value in state.values())
+    if numbers > LARGEST_MODEL:
+        raise architecture.UnknownPart(
+            f"{numbers} numbers; load_safe takes models of at most "
+            f"{LARGEST_MODEL}"
+        )
     aside = folder / f"{WEIGHTS}.part"
     # Not save_file, whose files only their owner may read
     aside.write_bytes(save(state))
@@ -289,7 +320,8 @@ def load_state(model, state, path):
     Raises
     ------
     ValueError
-        Missing, unexpected or mis-shaped keys; the message names them.
+        Missing, unexpected, mis-shaped or non-finite ones; the message names
+        them.
 
     Example
     -------
@@ -299,19 +331,5 @@ def load_state(model, state, path):
     Traceback (most recent call last):
     ValueError: a.safetensors does not fit the model: of another shape ...
     """
-    own = model.state_dict()
-    faults = {
-        "missing": sorted(own.keys() - state.keys()),
-        "unexpected": sorted(state.keys() - own.keys()),
-        "of another shape": sorted(
-            f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
-            for key in own.keys() & state.keys()
-            if own[key].shape != state[key].shape
-        ),
-    }
-    found = [
-        f"{kind} {', '.join(keys)}" for kind, keys in faults.items() if keys
-    ]
-    if found:
-        raise ValueError(f"{path} does not fit the model: {'; '.join(found)}")
+    check_shapes(model.state_dict(), state, path)
     model.load_state_dict(state)

@@ -36,7 +36,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_dslstm.audio import load_audio
 from speechbrain_dslstm.augment import change_speed, mixup
 from speechbrain_dslstm.corpora import prepare, vote_names
-from speechbrain_dslstm.corpora.manifest import write_manifest
+from speechbrain_dslstm.corpora.manifest import write_left_out, write_manifest
 from speechbrain_dslstm.dimensions import (
     DimensionStats,
     check_dimensions,
@@ -403,10 +403,12 @@ def prepare_data(hparams):
     ValueError
         The output folder holds a run on another split.
     """
+    left_out = []
     entries, labels = prepare(
         hparams["corpus"],
         hparams["data_folder"],
         hparams["label_set"],
+        left_out,
         **hparams["corpus_options"],
     )
     check_dimensions(entries, hparams["dimensions"], hparams["corpus"])
@@ -454,6 +456,7 @@ def prepare_data(hparams):
     for side in ("train", "valid", "test"):
         ids = getattr(split, side)
         write_manifest(folder / f"{side}.json", {i: entries[i] for i in ids})
+    write_left_out(folder / "left_out.json", left_out)
     train = {i: entries[i] for i in split.train}
     if hparams["model"].reads_text:
         write_transcripts(train, folder / "tokenizer")

@@ -3,7 +3,8 @@
 Every module has ``NAME``, ``LICENSE``, ``CITATION``, ``URL``, ``LABEL_SETS``
 (name -> ordered mapping of the corpus' codes to emotions),
 ``DEFAULT_LABEL_SET`` and ``records(data_folder, label_set, **options)``.
-``manifest.py`` turns records into manifests.
+``manifest.py`` turns records into manifests. A module may have
+``compare_counts`` and ``left_out``, see ``iemocap.py``.
 """
 
 import importlib
@@ -45,7 +46,7 @@ def get_corpus(name):
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def prepare(corpus, data_folder, label_set=None, **options):
+def prepare(corpus, data_folder, label_set=None, left_out=None, **options):
     """Read a corpus into manifest entries.
 
     Arguments
@@ -56,6 +57,9 @@ def prepare(corpus, data_folder, label_set=None, **options):
         Where the corpus lies; the ``synthetic`` one is generated there.
     label_set : str, optional
         A name in the module's ``LABEL_SETS``; its default if left out.
+    left_out : list, optional
+        Gets a dict for each clip that was left out: its "id", the "reason",
+        and "where" that was seen, ``file:line`` below ``data_folder``.
     **options : dict
         Options of the corpus module's ``records``.
 
@@ -85,7 +89,9 @@ def prepare(corpus, data_folder, label_set=None, **options):
     label_set = module.DEFAULT_LABEL_SET if label_set is None else label_set
     labels = get_labels(corpus, label_set)
     records = module.records(data_folder, label_set, **options)
-    entries = build_manifest(records, data_folder, labels)
+    if left_out is not None and hasattr(module, "left_out"):
+        left_out += module.left_out(data_folder, label_set, **options)
+    entries = build_manifest(records, data_folder, labels, left_out)
     # only a corpus with a published table of counts has something to compare
     compare = getattr(module, "compare_counts", None)
     if compare is not None:

@@ -14,9 +14,14 @@ from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_dslstm.corpora.iemocap_files import (
+    is_dialogue,
+    read_evaluation,
+    read_transcription,
+)
 from speechbrain_dslstm.corpora.manifest import select_labels
 
-__all__ = ["compare_counts", "records"]
+__all__ = ["compare_counts", "left_out", "records"]
 
 logger = get_logger(__name__)
 
@@ -89,14 +94,7 @@ COUNTS = {
 
 TREE = "Session1..5/dialog/EmoEvaluation/*.txt"
 HINT = f"IEMOCAP_full_release with {TREE} (licensed; see {URL})"
-NUMBER = r"(-?\d+(?:\.\d+)?)"
-TURN = re.compile(
-    rf"\[{NUMBER} - {NUMBER}\]\s+(\S+)\s+(\w+)"
-    rf"\s+\[{NUMBER}, *{NUMBER}, *{NUMBER}\]"
-)
 TURN_NAME = re.compile(r"((Ses0[1-5])[FM]_(?:impro|script)\w+)_([FM])\d{3}")
-VOTE = re.compile(r"C-(\w+):\s*([^(]*)")
-SAID = re.compile(r"(\S+) \[[\d.]+-[\d.]+\]:\s*(.*)")
 
 
 def records(data_folder, label_set=DEFAULT_LABEL_SET, improvised_only=False):
@@ -131,48 +129,12 @@ def records(data_folder, label_set=DEFAULT_LABEL_SET, improvised_only=False):
         ...
     FileNotFoundError: IEMOCAP: no folder nowhere; expected IEMOCAP_full_release ...
     """
-    labels = select_labels(LABEL_SETS, label_set)
-    found, malformed, silent = [], [], []
-    for evaluation in _evaluation_files(Path(data_folder)):
-        if improvised_only and "impro" not in evaluation.name:
-            continue
-        session_folder = evaluation.parents[2]
-        said = _read_transcription(
-            session_folder / "dialog" / "transcriptions" / evaluation.name
-        )
-        turns, faults = _read_evaluation(evaluation)
-        malformed += faults
-        for name, turn in turns:
-            match = TURN_NAME.fullmatch(name)
-            if match is None:
-                malformed.append(f"{evaluation.name}: {name}")
-                continue
-            code = turn.pop("code")
-            if code in CODES and code not in labels:
-                continue
-            dialogue, session, gender = match.groups()
-            if name not in said:
-                silent.append(name)
-            text = said.get(name, "")
-            found.append(
-                {
-                    "id": name,
-                    "path": session_folder
-                    / "sentences"
-                    / "wav"
-                    / dialogue
-                    / f"{name}.wav",
-                    "emotion": labels.get(code, code),
-                    "speaker": session + gender,
-                    "gender": gender,
-                    "session": session,
-                    "dialogue": dialogue,
-                    # a turn without words shares its sentence with no other
-                    "text_id": normalise_text(text) or name,
-                    "text": text,
-                    **turn,
-                }
-            )
+    found, silent, faults = _read(data_folder, label_set, improvised_only)
+    malformed = [
+        f"{fault['where']}: {fault['line']}"
+        for fault in faults
+        if "line" in fault
+    ]
     for what, names in (
         ("malformed turns skipped", malformed),
         ("turns without a transcription kept", silent),
@@ -182,6 +144,111 @@ def records(data_folder, label_set=DEFAULT_LABEL_SET, improvised_only=False):
                 "%s: %d %s, such as %s", NAME, len(names), what, names[0]
             )
     return found
+
+
+def left_out(data_folder, label_set=DEFAULT_LABEL_SET, improvised_only=False):
+    """Say what ``records`` leaves out, and where that is seen.
+
+    Arguments
+    ---------
+    data_folder : str or pathlib.Path
+        As for ``records``.
+    label_set : str
+        As for ``records``.
+    improvised_only : bool
+        As for ``records``.
+
+    Returns
+    -------
+    list of dict
+        "id" of the turn, dialogue or session, empty where a line has none;
+        "reason"; and "where", ``file:line`` below ``data_folder``.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such folder.
+
+    Example
+    -------
+    >>> left_out("nowhere")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: IEMOCAP: no folder nowhere; expected IEMOCAP_full_release ...
+    """
+    faults = _read(data_folder, label_set, improvised_only)[2]
+    keys = ("id", "reason", "where")
+    found = [{key: fault[key] for key in keys} for fault in faults]
+    files = _evaluation_files(Path(data_folder))
+    there = {evaluation.parents[2].name for evaluation in files}
+    for session in COUNTS:
+        folder = f"Session{session[-1]}"
+        if folder not in there:
+            reason = "the session has no evaluation files"
+            found.append({"id": session, "reason": reason, "where": folder})
+    return found
+
+
+def _read(data_folder, label_set, improvised_only):
+    """Records, the names of those without words, and what was left out."""
+    labels = select_labels(LABEL_SETS, label_set)
+    data_folder = Path(data_folder)
+    found, silent, faults = [], [], []
+    for evaluation in _evaluation_files(data_folder):
+        place = evaluation.relative_to(data_folder).as_posix()
+        reason = None
+        if not is_dialogue(evaluation.stem):
+            reason = "not the name of a dialogue"
+        elif improvised_only and "impro" not in evaluation.stem:
+            reason = "scripted, and improvised_only"
+        if reason:
+            row = {"id": evaluation.stem, "reason": reason, "where": place}
+            faults.append(row)
+            continue
+        session_folder = evaluation.parents[2]
+        said = read_transcription(
+            session_folder / "dialog" / "transcriptions" / evaluation.name
+        )
+        for turn in read_evaluation(evaluation):
+            name, code = turn["id"], turn["code"]
+            where = f"{place}:{turn['number']}"
+            row = {"id": name, "where": where}
+            match = TURN_NAME.fullmatch(name)
+            if match is None:
+                reason = "no turn of IEMOCAP" if name else "malformed"
+                faults.append({**row, "reason": reason, "line": turn["line"]})
+                continue
+            if code in CODES and code not in labels:
+                reason = f"label {code} is not in {label_set}"
+                faults.append({**row, "reason": reason})
+                continue
+            if turn["unrated"]:
+                unrated = ", ".join(turn["unrated"])
+                reason = f"kept, but without {unrated}"
+                faults.append({**row, "reason": reason})
+            dialogue, session, gender = match.groups()
+            if name not in said:
+                silent.append(name)
+            text = said.get(name, "")
+            wavs = session_folder / "sentences" / "wav"
+            found.append(
+                {
+                    "id": name,
+                    "where": where,
+                    "path": wavs / dialogue / f"{name}.wav",
+                    "emotion": labels.get(code, code),
+                    "speaker": session + gender,
+                    "gender": gender,
+                    "session": session,
+                    "dialogue": dialogue,
+                    # a turn without words shares its sentence with no other
+                    "text_id": normalise_text(text) or name,
+                    "text": text,
+                    "votes": turn["votes"],
+                    **turn["ratings"],
+                }
+            )
+    return found, silent, faults
 
 
 def _evaluation_files(data_folder):
@@ -197,47 +264,6 @@ def _evaluation_files(data_folder):
         if files:
             return files
     raise ValueError(f"{NAME}: {data_folder} has no {TREE}; expected {HINT}")
-
-
-def _read_lines(path):
-    """Lines of a text file, whatever its line ends and encoding."""
-    data = path.read_bytes()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    return re.split(r"\r\n|\r|\n", text)
-
-
-def _read_evaluation(path):
-    """Turns of one dialogue as (name, fields), and the lines at fault."""
-    turns, faults = [], []
-    votes = None
-    for line in _read_lines(path):
-        if line.startswith("["):
-            match = TURN.match(line)
-            if match is None:
-                votes = None
-                faults.append(f"{path.name}: {line}")
-                continue
-            _, _, name, code, *affect = match.groups()
-            votes = {}
-            turn = {"code": code, "votes": votes}
-            keys = ("valence", "arousal", "dominance")
-            turn.update(zip(keys, map(float, affect), strict=True))
-            turns.append((name, turn))
-        elif votes is not None and (match := VOTE.match(line)):
-            cast = [v.strip() for v in match[2].split(";") if v.strip()]
-            votes.setdefault(match[1], []).extend(cast)
-    return turns, faults
-
-
-def _read_transcription(path):
-    """Turn name -> words; empty where the file is missing."""
-    if not path.is_file():
-        return {}
-    matches = (SAID.match(line) for line in _read_lines(path))
-    return {m[1]: m[2].strip() for m in matches if m}
 
 
 def normalise_text(text):

@@ -20,6 +20,7 @@ __all__ = [
     "check_entries",
     "read_manifest",
     "select_labels",
+    "write_left_out",
     "write_manifest",
 ]
 
@@ -48,7 +49,7 @@ MAY_BE_EMPTY = ("dialogue", "text")
 SHOWN = 3
 
 
-def build_manifest(records, data_folder, labels):
+def build_manifest(records, data_folder, labels, left_out=None):
     """Turn a corpus module's records into manifest entries.
 
     Every audio file is opened. What cannot be used is counted in one warning
@@ -59,11 +60,15 @@ def build_manifest(records, data_folder, labels):
     ---------
     records : iterable of dict
         Each with ``id``, ``path`` (inside ``data_folder``) and the keys of an
-        entry but ``wav``, ``duration`` and ``audio_hash``.
+        entry but ``wav``, ``duration`` and ``audio_hash``; ``where`` may say
+        which line of which file it is from.
     data_folder : str or pathlib.Path
         What ``{data_root}`` will stand for.
     labels : list of str
         The emotions wanted.
+    left_out : list, optional
+        Gets a dict for each record that could not be used: its "id", the
+        "reason", and "where" it is from.
 
     Returns
     -------
@@ -90,11 +95,13 @@ def build_manifest(records, data_folder, labels):
     data_folder = Path(data_folder)
     entries = {}
     trouble = {}
+    left_out = [] if left_out is None else left_out
     ordered = sorted(records, key=lambda r: (r["id"], str(r["path"])))
     for record in ordered:
         record = dict(record)
         key, path = record.pop("id"), Path(record.pop("path"))
         name = path.relative_to(data_folder).as_posix()
+        where = record.pop("where", name)
         if record["emotion"] not in labels:
             kind = f"with a label outside {labels}"
             name = f"{name} ({record['emotion']})"
@@ -104,6 +111,8 @@ def build_manifest(records, data_folder, labels):
             facts, kind = read_audio_facts(path)
         if kind is not None:
             trouble.setdefault(kind, []).append(name)
+            reason = f"{kind}: {name}"
+            left_out.append({"id": key, "reason": reason, "where": where})
             continue
         # SpeechBrain runs str.format_map over every string of a manifest
         wav = ROOT + name.replace("{", "{{").replace("}", "}}")
@@ -246,17 +255,37 @@ def write_manifest(path, entries):
     ValueError: a manifest is a non-empty object of id -> entry
     """
     check_entries(entries)
+    _write_json(path, dict(sorted(entries.items())))
+
+
+def write_left_out(path, left_out):
+    """Write what a corpus had that is in no manifest.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The JSON file; its folder is made if needed.
+    left_out : list of dict
+        As ``prepare`` gives it.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "left_out.json"
+    >>> write_left_out(path, [{"id": "a", "reason": "empty", "where": "a.wav"}])
+    >>> json.loads(path.read_text())[0]["reason"]
+    'empty'
+    """
+    _write_json(path, left_out)
+
+
+def _write_json(path, data):
+    """Write aside, sync and rename."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(
-                dict(sorted(entries.items())),
-                file,
-                ensure_ascii=False,
-                indent=1,
-            )
+            json.dump(data, file, ensure_ascii=False, indent=1)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -134,3 +134,75 @@ def damage_iemocap(root):
     (root / f"Session1/sentences/wav/{name}/{name}_F001.wav").unlink()
     name = "Ses02F_script01_1"
     (root / f"Session2/dialog/transcriptions/{name}.txt").unlink()
+    return root
+
+
+def replace_bytes(path, *pairs):
+    """Replace bytes that must be in a file."""
+    data = path.read_bytes()
+    for old, new in pairs:
+        assert old in data, f"no {old} in {path}"
+        data = data.replace(old, new)
+    path.write_bytes(data)
+
+
+def quirky_iemocap(folder):
+    """Write a tree with everything that copies in the wild have; its root.
+
+    The samples are those of a formula, so that hashes of them can be written
+    down.
+    """
+    built = damage_iemocap(build_iemocap(folder))
+    root = folder / "my corpora" / "IEMOCAP full release"
+    root.parent.mkdir()
+    built.rename(root)
+    sessions = {k: root / f"Session{k}" for k in (1, 2, 3, 5)}
+    evaluations = {
+        path.stem: path
+        for path in root.glob("Session?/dialog/EmoEvaluation/Ses*.txt")
+    }
+    # Ratings that are missing: all of them, one, none at all, cut off
+    name = "Ses03M_impro05a"
+    with open(evaluations[name], "a", encoding="latin-1") as file:
+        for end, label, ratings in (
+            ("F001", "ang", ""),
+            ("F002", "sad", "\t[nan, nan, nan]"),
+            ("F003", "neu", "\t[-1.0000, 3.0000, 0.0000]"),
+            ("F004", "hap", "\t[2.5000, 3.0"),
+            ("F005", "exc", "\t[, , ]   "),
+            ("F006", "neu", "\t[2.5000, 3.0000, 1.5000]"),
+            ("F007", "neu", "\t[2.5000, 3.0000, 1.5000]"),
+            ("F008", "neu", "\t[2.5000, 3.0000, 1.5000]"),
+        ):
+            turn = f"{name}_{end}"
+            file.write(f"[1.0000 - 2.0000]\t{turn}\t{label}{ratings}\n")
+            file.write("C-E2:\tAnger;\t()\n\n")
+            wav = sessions[3] / "sentences/wav" / name / f"{turn}.wav"
+            write_clip(wav, 0)
+    # The same turn again with another label, and no turn at all
+    name = "Ses05M_script01_1b"
+    with open(evaluations[name], "ab") as file:
+        again = evaluation_block(f"{name}_F000", "ang", 30, "\r\n")
+        other = evaluation_block("Ses09X_test_F000", "ang", 31, "\r\n")
+        file.write((again + other).encode("latin-1"))
+    # A file that was copied beside itself, in front of it in the alphabet
+    original = evaluations["Ses01F_impro01"]
+    copy = original.with_name("Ses01F_impro01 copy.txt")
+    copy.write_bytes(original.read_bytes())
+    # Old Macintosh line ends, a byte order mark, Windows' apostrophe
+    replace_bytes(evaluations["Ses02F_script01_1"], (b"\n", b"\r"))
+    data = evaluations["Ses01F_script01_1"].read_bytes()
+    text = "\ufeff" + data.decode("latin-1")
+    evaluations["Ses01F_script01_1"].write_bytes(text.encode("utf-8"))
+    said = sessions[1] / "dialog/transcriptions/Ses01F_script01_1.txt"
+    replace_bytes(said, (b"can't", b"can\x92t"))
+    for number, wav in enumerate(sorted(root.rglob("Ses*.wav"))):
+        samples = np.arange(1600) * (number + 3) % 2001 - 1000
+        soundfile.write(wav, samples.astype(np.int16), 16000, "PCM_16")
+    # Last, so that the numbers of the others do not change: damaged audio
+    wavs = sessions[3] / "sentences/wav/Ses03M_impro05a"
+    cut = wavs / "Ses03M_impro05a_F006.wav"
+    cut.write_bytes(cut.read_bytes()[:-100])
+    (wavs / "Ses03M_impro05a_F007.wav").write_bytes(b"")
+    soundfile.write(wavs / "Ses03M_impro05a_F008.wav", np.zeros(0), 16000)
+    return root

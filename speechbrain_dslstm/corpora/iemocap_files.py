@@ -1,0 +1,144 @@
+"""The text files of IEMOCAP's release tree, as copies of it have them.
+
+Any line ends, UTF-8 or an older encoding, ratings that are missing, lines that
+are broken: each turn comes with the number of its line, so that a report can
+say where.
+"""
+
+import math
+import re
+
+__all__ = ["is_dialogue", "read_evaluation", "read_transcription"]
+
+NUMBER = r"-?\d+(?:\.\d+)?"
+TURN = re.compile(
+    rf"\[{NUMBER} - {NUMBER}\]\s+(\S+)\s+(\w+)(?:\s+\[([^\]]*)\])?(?:\s.*)?"
+)
+RATINGS = ("valence", "arousal", "dominance")
+VOTE = re.compile(r"C-(\w+):\s*([^(]*)")
+SAID = re.compile(r"(\S+) \[[\d.]+-[\d.]+\]:\s*(.*)")
+
+
+def is_dialogue(name):
+    """Whether a name is that of a dialogue, and not of a copy of its file.
+
+    Arguments
+    ---------
+    name : str
+        A file's name without its ending.
+
+    Returns
+    -------
+    bool
+        True for improvised and scripted ones of the five sessions.
+
+    Example
+    -------
+    >>> is_dialogue("Ses05M_script01_1b"), is_dialogue("Ses01F_impro01 copy")
+    (True, False)
+    """
+    return bool(re.fullmatch(r"Ses0[1-5][FM]_(?:impro|script)\w+", name))
+
+
+def read_evaluation(path):
+    """Turns of one dialogue.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+        A file of EmoEvaluation.
+
+    Returns
+    -------
+    list of dict
+        "number" of the line, "line", "id" (empty where the line cannot be
+        read), "code" of the label, "votes" (listener -> list of str),
+        "ratings" (name -> float), "unrated" (names without one).
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "Ses01F_impro01.txt"
+    >>> _ = path.write_text(
+    ...     "[0.5 - 1.5]\\tSes01F_impro01_F000\\tneu\\t[2, nan]"
+    ... )
+    >>> [turn] = read_evaluation(path)
+    >>> turn["id"], turn["ratings"], turn["unrated"]
+    ('Ses01F_impro01_F000', {'valence': 2.0}, ['arousal', 'dominance'])
+    """
+    turns, votes = [], None
+    for number, line in enumerate(_read_lines(path), 1):
+        if line.startswith("["):
+            match = TURN.fullmatch(line)
+            name, code, given = match.groups() if match else ("", "", "")
+            ratings = _ratings(given)
+            votes = {}
+            turns.append(
+                {
+                    "number": number,
+                    "line": line,
+                    "id": name,
+                    "code": code,
+                    "votes": votes,
+                    "ratings": ratings,
+                    "unrated": [r for r in RATINGS if r not in ratings],
+                }
+            )
+        elif votes is not None and (match := VOTE.match(line)):
+            cast = [v.strip() for v in match[2].split(";") if v.strip()]
+            votes.setdefault(match[1], []).extend(cast)
+    return turns
+
+
+def _ratings(text):
+    """Those of valence, arousal and dominance that are there."""
+    found = {}
+    for name, value in zip(RATINGS, (text or "").split(","), strict=False):
+        try:
+            value = float(value)
+        except ValueError:
+            continue
+        # The scale begins with 1; what nobody rated stands there as 0 or -1
+        if math.isfinite(value) and value > 0:
+            found[name] = value
+    return found
+
+
+def read_transcription(path):
+    """Words of one dialogue.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+        A file of transcriptions; it may be missing.
+
+    Returns
+    -------
+    dict of str to str
+        Turn -> words; empty where the file is missing.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "Ses01F_impro01.txt"
+    >>> read_transcription(path)
+    {}
+    >>> _ = path.write_text("Ses01F_impro01_F000 [006.29-008.23]: Excuse me.")
+    >>> read_transcription(path)
+    {'Ses01F_impro01_F000': 'Excuse me.'}
+    """
+    if not path.is_file():
+        return {}
+    matches = (SAID.match(line) for line in _read_lines(path))
+    return {m[1]: m[2].strip() for m in matches if m}
+
+
+def _read_lines(path):
+    """Lines of a text file, whatever its line ends and encoding."""
+    data = path.read_bytes()
+    # Windows' encoding leaves some bytes open, latin-1 none
+    for encoding in ("utf-8-sig", "cp1252", "latin-1"):
+        try:
+            text = data.decode(encoding)
+            break
+        except UnicodeDecodeError:
+            continue
+    return re.split(r"\r\n|\r|\n", text)
