@@ -13,7 +13,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from speechbrain.inference.interfaces import Pretrained
 
 from speechbrain_dslstm.activity import check_speech
-from speechbrain_dslstm.audio import load_audio
+from speechbrain_dslstm.audio import LONGEST_CLIP, check_samples, load_audio
 from speechbrain_dslstm.calibration import TemperatureScaling
 from speechbrain_dslstm.files import classify_files
 from speechbrain_dslstm.pretrained import (
@@ -190,6 +190,11 @@ class EmotionClassifier(Pretrained):
             The best class.
         text_lab : list of str, [batch]
             Its name.
+
+        Raises
+        ------
+        AudioError
+            A ValueError: an item with NaN, infinity or samples above 1000.
         """
         if wavs.dim() == 1:
             wavs = wavs.unsqueeze(0)
@@ -198,6 +203,7 @@ class EmotionClassifier(Pretrained):
         wavs = wavs.to(self.device)
         if wavs.is_floating_point():
             wavs = wavs.float()
+        check_samples(wavs, wav_lens)
         with self.inference_ctx, torch.no_grad():
             out_prob = self.mods.embedding_model(wavs, wav_lens).float()
         return self.decide(self.mods.classifier(out_prob), unknown_below)
@@ -236,7 +242,13 @@ class EmotionClassifier(Pretrained):
             ]
         return out_prob, score, index, text_lab
 
-    def classify_file(self, path, unknown_below=None, speech_only=True):
+    def classify_file(
+        self,
+        path,
+        unknown_below=None,
+        speech_only=True,
+        longest=LONGEST_CLIP,
+    ):
         """Classify an audio file of any rate and channel count.
 
         Arguments
@@ -247,6 +259,9 @@ class EmotionClassifier(Pretrained):
             As in ``classify_batch``.
         speech_only : bool
             Refuse a file without speech instead of calling it sad.
+        longest : float, optional
+            Seconds; a longer file is refused before it is decoded, as it is
+            held in memory whole: 2 MB and 10 ms a second. None: no limit.
 
         Returns
         -------
@@ -262,12 +277,12 @@ class EmotionClassifier(Pretrained):
         Raises
         ------
         AudioError
-            A ValueError: the file cannot be read or holds no audio; the
-            message names it.
+            A ValueError: the file cannot be read, holds no audio, or is
+            longer than a minute; the message names it.
         NoSpeechError
             An AudioError with ``reason`` "too short", "silence" or "noise".
         """
-        wav = load_audio(path, self.hparams.sample_rate)
+        wav = load_audio(path, self.hparams.sample_rate, longest)
         if speech_only:
             check_speech(wav, self.hparams.sample_rate, path)
         return self.classify_batch(wav, unknown_below=unknown_below)

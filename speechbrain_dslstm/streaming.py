@@ -24,6 +24,7 @@ import copy
 
 import torch
 
+from speechbrain_dslstm.audio import check_samples
 from speechbrain_dslstm.lengths import zero_padding
 from speechbrain_dslstm.models import (
     DualLevelClassifier,
@@ -234,8 +235,11 @@ class EmotionStream:
 
         Raises
         ------
+        AudioError
+            A ValueError: NaN, infinity or samples above 1000. The stream is
+            as it was before.
         ValueError
-            After ``finish``, not one row of floats, NaN or infinity.
+            After ``finish``, or not one row of floats.
         """
         if self.finished:
             raise ValueError("the stream is finished; begin a new one")
@@ -244,8 +248,7 @@ class EmotionStream:
                 f"expected floats [samples], got {list(chunk.shape)} of "
                 f"{chunk.dtype}"
             )
-        if not bool(torch.isfinite(chunk).all()):
-            raise ValueError("NaN or infinite samples in the stream")
+        check_samples(chunk, where="the stream")
         self.samples += len(chunk)
         for piece in chunk.split(LARGEST_PIECE) if len(chunk) else ():
             self._advance(piece.to(self.device).float(), end=False)
