@@ -146,7 +146,9 @@ def _check_readable(path):
         with open(path, "rb"):
             pass
     except FileNotFoundError as error:
-        missing = "a link to nothing" if os.path.islink(path) else "no such file"
+        missing = (
+            "a link to nothing" if os.path.islink(path) else "no such file"
+        )
         raise _unreadable(path, missing, "missing") from error
     except OSError as error:
         raise _unreadable(path, error.strerror) from error

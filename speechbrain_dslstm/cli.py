@@ -64,6 +64,8 @@ def cli():
     >>> found.exit_code, "dslstm classify speech.wav" in found.output
     (0, True)
     """
+    # A name that is no UTF-8 comes out as it went in
+    sys.stdout.reconfigure(errors="surrogateescape")
 
 
 # click shows a docstring as help; ours has an example in it
@@ -449,8 +451,6 @@ def main():
     >>> done.returncode, done.stderr
     (2, 'dslstm: no model folder no\\n')
     """
-    # A name that is no UTF-8 comes out as it went in
-    sys.stdout.reconfigure(errors="surrogateescape")
     try:
         status = cli.main(prog_name="dslstm", standalone_mode=False)
     except click.exceptions.Exit as stop:

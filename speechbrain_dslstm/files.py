@@ -169,29 +169,50 @@ def classify_files(
         except AudioError as error:
             results[k] = _failed(path, error)
     hide = None if progress is None else not progress
+    rate, wavs = classifier.hparams.sample_rate, {}
     with tqdm(total=len(files), unit="file", disable=hide) as bar:
         bar.update(len(files) - len(lengths))
-        for batch in _batches(lengths):
+
+        def is_sound(k):
+            """Read a file; one that is refused takes no place in a batch."""
+            if lengths[k] > LONGEST_CLIP:
+                return True
+            try:
+                wav = load_audio(files[k], rate, LONGEST_CLIP)
+                if speech_only:
+                    check_speech(wav, rate, files[k])
+            except AudioError as error:
+                results[k] = _failed(files[k], error)
+                bar.update()
+                return False
+            wavs[k] = wav
+            return True
+
+        for batch in _batches(lengths, is_sound):
             if lengths[batch[0]] > LONGEST_CLIP:
-                answers = [
-                    _windowed(classifier, files[k], unknown_below, speech_only)
-                    for k in batch
-                ]
+                for k in batch:
+                    results[k] = _windowed(
+                        classifier, files[k], unknown_below, speech_only
+                    )
             else:
-                batch_files = [files[k] for k in batch]
-                answers = _batch(
-                    classifier, batch_files, unknown_below, speech_only
-                )
-            for k, answer in zip(batch, answers, strict=True):
-                results[k] = answer
+                rows = _posteriors(classifier, [wavs.pop(k) for k in batch])
+                for k, row in zip(batch, rows, strict=True):
+                    answer = classifier.decide(row, unknown_below)
+                    results[k] = FileResult(files[k], answer)
             bar.update(len(batch))
     return results
 
 
-def _batches(lengths):
-    """Indices of files of like length, none of too much to hold."""
+def _batches(lengths, is_sound=lambda k: True):
+    """Indices of files of like length, none of too much to hold.
+
+    Who shares a batch does not depend on the files that are not sound: the
+    last bits of an answer may depend on its batch.
+    """
     batch = []
     for k in sorted(lengths, key=lambda k: (lengths[k], k)):
+        if not is_sound(k):
+            continue
         size = len(batch) + 1
         if batch and (
             size > LARGEST_BATCH or size * lengths[k] > LONGEST_BATCH
@@ -209,26 +230,12 @@ def _failed(path, error):
     )
 
 
-def _batch(classifier, files, unknown_below, speech_only):
-    """Results of files that fit into one batch."""
-    rate = classifier.hparams.sample_rate
-    results, wavs = [None] * len(files), {}
-    for k, path in enumerate(files):
-        try:
-            wav = load_audio(path, rate, LONGEST_CLIP)
-            if speech_only:
-                check_speech(wav, rate, path)
-            wavs[k] = wav
-        except AudioError as error:
-            results[k] = _failed(path, error)
-    if wavs:
-        counts = torch.tensor([len(wav) for wav in wavs.values()])
-        padded = pad_sequence(list(wavs.values()), batch_first=True)
-        out_prob, *_ = classifier.classify_batch(padded, counts)
-        for k, row in zip(wavs, out_prob.split(1), strict=True):
-            answer = classifier.decide(row, unknown_below)
-            results[k] = FileResult(files[k], answer)
-    return results
+def _posteriors(classifier, wavs):
+    """Log-posteriors of waveforms that fit into one batch."""
+    counts = torch.tensor([len(wav) for wav in wavs])
+    padded = pad_sequence(wavs, batch_first=True)
+    out_prob, *_ = classifier.classify_batch(padded, counts)
+    return out_prob.split(1)
 
 
 def _windowed(classifier, path, unknown_below, speech_only):

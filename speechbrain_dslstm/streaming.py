@@ -206,7 +206,8 @@ class EmotionStream:
         check_streamable(model)
         self.model = model
         self.calibrate = calibrate or torch.nn.Identity()
-        self.device = next(model.parameters()).device
+        parameter = next(model.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
         self.samples = 0
         self.finished = False
         self.features = {
@@ -251,7 +252,7 @@ class EmotionStream:
         check_samples(chunk, where="the stream")
         self.samples += len(chunk)
         for piece in chunk.split(LARGEST_PIECE) if len(chunk) else ():
-            self._advance(piece.to(self.device).float(), end=False)
+            self._advance(piece.to(self.device, self.dtype), end=False)
         return self.posterior()
 
     @torch.no_grad()
@@ -272,7 +273,7 @@ class EmotionStream:
             raise ValueError("nothing was pushed into the stream")
         if not self.finished:
             missing = max(0, self.model.min_samples - self.samples)
-            silence = torch.zeros(missing, device=self.device)
+            silence = torch.zeros(missing, device=self.device, dtype=self.dtype)
             self._advance(silence, end=True)
             self.finished = True
         return self.posterior()
@@ -393,7 +394,8 @@ class _RunningMean:
         """Logits of what was heard, or None."""
         if not self.steps:
             return None
-        return self.branch.head((self.total / self.steps).float())
+        mean = (self.total / self.steps).to(self.branch.head.weight.dtype)
+        return self.branch.head(mean)
 
     def state_size(self):
         """Numbers held."""
