@@ -229,8 +229,11 @@ def test_an_hour_of_the_recurrence(shipped):
     print(f"{steps} steps: worst {worst.max():.2e}, last {worst[-1]:.2e}")
     assert exact.std() > 0.05
     assert worst.max() < 1e-4
-    for found, wanted in zip(state, exact_state, strict=True):
-        assert (found - wanted).abs().max() < 1e-4
+    assert (state[0] - exact_state[0]).abs().max() < 1e-4
+    # A cell whose forget gate stays at 1 is a sum of 28,125 numbers, here of
+    # up to 24,000: its own last bits (3e-4 of it) never reach an output
+    difference = (state[1] - exact_state[1]).abs()
+    assert (difference / exact_state[1].abs().clamp(min=1)).max() < 1e-3
     # No drift: the end is no worse than the beginning
     tenth = steps // 10
     assert worst[-tenth:].mean() < 2 * worst[:tenth].mean() + 1e-7
