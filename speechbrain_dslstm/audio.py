@@ -78,8 +78,8 @@ def printable(path):
 
     Example
     -------
-    >>> print(printable("caf\\udce9.wav"))
-    caf\\udce9.wav
+    >>> print(printable("tone\\udce9.wav"))
+    tone\\udce9.wav
     """
     return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
 
