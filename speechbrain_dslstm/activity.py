@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from speechbrain_dslstm.audio import AudioError
+from speechbrain_dslstm.audio import AudioError, printable
 
 __all__ = [
     "NoSpeechError",
@@ -52,7 +52,8 @@ class NoSpeechError(AudioError):
     """
 
     def __init__(self, reason, where="the audio"):
-        super().__init__(f"no speech in {where}: {reason}")
+        where = printable(where)
+        super().__init__(f"no speech in {where}: {reason}", "without speech")
         self.reason = reason
 
 
@@ -124,6 +125,8 @@ def measure_activity(wav, sample_rate=16000):
     frames = wav.unfold(0, size, hop)
     level = 10 * frames.square().mean(1).clamp(min=1e-12).log10()
     loudest = float(level.max())
+    if loudest < SILENCE:
+        return SpeechActivity(seconds, loudest, 0.0, 0.0)
     loud = level > max(loudest - BELOW_LOUDEST, SILENCE - 5)
     power, periodicity = _spectrum(frames, sample_rate)
     voiced = _runs(loud & (periodicity > PERIODICITY))

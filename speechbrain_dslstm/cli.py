@@ -64,6 +64,8 @@ def cli():
     >>> found.exit_code, "dslstm classify speech.wav" in found.output
     (0, True)
     """
+    # A name that is no UTF-8 comes out as it went in
+    sys.stdout.reconfigure(errors="surrogateescape")
 
 
 # click shows a docstring as help; ours has an example in it
@@ -420,16 +422,14 @@ def _info(model):
 def _explain(file, model, trust_yaml, output):
     """Draw what the cell listened to."""
     from speechbrain_dslstm.activity import check_speech
-    from speechbrain_dslstm.audio import load_audio
+    from speechbrain_dslstm.audio import LONGEST_CLIP, load_audio
     from speechbrain_dslstm.explain import explain as follow
     from speechbrain_dslstm.plots import plot_explanation
 
     classifier = _load(model, trust_yaml, "cpu")
     rate = classifier.hparams.sample_rate
-    wav = load_audio(file, rate)
+    wav = load_audio(file, rate, LONGEST_CLIP)
     check_speech(wav, rate, file)
-    if len(wav) > 60 * rate:
-        raise click.ClickException(f"{file} is longer than a minute")
     mods = classifier.mods
     found = follow(mods.embedding_model, wav, mods.classifier, rate)
     best = found.posteriors[-1].argmax().item()

@@ -67,7 +67,8 @@ def export_onnx(classifier, path):
 
     Inputs: "wavs", float32 [batch, samples] in [-1, 1] at the model's rate;
     "counts", int64 [batch], valid samples. Output: "log_posteriors", float32
-    [batch, n_classes]. The file's metadata holds "labels" (JSON) and
+    [batch, n_classes], NaN for what is no audio (NaN, infinity, samples above
+    1000); ``onnx_model.load_onnx`` has errors instead. The file's metadata holds "labels" (JSON) and
     "sample_rate".
 
     Arguments

@@ -11,6 +11,7 @@ import math
 import torch
 from torch._higher_order_ops.scan import scan
 
+from speechbrain_dslstm.audio import LOUDEST
 from speechbrain_dslstm.ds_lstm.kernel_eager import project_inputs
 from speechbrain_dslstm.features import MFCC39
 from speechbrain_dslstm.lengths import length_mask, zero_padding
@@ -72,12 +73,14 @@ class ExportableClassifier(torch.nn.Module):
         Returns
         -------
         torch.Tensor, [batch, n_classes]
-            Log-posteriors.
+            Log-posteriors; NaN for an item with NaN, infinity or samples above
+            1000.
         """
         samples = wavs.shape[1]
         units = (samples + self.unit - 1) // self.unit + self.more
         wavs = torch.nn.functional.pad(wavs, (0, self.unit * units - samples))
         wavs = zero_padding(wavs, counts)
+        sound = (wavs.abs() <= LOUDEST).all(dim=1, keepdim=True)
         counts = counts.clamp(min=self.model.min_samples)
         streams = {
             name: _features(stream, wavs, counts)
@@ -89,7 +92,9 @@ class ExportableClassifier(torch.nn.Module):
         }
         weights = self.model.branch_weights
         fused = sum(weights[name] * value for name, value in logits.items())
-        return self.calibrate(fused.log_softmax(dim=-1))
+        log_posteriors = self.calibrate(fused.log_softmax(dim=-1))
+        # A graph cannot raise what ``check_samples`` raises
+        return log_posteriors.where(sound, math.nan)
 
 
 def samples_per_step(model):

@@ -8,10 +8,12 @@ copies of frame 0 for a delta, nothing for a recurrence. ``streaming`` is the
 readable counterpart, and gives the same posterior after the same samples.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 
+from speechbrain_dslstm.audio import LOUDEST
 from speechbrain_dslstm.exportable import (
     run_block,
     samples_per_step,
@@ -45,6 +47,7 @@ class _Tape:
     def __init__(self, states):
         self.states = states  # None: only note the shapes that are wanted
         self.names, self.new = [], []
+        self.spoiled = 0.0  # NaN where a chunk was no audio
 
     def read(self, name, like, *shape):
         """The state's value; zeros where the shapes are still being found."""
@@ -154,9 +157,12 @@ class ExportableStep(torch.nn.Module):
         -------
         tuple of torch.Tensor
             Log-posteriors [batch, n_classes] of all that was heard, then the
-            states.
+            states. After a chunk with NaN, infinity or samples above 1000
+            the posteriors of its stream are NaN.
         """
         tape = _Tape(states)
+        sound = (chunk.abs() <= LOUDEST).all(dim=1, keepdim=True)
+        tape.spoiled = torch.zeros(()).where(sound, math.nan)
         return (self._run(chunk, step, tape), *tape.new)
 
     def _run(self, chunk, step, tape):
@@ -375,7 +381,7 @@ def _recurrent(name, branch, layer, recurrence, flow, step, tape):
         tape.write(value)
     out = torch.where(valid.view(1, -1, 1), out, 0.0)
     total = tape.read(f"{name}_sum", out, batch, hidden)
-    total = total + out.sum(dim=1)
+    total = total + out.sum(dim=1) + tape.spoiled
     tape.write(total)
     heard = (flow.size * (step + 1) + flow.delay).clamp(min=0)
     return branch.head(total / heard)

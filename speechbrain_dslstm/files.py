@@ -1,15 +1,21 @@
 """Many audio files: batches of like length, bounded memory, no surprises."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import soundfile
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from speechbrain_dslstm.activity import check_speech
-from speechbrain_dslstm.audio import AudioError, load_audio
+from speechbrain_dslstm.audio import (
+    LONGEST_CLIP,
+    AudioError,
+    load_audio,
+    open_audio,
+    printable,
+)
 from speechbrain_dslstm.segments import classify_long
 
 __all__ = ["FileResult", "find_audio", "classify_files"]
@@ -17,7 +23,7 @@ __all__ = ["FileResult", "find_audio", "classify_files"]
 ENDINGS = {".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".au"}
 LARGEST_BATCH = 8  # clips
 LONGEST_BATCH = 120.0  # seconds, padding included
-LONGEST_CLIP = 60.0  # seconds; a longer file is classified by windows
+LONGEST_FILE = 2 * 3600.0  # seconds; an hour of silence takes 0.8 s
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ def find_audio(paths):
     ---------
     paths : str, pathlib.Path or list of them
         Files, taken as they are, and folders, which stand for the audio files
-        below them in the order of the alphabet.
+        below them in the order of the alphabet; a link to nothing is one of
+        them, and an error when it is read.
 
     Returns
     -------
@@ -85,7 +92,7 @@ def find_audio(paths):
         paths = [paths]
     found = []
     for path in map(Path, paths):
-        if not path.is_dir():
+        if not os.path.isdir(path):
             found.append(path)
             continue
         # "._name.wav" is what macOS leaves on foreign disks
@@ -94,7 +101,7 @@ def find_audio(paths):
             for file in path.rglob("*")
             if file.suffix.lower() in ENDINGS
             and not file.name.startswith("._")
-            and file.is_file()
+            and not os.path.isdir(file)
         )
         if not inside:
             raise FileNotFoundError(f"no audio files in {path}")
@@ -110,6 +117,7 @@ def classify_files(
     unknown_below=None,
     speech_only=True,
     progress=None,
+    longest=LONGEST_FILE,
 ):
     """Classify many files; one that cannot be read stops nothing.
 
@@ -129,6 +137,8 @@ def classify_files(
         A file without speech has a reason instead of an answer.
     progress : bool, optional
         Show a progress bar; on a terminal only if left out.
+    longest : float, optional
+        Seconds; a longer file is an error. None: no limit.
 
     Returns
     -------
@@ -154,34 +164,55 @@ def classify_files(
     results, lengths = [None] * len(files), {}
     for k, path in enumerate(files):
         try:
-            lengths[k] = soundfile.info(str(path)).duration
-        except (soundfile.SoundFileError, OSError, TypeError) as error:
-            message = f"cannot read audio from {path}: {error}"
-            results[k] = FileResult(path, error=message)
+            with open_audio(path, longest) as file:
+                lengths[k] = file.frames / file.samplerate
+        except AudioError as error:
+            results[k] = _failed(path, error)
     hide = None if progress is None else not progress
+    rate, wavs = classifier.hparams.sample_rate, {}
     with tqdm(total=len(files), unit="file", disable=hide) as bar:
         bar.update(len(files) - len(lengths))
-        for batch in _batches(lengths):
+
+        def is_sound(k):
+            """Read a file; one that is refused takes no place in a batch."""
+            if lengths[k] > LONGEST_CLIP:
+                return True
+            try:
+                wav = load_audio(files[k], rate, LONGEST_CLIP)
+                if speech_only:
+                    check_speech(wav, rate, files[k])
+            except AudioError as error:
+                results[k] = _failed(files[k], error)
+                bar.update()
+                return False
+            wavs[k] = wav
+            return True
+
+        for batch in _batches(lengths, is_sound):
             if lengths[batch[0]] > LONGEST_CLIP:
-                answers = [
-                    _windowed(classifier, files[k], unknown_below, speech_only)
-                    for k in batch
-                ]
+                for k in batch:
+                    results[k] = _windowed(
+                        classifier, files[k], unknown_below, speech_only
+                    )
             else:
-                batch_files = [files[k] for k in batch]
-                answers = _batch(
-                    classifier, batch_files, unknown_below, speech_only
-                )
-            for k, answer in zip(batch, answers, strict=True):
-                results[k] = answer
+                rows = _posteriors(classifier, [wavs.pop(k) for k in batch])
+                for k, row in zip(batch, rows, strict=True):
+                    answer = classifier.decide(row, unknown_below)
+                    results[k] = FileResult(files[k], answer)
             bar.update(len(batch))
     return results
 
 
-def _batches(lengths):
-    """Indices of files of like length, none of too much to hold."""
+def _batches(lengths, is_sound=lambda k: True):
+    """Indices of files of like length, none of too much to hold.
+
+    Who shares a batch does not depend on the files that are not sound: the
+    last bits of an answer may depend on its batch.
+    """
     batch = []
     for k in sorted(lengths, key=lambda k: (lengths[k], k)):
+        if not is_sound(k):
+            continue
         size = len(batch) + 1
         if batch and (
             size > LARGEST_BATCH or size * lengths[k] > LONGEST_BATCH
@@ -199,26 +230,12 @@ def _failed(path, error):
     )
 
 
-def _batch(classifier, files, unknown_below, speech_only):
-    """Results of files that fit into one batch."""
-    rate = classifier.hparams.sample_rate
-    results, wavs = [None] * len(files), {}
-    for k, path in enumerate(files):
-        try:
-            wav = load_audio(path, rate)
-            if speech_only:
-                check_speech(wav, rate, path)
-            wavs[k] = wav
-        except AudioError as error:
-            results[k] = _failed(path, error)
-    if wavs:
-        counts = torch.tensor([len(wav) for wav in wavs.values()])
-        padded = pad_sequence(list(wavs.values()), batch_first=True)
-        out_prob, *_ = classifier.classify_batch(padded, counts)
-        for k, row in zip(wavs, out_prob.split(1), strict=True):
-            answer = classifier.decide(row, unknown_below)
-            results[k] = FileResult(files[k], answer)
-    return results
+def _posteriors(classifier, wavs):
+    """Log-posteriors of waveforms that fit into one batch."""
+    counts = torch.tensor([len(wav) for wav in wavs])
+    padded = pad_sequence(wavs, batch_first=True)
+    out_prob, *_ = classifier.classify_batch(padded, counts)
+    return out_prob.split(1)
 
 
 def _windowed(classifier, path, unknown_below, speech_only):
@@ -238,7 +255,9 @@ def _windowed(classifier, path, unknown_below, speech_only):
     if not seconds:
         reason = max(reasons, key=reasons.count)
         return FileResult(
-            path, error=f"no speech in {path}: {reason}", reason=reason
+            path,
+            error=f"no speech in {printable(path)}: {reason}",
+            reason=reason,
         )
     out_prob = (total / seconds).log().unsqueeze(0)
     return FileResult(path, classifier.decide(out_prob, unknown_below))

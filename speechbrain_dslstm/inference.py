@@ -15,7 +15,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from speechbrain.inference.interfaces import Pretrained
 
 from speechbrain_dslstm.activity import check_speech
-from speechbrain_dslstm.audio import load_audio
+from speechbrain_dslstm.audio import LONGEST_CLIP, check_samples, load_audio
 from speechbrain_dslstm.calibration import TemperatureScaling
 from speechbrain_dslstm.files import classify_files
 from speechbrain_dslstm.pretrained import (
@@ -202,6 +202,11 @@ class EmotionClassifier(Pretrained):
             The best class.
         text_lab : list of str, [batch]
             Its name.
+
+        Raises
+        ------
+        AudioError
+            A ValueError: an item with NaN, infinity or samples above 1000.
         """
         if wavs.dim() == 1:
             wavs = wavs.unsqueeze(0)
@@ -210,6 +215,7 @@ class EmotionClassifier(Pretrained):
         wavs = wavs.to(self.device)
         if wavs.is_floating_point():
             wavs = wavs.float()
+        check_samples(wavs, wav_lens)
         # torch.autocast keeps on itself what it found: one for each call, as
         # there may be several threads
         with copy(self.inference_ctx.context), torch.no_grad():
@@ -273,7 +279,13 @@ class EmotionClassifier(Pretrained):
         """
         return load_audio(path, self.hparams.sample_rate).to(self.device)
 
-    def classify_file(self, path, unknown_below=None, speech_only=True):
+    def classify_file(
+        self,
+        path,
+        unknown_below=None,
+        speech_only=True,
+        longest=LONGEST_CLIP,
+    ):
         """Classify an audio file of any rate and channel count.
 
         Arguments
@@ -284,6 +296,9 @@ class EmotionClassifier(Pretrained):
             As in ``classify_batch``.
         speech_only : bool
             Refuse a file without speech instead of calling it sad.
+        longest : float, optional
+            Seconds; a longer file is refused before it is decoded, as it is
+            held in memory whole: 2 MB and 10 ms a second. None: no limit.
 
         Returns
         -------
@@ -299,12 +314,12 @@ class EmotionClassifier(Pretrained):
         Raises
         ------
         AudioError
-            A ValueError: the file cannot be read or holds no audio; the
-            message names it.
+            A ValueError: the file cannot be read, holds no audio, or is
+            longer than a minute; the message names it.
         NoSpeechError
             An AudioError with ``reason`` "too short", "silence" or "noise".
         """
-        wav = load_audio(path, self.hparams.sample_rate)
+        wav = load_audio(path, self.hparams.sample_rate, longest)
         if speech_only:
             check_speech(wav, self.hparams.sample_rate, path)
         return self.classify_batch(wav, unknown_below=unknown_below)

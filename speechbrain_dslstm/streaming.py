@@ -24,6 +24,7 @@ import copy
 
 import torch
 
+from speechbrain_dslstm.audio import check_samples
 from speechbrain_dslstm.lengths import zero_padding
 from speechbrain_dslstm.models import (
     DualLevelClassifier,
@@ -205,7 +206,8 @@ class EmotionStream:
         check_streamable(model)
         self.model = model
         self.calibrate = calibrate or torch.nn.Identity()
-        self.device = next(model.parameters()).device
+        parameter = next(model.parameters())
+        self.device, self.dtype = parameter.device, parameter.dtype
         self.samples = 0
         self.finished = False
         self.features = {
@@ -234,8 +236,11 @@ class EmotionStream:
 
         Raises
         ------
+        AudioError
+            A ValueError: NaN, infinity or samples above 1000. The stream is
+            as it was before.
         ValueError
-            After ``finish``, not one row of floats, NaN or infinity.
+            After ``finish``, or not one row of floats.
         """
         if self.finished:
             raise ValueError("the stream is finished; begin a new one")
@@ -244,11 +249,10 @@ class EmotionStream:
                 f"expected floats [samples], got {list(chunk.shape)} of "
                 f"{chunk.dtype}"
             )
-        if not bool(torch.isfinite(chunk).all()):
-            raise ValueError("NaN or infinite samples in the stream")
+        check_samples(chunk, where="the stream")
         self.samples += len(chunk)
         for piece in chunk.split(LARGEST_PIECE) if len(chunk) else ():
-            self._advance(piece.to(self.device).float(), end=False)
+            self._advance(piece.to(self.device, self.dtype), end=False)
         return self.posterior()
 
     @torch.no_grad()
@@ -269,7 +273,7 @@ class EmotionStream:
             raise ValueError("nothing was pushed into the stream")
         if not self.finished:
             missing = max(0, self.model.min_samples - self.samples)
-            silence = torch.zeros(missing, device=self.device)
+            silence = torch.zeros(missing, device=self.device, dtype=self.dtype)
             self._advance(silence, end=True)
             self.finished = True
         return self.posterior()
@@ -390,7 +394,8 @@ class _RunningMean:
         """Logits of what was heard, or None."""
         if not self.steps:
             return None
-        return self.branch.head((self.total / self.steps).float())
+        mean = (self.total / self.steps).to(self.branch.head.weight.dtype)
+        return self.branch.head(mean)
 
     def state_size(self):
         """Numbers held."""

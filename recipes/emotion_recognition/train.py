@@ -33,7 +33,7 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_dslstm.audio import load_audio
+from speechbrain_dslstm.audio import LONGEST_CLIP, load_audio
 from speechbrain_dslstm.augment import change_speed, mixup
 from speechbrain_dslstm.corpora import prepare, vote_names
 from speechbrain_dslstm.corpora.manifest import write_left_out, write_manifest
@@ -488,7 +488,7 @@ def dataio_prep(hparams):
 
     def load(wav, percent):
         """Waveform at the model's rate and at a speed in per cent."""
-        sig = load_audio(wav, sample_rate)
+        sig = load_audio(wav, sample_rate, LONGEST_CLIP)
         return sig if percent == 100 else change_speed(sig, percent)
 
     def draw_speed(speeds):

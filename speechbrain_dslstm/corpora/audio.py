@@ -7,12 +7,17 @@ what is read goes into the manifest.
 import hashlib
 import os
 import re
-import struct
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from speechbrain.utils.logger import get_logger
+
+from speechbrain_dslstm.audio import (
+    LONGEST_CLIP,
+    AudioError,
+    decode,
+    open_audio,
+)
 
 __all__ = ["find_clips", "read_audio_facts"]
 
@@ -35,51 +40,24 @@ def read_audio_facts(path):
     dict or None
         ``duration`` in seconds and ``audio_hash``.
     str or None
-        What is wrong with the file; None where all is well.
+        What is wrong with the file, the ``kind`` of an ``AudioError``, such
+        as "truncated"; None where all is well.
 
     Example
     -------
     >>> read_audio_facts("nowhere.wav")
     (None, 'missing')
     """
-    path = Path(path)
-    if not path.is_file():
-        return None, "missing"
+    digest, frames = hashlib.sha256(), 0
     try:
-        with soundfile.SoundFile(path) as file:
-            rate, frames = file.samplerate, file.frames
-            samples = file.read(dtype="float32")
-        truncated = len(samples) < frames or _is_cut_wav(path)
-    except (soundfile.SoundFileError, OSError):
-        return None, "unreadable"
-    if truncated:
-        return None, "truncated"
-    if len(samples) == 0:
-        return None, "empty"
-    if not np.isfinite(samples).all():
-        return None, "with NaN or infinite samples"
-    samples = np.ascontiguousarray(samples, dtype="<f4")
-    digest = hashlib.sha256(samples.tobytes()).hexdigest()[:32]
-    return {"duration": len(samples) / rate, "audio_hash": digest}, None
-
-
-def _is_cut_wav(path):
-    """Whether a RIFF file ends before its data chunk does.
-
-    libsndfile reads what is left of a cut WAV file without a word.
-    """
-    with open(path, "rb") as file:
-        if file.read(4) != b"RIFF":
-            return False
-        file.seek(12)
-        while len(head := file.read(8)) == 8:
-            chunk, size = struct.unpack("<4sI", head)
-            if chunk == b"data":
-                left = os.path.getsize(path) - file.tell()
-                # streaming writers leave 0xFFFFFFFF where they know no size
-                return size != 0xFFFFFFFF and left < size
-            file.seek(size + size % 2, os.SEEK_CUR)
-    return False
+        with open_audio(path, LONGEST_CLIP) as file:
+            for piece in decode(file, path, longest=LONGEST_CLIP):
+                digest.update(np.ascontiguousarray(piece, "<f4"))
+                frames += len(piece)
+            duration = frames / file.samplerate
+    except AudioError as error:
+        return None, error.kind
+    return {"duration": duration, "audio_hash": digest.hexdigest()[:32]}, None
 
 
 def find_clips(data_folder, pattern, corpus, hint):
