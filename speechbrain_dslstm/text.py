@@ -16,6 +16,7 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.corpora.iemocap import normalise_text
 from speechbrain_dslstm.models import MFCCBranch, Sequence
+from speechbrain_dslstm.writing import replace_file
 
 __all__ = [
     "TextBranch",
@@ -163,12 +164,10 @@ def write_transcripts(entries, folder):
     >>> write_transcripts(entries, getfixture("tmp_path")).read_text()
     'no\\n'
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     lines = [normalise_text(entry["text"]) for entry in entries.values()]
-    path = folder / TRANSCRIPTS
+    path = Path(folder, TRANSCRIPTS)
     text = "".join(f"{line}\n" for line in lines if line)
-    path.write_text(text, encoding="utf-8")
+    replace_file(path, text)
     return path
 
 
