@@ -2,12 +2,15 @@
 
 import errno
 import os
+import time
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["name_errors", "replace_file", "sync"]
 
+# Seconds after which a file aside has been left by a kill
+OLD = 60
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -71,8 +74,8 @@ def sync(path):
         os.close(descriptor)
 
 
-def replace_file(path, text):
-    """Write a text file aside, sync it and put it in place.
+def replace_file(path, content):
+    """Write a file aside, sync it and put it in place.
 
     Several processes may write the same file at once: each has its own file
     aside, and the last one wins.
@@ -81,8 +84,8 @@ def replace_file(path, text):
     ---------
     path : str or pathlib.Path
         The file; its folder is made if needed.
-    text : str
-        All of its content.
+    content : str or bytes
+        All of it.
 
     Raises
     ------
@@ -97,15 +100,29 @@ def replace_file(path, text):
     ('{}', 1)
     """
     path = Path(path)
+    if isinstance(content, str):
+        content = content.encode("utf-8")
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     with name_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(aside, "w", encoding="utf-8") as file:
-                file.write(text)
+            with open(aside, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(aside, path)
         finally:
             aside.unlink(missing_ok=True)
+        for left_over in path.parent.glob(f".{path.name}.*.tmp"):
+            _remove_old(left_over)
         sync(path.parent)
+
+
+def _remove_old(aside):
+    """Remove a file aside unless it may still be written to."""
+    try:
+        if time.time() - aside.stat().st_mtime > OLD:
+            aside.unlink()
+    except FileNotFoundError:
+        # Put in place, or removed by another process
+        return

@@ -63,6 +63,7 @@ from speechbrain_dslstm.models import fusion_loss
 from speechbrain_dslstm.pretrained import save_pretrained
 from speechbrain_dslstm.protocols import (
     PROTOCOLS,
+    audio_hash,
     check_leaks,
     format_leak_table,
     make_split,
@@ -83,6 +84,7 @@ from speechbrain_dslstm.text import (
     write_transcripts,
 )
 from speechbrain_dslstm.training import WeightAverage, split_parameters
+from speechbrain_dslstm.writing import replace_file
 
 logger = get_logger(__name__)
 
@@ -412,7 +414,7 @@ def prepare_data(hparams):
     Raises
     ------
     ValueError
-        The output folder holds a run on another split.
+        The output folder holds a trained run on another split.
     """
     entries, labels = prepare(
         hparams["corpus"],
@@ -438,6 +440,7 @@ def prepare_data(hparams):
         labels=labels,
         description=split.description,
         split_hash=split_hash(split),
+        audio_hash=audio_hash(entries),
         clips={
             "train": len(split.train),
             "valid": len(split.valid),
@@ -455,22 +458,25 @@ def prepare_data(hparams):
     path = folder / "run.json"
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        for name in run:
-            if before.get(name) != run[name]:
-                raise ValueError(
-                    f"{hparams['output_folder']} holds a run with another "
-                    f"{name} ({before.get(name)}, now {run[name]}): give "
-                    "another --output_folder, or remove that one"
-                )
+        changed = [n for n in run if before.get(n, run[n]) != run[n]]
+        finished = Path(hparams["output_folder"], "results.json").exists()
+        if changed and (finished or any(folder.glob("CKPT*"))):
+            name = changed[0]
+            raise ValueError(
+                f"{hparams['output_folder']} holds a run with another "
+                f"{name} ({before[name]}, now {run[name]}): give "
+                "another --output_folder, or remove that one"
+            )
+        if changed:
+            # It stands for all files of the preparation
+            path.unlink()
     for side in ("train", "valid", "test"):
         ids = getattr(split, side)
         write_manifest(folder / f"{side}.json", {i: entries[i] for i in ids})
     train = {i: entries[i] for i in split.train}
     if hparams["model"].reads_text:
         write_transcripts(train, folder / "tokenizer")
-    aside = path.with_suffix(".part")
-    aside.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    replace_file(path, json.dumps(run, indent=2) + "\n")
     logger.info(f"split: {split.description}\n{format_leak_table(leaks)}")
 
 
