@@ -409,11 +409,12 @@ class AtomicCheckpointer(Checkpointer):
         super().load_checkpoint(checkpoint)
 
     def _list_checkpoint_dirs(self):
-        return [
-            path
-            for path in self.checkpoints_dir.iterdir()
-            if path.name.startswith(CKPT_PREFIX) and path.is_dir()
-        ]
+        with os.scandir(self.checkpoints_dir) as entries:
+            return [
+                self.checkpoints_dir / entry.name
+                for entry in entries
+                if entry.name.startswith(CKPT_PREFIX) and entry.is_dir()
+            ]
 
     def _construct_checkpoint_objects(self, checkpoint_dirs):
         """Checkpoints of those folders that are complete at first sight."""
@@ -427,9 +428,8 @@ class AtomicCheckpointer(Checkpointer):
 
     def _read(self, folder):
         """A checkpoint, from its meta file; read again only if it changed."""
-        path = folder / METAFNAME
         try:
-            facts = path.stat()
+            facts = os.stat(f"{folder}/{METAFNAME}")
         except FileNotFoundError:
             raise _Damaged(f"{METAFNAME} is missing") from None
         identity = facts.st_ino, facts.st_mtime_ns, facts.st_size

@@ -84,7 +84,7 @@ from speechbrain_dslstm.text import (
     write_transcripts,
 )
 from speechbrain_dslstm.training import WeightAverage, split_parameters
-from speechbrain_dslstm.writing import replace_file
+from speechbrain_dslstm.writing import name_errors, replace_file
 
 logger = get_logger(__name__)
 
@@ -342,7 +342,8 @@ class EmotionBrain(sb.Brain):
         )
         meta = {"epoch": epoch, "lr": lr}
         train_stats = {"loss": self.train_loss}
-        self.hparams.train_logger.log_stats(meta, train_stats, stats)
+        with name_errors(self.hparams.train_logger.save_file):
+            self.hparams.train_logger.log_stats(meta, train_stats, stats)
         if self.hparams.use_tensorboard:
             self.hparams.tensorboard_logger.log_stats(meta, train_stats, stats)
         if if_main_process():

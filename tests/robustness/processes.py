@@ -162,6 +162,29 @@ def join_group(meeting):
         )
 
 
+def command_line(corpus, output, options):
+    """The arguments of a small run of train.py."""
+    given = {one.split("=")[0] for one in options}
+    return [
+        str(RECIPE / "train.py"),
+        str(REPOSITORY / "hparams" / "dual_level.yaml"),
+        f"--data_folder={corpus}",
+        f"--output_folder={output}",
+        *(one for one in SMALL if one.split("=")[0] not in given),
+        *options,
+    ]
+
+
+def prepare(corpus, output, options):
+    """What train.py does before training, alone."""
+    train = load_recipe()
+    arguments = command_line(corpus, output, options)[1:]
+    hparams_file, _, overrides = train.sb.parse_arguments(arguments)
+    hparams = train.load_hparams(hparams_file, overrides)
+    hparams["save_folder"] = str(Path(output, "save"))
+    train.prepare_data(hparams)
+
+
 def run_recipe(corpus, output, options, kill_at=None, meeting=None):
     """Run train.py; where wanted, kill it by SIGKILL at a moment.
 
@@ -180,16 +203,7 @@ def run_recipe(corpus, output, options, kill_at=None, meeting=None):
         File through which ranks find each other.
     """
     train = load_recipe()
-    given = {one.split("=")[0] for one in options}
-    system = "dual_level"
-    sys.argv = [
-        str(RECIPE / "train.py"),
-        str(REPOSITORY / "hparams" / f"{system}.yaml"),
-        f"--data_folder={corpus}",
-        f"--output_folder={output}",
-        *(one for one in SMALL if one.split("=")[0] not in given),
-        *options,
-    ]
+    sys.argv = command_line(corpus, output, options)
     if meeting is not None:
         sys.argv.append("--distributed_backend=gloo")
         # As torchrun would have it
