@@ -3,15 +3,19 @@
 import json
 import os
 import resource
+import sys
 import time
 from pathlib import Path
 
 import torch
-from processes import join_group
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from speechbrain_dslstm.checkpointing import AtomicCheckpointer, CheckpointError
 from speechbrain_dslstm.resuming import RandomStates
+
+sys.path.append(str(Path(__file__).parent))
+
+from processes import join_group  # noqa: E402
 
 
 class State:

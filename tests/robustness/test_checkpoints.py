@@ -24,7 +24,7 @@ import saving  # noqa: E402
 # Kills of each kind: what is promised, and ten times as many at night
 KILLS = 300 if os.environ.get("DSLSTM_NIGHTLY") else 30
 # Every one of them waits for the disk eight times
-SAVES = 250 if os.environ.get("CI") else 1000
+SAVES = 200 if os.environ.get("CI") else 1000
 
 
 def noted(path):

@@ -82,10 +82,9 @@ def test_killed(fresh, tmp_path):
         # What is there is whole, but for what is missing
         for name, content in left.items():
             assert content == expected[name], f"{name}, seed {seed}"
-        log = place / "log"
+        log = tmp_path / "log"
         process = prepare(place / "corpus", place / "output", log=log)
         assert processes.finish(process) == 0, log.read_text()
-        log.unlink()
         assert files(place) == expected, f"kill {number}, seed {seed}"
         shutil.rmtree(place)
     print(f"{parts} of {KILLS} kills left a part behind")
