@@ -70,6 +70,13 @@ class AtomicCheckpointer(Checkpointer):
     Checkpoints of SpeechBrain's own are loaded, too, after what checks are
     possible without hashes.
 
+    Arguments
+    ---------
+    *args : tuple
+        As of ``Checkpointer``.
+    **kwargs : dict
+        As of ``Checkpointer``.
+
     Example
     -------
     >>> import torch
