@@ -74,7 +74,8 @@ def test_killed(fresh, tmp_path):
     for number in range(KILLS):
         place = tmp_path / str(number)
         process = prepare(place / "corpus", place / "output")
-        time.sleep(draw.uniform(0, 1) * seconds)
+        processes.wait_for((place / "corpus").exists, process)
+        time.sleep(draw.uniform(0, 0.7) * seconds)
         process.kill()
         processes.finish(process)
         left = files(place) if place.exists() else {}

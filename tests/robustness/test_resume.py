@@ -93,7 +93,12 @@ CASES = {
     # Dropout 0.3, SpecAugment and five speeds are what the recipe does anyway
     "plain": ([], None),
     "accumulation, mixup": (
-        ["--grad_accumulation_factor=2", "--mixup=0.4"],
+        [
+            "--grad_accumulation_factor=2",
+            "--mixup=0.4",
+            # Due in the middle of an accumulation, too
+            "--ckpt_interval_steps=1",
+        ],
         None,
     ),
     "2 workers": (["--num_workers=2", "--grad_accumulation_factor=2"], None),
