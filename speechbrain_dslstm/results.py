@@ -130,6 +130,9 @@ def read_rows(path):
         try:
             row = json.loads(line)
         except ValueError:
+            # The start of a row is what is left of one; else it is no log
+            if not line.startswith('{"epoch"'):
+                raise
             logger.warning(f"{path}:{number} is cut, and left out")
         else:
             rows[row["epoch"]] = row
