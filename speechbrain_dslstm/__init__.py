@@ -18,6 +18,7 @@ what feeds training     ``speechbrain_dslstm.loading``, ``.training``
 corpora and splits      ``speechbrain_dslstm.corpora``, ``.protocols``
 systems' YAMLs          ``speechbrain_dslstm.hparams``
 training and its files  ``speechbrain_dslstm.training``, ``.results``
+what outlives a kill    ``speechbrain_dslstm.checkpointing``, ``.resuming``
 scores and pictures     ``speechbrain_dslstm.metrics``, ``.plots``
 intervals and reports   ``speechbrain_dslstm.statistics``, ``.report``
 pretrained models       ``speechbrain_dslstm.inference``, ``.pretrained``

@@ -19,6 +19,7 @@ __all__ = [
     "LeakError",
     "Protocol",
     "Split",
+    "audio_hash",
     "check_leaks",
     "count_folds",
     "format_leak_summary",
@@ -692,7 +693,33 @@ def split_hash(split):
     >>> split_hash(Split(["a"], ["b"], ["c"], "random", 0, 0, 5, ""))
     '035f841dd3af'
     """
-    text = json.dumps(
+    return _digest(
         [sorted(split.train), sorted(split.valid), sorted(split.test)]
     )
+
+
+def audio_hash(entries):
+    """Name the audio of a corpus, to see that two runs used the same.
+
+    Arguments
+    ---------
+    entries : dict
+        Utterance id -> manifest entry.
+
+    Returns
+    -------
+    str
+        12 hexadecimal digits.
+
+    Example
+    -------
+    >>> audio_hash({"a": {"audio_hash": "0f"}})
+    'b794e175b943'
+    """
+    return _digest(sorted((key, e["audio_hash"]) for key, e in entries.items()))
+
+
+def _digest(value):
+    """12 hexadecimal digits that stand for a value."""
+    text = json.dumps(value)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

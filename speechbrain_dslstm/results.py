@@ -4,6 +4,7 @@
 was chosen, and what came out; ``predictions.csv`` holds every test clip.
 """
 
+import errno
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import speechbrain
 import torch
+from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.calibration import (
     calibration_report,
@@ -19,6 +21,7 @@ from speechbrain_dslstm.calibration import (
 from speechbrain_dslstm.corpora.manifest import read_manifest
 from speechbrain_dslstm.metrics import format_confusion
 from speechbrain_dslstm.plots import plot_confusion
+from speechbrain_dslstm.writing import name_errors, replace_file
 
 __all__ = [
     "append_row",
@@ -27,6 +30,8 @@ __all__ = [
     "selection_score",
     "write_results",
 ]
+
+logger = get_logger(__name__)
 
 HEADLINE = ("wa", "ua", "macro_f1")
 
@@ -71,6 +76,11 @@ def append_row(path, row):
     row : dict
         What can be written as JSON.
 
+    Raises
+    ------
+    OSError
+        The line could not be written; the log is as it was.
+
     Example
     -------
     >>> path = getfixture("tmp_path") / "log.jsonl"
@@ -79,13 +89,23 @@ def append_row(path, row):
     [{'epoch': 1, 'ua': 0.5}]
     """
     line = (json.dumps(row) + "\n").encode()
-    # Unbuffered: one call, which a kill does not cut in two
-    with open(path, "ab", buffering=0) as log:
-        log.write(line)
+    with name_errors(path), open(path, "a+b", buffering=0) as log:
+        size = log.seek(0, os.SEEK_END)
+        if size:
+            # A line that a power failure cut stays one of its own
+            log.seek(-1, os.SEEK_END)
+            line = line if log.read(1) == b"\n" else b"\n" + line
+        # Unbuffered: one call, which a kill does not cut in two
+        written = log.write(line)
+        if written < len(line):
+            log.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def read_rows(path):
     """Read a log of epochs; of an epoch written twice the later row counts.
+
+    A line that was cut is left out, with a warning.
 
     Arguments
     ---------
@@ -104,8 +124,18 @@ def read_rows(path):
     """
     if not Path(path).exists():
         return []
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    rows = {row["epoch"]: row for row in map(json.loads, lines)}
+    rows = {}
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            # The start of a row is what is left of one; else it is no log
+            if not line.startswith('{"epoch"'):
+                raise
+            logger.warning(f"{path}:{number} is cut, and left out")
+        else:
+            rows[row["epoch"]] = row
     return [rows[epoch] for epoch in sorted(rows)]
 
 
@@ -200,9 +230,8 @@ def write_results(hparams, scores, seconds):
         f"fold {run['fold']}",
     )
     # Last, because who finds it takes the run for finished
-    aside = folder / "results.json.part"
-    aside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, folder / "results.json")
+    text = json.dumps(results, indent=2) + "\n"
+    replace_file(folder / "results.json", text)
     return results
 
 

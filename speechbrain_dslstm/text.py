@@ -8,14 +8,18 @@ few sentences are on both sides of every split by speaker, and where they are
 tied to emotions they give the answer away.
 """
 
+import os
+import tempfile
 from pathlib import Path
 
 import torch
 from speechbrain.tokenizers.SentencePiece import SentencePiece
+from speechbrain.utils.distributed import run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.corpora.iemocap import normalise_text
 from speechbrain_dslstm.models import MFCCBranch, Sequence
+from speechbrain_dslstm.writing import replace_file
 
 __all__ = [
     "TextBranch",
@@ -163,12 +167,14 @@ def write_transcripts(entries, folder):
     >>> write_transcripts(entries, getfixture("tmp_path")).read_text()
     'no\\n'
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     lines = [normalise_text(entry["text"]) for entry in entries.values()]
-    path = folder / TRANSCRIPTS
+    path = Path(folder, TRANSCRIPTS)
     text = "".join(f"{line}\n" for line in lines if line)
-    path.write_text(text, encoding="utf-8")
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        # Those of other transcripts; SpeechBrain takes what lies there
+        for old in path.parent.glob("*.model"):
+            old.unlink()
+        replace_file(path, text)
     return path
 
 
@@ -203,12 +209,12 @@ def load_tokenizer(folder, vocab_size, model_type="unigram"):
     >>> len(tokens), tokenizer.sp.decode(tokens.tolist())
     (6, 'ab ba')
     """
-    tokenizer = SentencePiece(
-        str(folder),
-        vocab_size,
-        model_type=model_type,
-        text_file=str(Path(folder, TRANSCRIPTS)),
-    )
+    options = {
+        "model_type": model_type,
+        "text_file": str(Path(folder, TRANSCRIPTS)),
+    }
+    run_on_main(_train, (Path(folder), vocab_size, options))
+    tokenizer = SentencePiece(str(folder), vocab_size, **options)
     size = tokenizer.sp.vocab_size()
     if size > vocab_size:
         raise ValueError(
@@ -216,6 +222,17 @@ def load_tokenizer(folder, vocab_size, model_type="unigram"):
             f"the embedding only {vocab_size}: raise the vocabulary size"
         )
     return tokenizer
+
+
+def _train(folder, vocab_size, options):
+    """Train a tokenizer aside, so that a kill leaves no part of one."""
+    if (folder / f"{vocab_size}_{options['model_type']}.model").exists():
+        return
+    with tempfile.TemporaryDirectory(dir=folder) as aside:
+        trained = SentencePiece(aside, vocab_size, **options)
+        for ending in (".vocab", ".model"):
+            file = Path(trained.prefix_model_file + ending)
+            os.replace(file, folder / file.name)
 
 
 def to_tokens(tokenizer, text):

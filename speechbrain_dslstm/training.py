@@ -1,107 +1,17 @@
 """What the recipe's training loop needs beside SpeechBrain's Brain."""
 
-import logging
 import math
-import os
-import shutil
 
 import torch
-from speechbrain.utils.checkpoints import (
-    CKPT_PREFIX,
-    Checkpointer,
-    register_checkpoint_hooks,
-)
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.checkpoints import register_checkpoint_hooks
 from speechbrain.utils.epoch_loop import EpochCounterWithStopper
-from speechbrain.utils.logger import get_logger
 
 __all__ = [
-    "AtomicCheckpointer",
     "EarlyStoppingEpochCounter",
     "WeightAverage",
     "split_parameters",
     "warmup_cosine",
 ]
-
-
-logger = get_logger(__name__)
-
-
-class AtomicCheckpointer(Checkpointer):
-    """A checkpointer whose checkpoints are there whole or not at all.
-
-    SpeechBrain's own writes into the final folder, so a run that is killed
-    while it saves leaves a part that the next start takes for the newest
-    checkpoint, and fails. This one writes aside, syncs, and renames.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> checkpointer = AtomicCheckpointer(
-    ...     folder, {"model": torch.nn.Linear(1, 1)}
-    ... )
-    >>> saved = checkpointer.save_checkpoint(name="first")
-    >>> saved.path.name, sorted(path.name for path in saved.path.iterdir())
-    ('CKPT+first', ['CKPT.yaml', 'model.ckpt'])
-    """
-
-    ASIDE = "SAVING"
-
-    def _aside(self, path):
-        return path.with_name(self.ASIDE + path.name.removeprefix(CKPT_PREFIX))
-
-    def _new_checkpoint_dirpath(self):
-        return self._aside(super()._new_checkpoint_dirpath())
-
-    def _custom_checkpoint_dirpath(self, name):
-        return self._aside(super()._custom_checkpoint_dirpath(name))
-
-    def save_checkpoint(self, *args, **kwargs):
-        """Save as ``Checkpointer.save_checkpoint`` does, but atomically.
-
-        Arguments
-        ---------
-        *args : tuple
-            As of ``Checkpointer.save_checkpoint``.
-        **kwargs : dict
-            As of ``Checkpointer.save_checkpoint``.
-
-        Returns
-        -------
-        Checkpoint
-            What was saved; None on every rank but the first.
-        """
-        if if_main_process():
-            for left_over in self.checkpoints_dir.glob(f"{self.ASIDE}*"):
-                shutil.rmtree(left_over)
-        verbosity = kwargs.pop("verbosity", logging.INFO)
-        aside = super().save_checkpoint(
-            *args, verbosity=logging.DEBUG, **kwargs
-        )
-        if aside is None:
-            return None
-        for path in [*aside.path.iterdir(), aside.path]:
-            _sync(path)
-        name = CKPT_PREFIX + aside.path.name.removeprefix(self.ASIDE)
-        final = aside.path.with_name(name)
-        if final.exists():
-            shutil.rmtree(final)
-        os.rename(aside.path, final)
-        _sync(final.parent)
-        logger.log(verbosity, f"Saved a checkpoint in {final}")
-        files = {
-            name: final / path.name for name, path in aside.paramfiles.items()
-        }
-        return aside._replace(path=final, paramfiles=files)
-
-
-def _sync(path):
-    """Have the kernel write a file or folder to the disk now."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @register_checkpoint_hooks

@@ -28,13 +28,13 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.audio import LONGEST_CLIP, load_audio
 from speechbrain_dslstm.augment import change_speed, mixup
+from speechbrain_dslstm.checkpointing import AtomicCheckpointer
 from speechbrain_dslstm.corpora import prepare, vote_names
 from speechbrain_dslstm.corpora.manifest import write_left_out, write_manifest
 from speechbrain_dslstm.dimensions import (
@@ -63,6 +63,7 @@ from speechbrain_dslstm.models import fusion_loss
 from speechbrain_dslstm.pretrained import save_pretrained
 from speechbrain_dslstm.protocols import (
     PROTOCOLS,
+    audio_hash,
     check_leaks,
     format_leak_table,
     make_split,
@@ -74,6 +75,7 @@ from speechbrain_dslstm.results import (
     selection_score,
     write_results,
 )
+from speechbrain_dslstm.resuming import RandomStates, ReproducibleDataset
 from speechbrain_dslstm.targets import class_weights, mix_targets, vote_shares
 from speechbrain_dslstm.text import (
     check_transcripts,
@@ -81,11 +83,8 @@ from speechbrain_dslstm.text import (
     to_tokens,
     write_transcripts,
 )
-from speechbrain_dslstm.training import (
-    AtomicCheckpointer,
-    WeightAverage,
-    split_parameters,
-)
+from speechbrain_dslstm.training import WeightAverage, split_parameters
+from speechbrain_dslstm.writing import name_errors, replace_file
 
 logger = get_logger(__name__)
 
@@ -107,6 +106,11 @@ class EmotionBrain(sb.Brain):
         self.mix = None
         self.total_steps = None
         self.test_loader = None
+        self.random_states = RandomStates()
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverable(
+                "random_states", self.random_states, optional_load=True
+            )
 
     @property
     def trained_model(self):
@@ -294,12 +298,18 @@ class EmotionBrain(sb.Brain):
             if self.average is not None:
                 self.average.update(self.hparams.model)
 
+    def _should_save_intra_epoch_ckpt(self, *args):
+        """Between two steps only: a checkpoint holds no gradients."""
+        due = super()._should_save_intra_epoch_ckpt(*args)
+        return due and self.step % self.grad_accumulation_factor == 0
+
     def on_stage_start(self, stage, epoch=None):
         """New statistics for each stage; dynamic batches for each epoch."""
         if stage == sb.Stage.TRAIN:
             sampler = self.hparams.batch_sampler
             if sampler is not None and self.train_sampler is None:
                 self.train_sampler = sampler
+            self.random_states.start_epoch()
         else:
             self.trained_model.eval()
             names = ["fused", *self.hparams.model.branches]
@@ -332,19 +342,23 @@ class EmotionBrain(sb.Brain):
         )
         meta = {"epoch": epoch, "lr": lr}
         train_stats = {"loss": self.train_loss}
-        self.hparams.train_logger.log_stats(meta, train_stats, stats)
+        with name_errors(self.hparams.train_logger.save_file):
+            self.hparams.train_logger.log_stats(meta, train_stats, stats)
         if self.hparams.use_tensorboard:
             self.hparams.tensorboard_logger.log_stats(meta, train_stats, stats)
         if if_main_process():
             row = {**meta, "score": score, "train_loss": self.train_loss}
             append_row(self.hparams.epoch_log, {**row, "valid": stats})
-        if self.checkpointer is not None:
-            self.checkpointer.save_and_keep_only(
-                meta={"epoch": epoch, "score": score, **stats},
-                max_keys=["score"],
-            )
+        # Before the checkpoint: a run killed in between writes the row again
         if self.test_loader is not None and if_main_process():
             self.log_test_epoch(epoch, stats)
+        if self.checkpointer is not None:
+            # Two, so that there is another one where the newest is damaged
+            self.checkpointer.save_and_keep_only(
+                meta={"epoch": epoch, "score": score, **stats},
+                num_to_keep=2,
+                max_keys=["score"],
+            )
 
     def headline(self):
         """Scores of this stage.
@@ -401,7 +415,7 @@ def prepare_data(hparams):
     Raises
     ------
     ValueError
-        The output folder holds a run on another split.
+        The output folder holds a trained run on another split.
     """
     left_out = []
     entries, labels = prepare(
@@ -429,6 +443,7 @@ def prepare_data(hparams):
         labels=labels,
         description=split.description,
         split_hash=split_hash(split),
+        audio_hash=audio_hash(entries),
         clips={
             "train": len(split.train),
             "valid": len(split.valid),
@@ -446,13 +461,18 @@ def prepare_data(hparams):
     path = folder / "run.json"
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        for name in run:
-            if before.get(name) != run[name]:
-                raise ValueError(
-                    f"{hparams['output_folder']} holds a run with another "
-                    f"{name} ({before.get(name)}, now {run[name]}): give "
-                    "another --output_folder, or remove that one"
-                )
+        changed = [n for n in run if before.get(n, run[n]) != run[n]]
+        finished = Path(hparams["output_folder"], "results.json").exists()
+        if changed and (finished or any(folder.glob("CKPT*"))):
+            name = changed[0]
+            raise ValueError(
+                f"{hparams['output_folder']} holds a run with another "
+                f"{name} ({before[name]}, now {run[name]}): give "
+                "another --output_folder, or remove that one"
+            )
+        if changed:
+            # It stands for all files of the preparation
+            path.unlink()
     for side in ("train", "valid", "test"):
         ids = getattr(split, side)
         write_manifest(folder / f"{side}.json", {i: entries[i] for i in ids})
@@ -460,9 +480,7 @@ def prepare_data(hparams):
     train = {i: entries[i] for i in split.train}
     if hparams["model"].reads_text:
         write_transcripts(train, folder / "tokenizer")
-    aside = path.with_suffix(".part")
-    aside.write_text(json.dumps(run, indent=2) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    replace_file(path, json.dumps(run, indent=2) + "\n")
     logger.info(f"split: {split.description}\n{format_leak_table(leaks)}")
 
 
@@ -476,7 +494,7 @@ def dataio_prep(hparams):
 
     Returns
     -------
-    dict of str to DynamicItemDataset
+    dict of str to ReproducibleDataset
         "train" (with a random speed for each clip, where the hyperparameters
         have some), "plain" (the same clips as they are), "valid" and "test".
     """
@@ -556,7 +574,7 @@ def dataio_prep(hparams):
 
         audio = audio_pipeline if cache is None else feature_pipeline
         keys = ["sig"] if cache is None else streams
-        return DynamicItemDataset.from_json(
+        return ReproducibleDataset.from_json(
             os.path.join(hparams["save_folder"], f"{side}.json"),
             replacements={"data_root": hparams["data_folder"]},
             dynamic_items=[audio, label_pipeline, *extra.values()],
@@ -679,7 +697,10 @@ def main():
         "num_workers": hparams["num_workers"],
     }
     train_loader = brain.make_dataloader(
-        datasets["train"], sb.Stage.TRAIN, **train_options
+        datasets["train"],
+        sb.Stage.TRAIN,
+        generator=brain.random_states.loader_generator,
+        **train_options,
     )
     steps = max(1, len(train_loader) // brain.grad_accumulation_factor)
     brain.total_steps = steps * hparams["number_of_epochs"]

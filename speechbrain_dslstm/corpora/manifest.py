@@ -8,12 +8,12 @@ a manifest moves between machines. The keys of an entry are those of
 
 import json
 import math
-import os
 from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.corpora.audio import read_audio_facts
+from speechbrain_dslstm.writing import replace_file
 
 __all__ = [
     "build_manifest",
@@ -255,7 +255,8 @@ def write_manifest(path, entries):
     ValueError: a manifest is a non-empty object of id -> entry
     """
     check_entries(entries)
-    _write_json(path, dict(sorted(entries.items())))
+    ordered = dict(sorted(entries.items()))
+    replace_file(path, json.dumps(ordered, ensure_ascii=False, indent=1))
 
 
 def write_left_out(path, left_out):
@@ -275,22 +276,7 @@ def write_left_out(path, left_out):
     >>> json.loads(path.read_text())[0]["reason"]
     'empty'
     """
-    _write_json(path, left_out)
-
-
-def _write_json(path, data):
-    """Write aside, sync and rename."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(data, file, ensure_ascii=False, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(path, json.dumps(left_out, ensure_ascii=False, indent=1))
 
 
 def read_manifest(path):

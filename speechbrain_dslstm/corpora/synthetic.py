@@ -11,8 +11,8 @@ Symbols: S samples at 16 kHz; f0 in Hz; formants in Hz.
 """
 
 import csv
+import io
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import soundfile
 from scipy.signal import lfilter, sosfilt
 
 from speechbrain_dslstm.corpora.manifest import select_labels
+from speechbrain_dslstm.writing import replace_file
 
 __all__ = ["generate", "records"]
 
@@ -42,6 +43,8 @@ VERSION = 1
 RATE = 16000
 BLOCK = 80
 LABELS_FILE = "labels.tsv"
+# The label file, and files that are being written
+ASIDE = re.compile(r"labels\.tsv|\..*\.tmp$")
 CLIP = re.compile(r"spk\d\d_[a-z]+_s\d\.wav")
 COLUMNS = ("file", "speaker", "gender", "session", "emotion", "text_id")
 
@@ -77,7 +80,8 @@ def generate(data_folder, seed=0, speakers=10, sentences=6):
     """Write the corpus: one clip per speaker, emotion and sentence.
 
     The label file is written last, so a generation cut short is done again;
-    a finished one of the same seed and size is left as it is.
+    a finished one of the same seed and size is left as it is. Several
+    processes may generate the same in one folder at once.
 
     Arguments
     ---------
@@ -122,12 +126,11 @@ def generate(data_folder, seed=0, speakers=10, sentences=6):
         return False
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(LABELS_FILE) or CLIP.fullmatch(path.name):
+        if ASIDE.match(path.name) or CLIP.fullmatch(path.name):
             continue
         raise ValueError(f"{folder} holds other files, such as {path.name}")
-    (folder / LABELS_FILE).unlink(missing_ok=True)
-    for path in folder.glob("spk*.wav"):
-        path.unlink()
+    if _head(folder) != head:
+        (folder / LABELS_FILE).unlink(missing_ok=True)
     rows = []
     for speaker in range(speakers):
         voice = _Voice(seed, speaker)
@@ -138,7 +141,9 @@ def generate(data_folder, seed=0, speakers=10, sentences=6):
                     [seed, VERSION, speaker, e, sentence]
                 )
                 samples = voice.say(SENTENCES[sentence], emotion, rng)
-                soundfile.write(folder / name, samples, RATE, "PCM_16")
+                wav = io.BytesIO()
+                soundfile.write(wav, samples, RATE, "PCM_16", format="WAV")
+                replace_file(folder / name, wav.getvalue())
                 rows.append(
                     (
                         name,
@@ -149,12 +154,15 @@ def generate(data_folder, seed=0, speakers=10, sentences=6):
                         f"s{sentence + 1}",
                     )
                 )
-    temporary = folder / f"{LABELS_FILE}.tmp"
-    with open(temporary, "w", encoding="utf-8", newline="") as file:
-        file.write(head + "\n")
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerows([COLUMNS, *rows])
-    shutil.move(temporary, folder / LABELS_FILE)
+    wanted = {row[0] for row in rows}
+    for path in folder.glob("spk*.wav"):
+        if path.name not in wanted:
+            path.unlink(missing_ok=True)
+    table = io.StringIO(newline="")
+    table.write(head + "\n")
+    writer = csv.writer(table, delimiter="\t", lineterminator="\n")
+    writer.writerows([COLUMNS, *rows])
+    replace_file(folder / LABELS_FILE, table.getvalue())
     return True
 
 
@@ -225,15 +233,20 @@ def _read_rows(folder):
         return list(csv.DictReader(file, delimiter="\t"))
 
 
-def _is_complete(folder, head):
-    """Whether a finished generation of these very settings lies there."""
+def _head(folder):
+    """First line of the label file; None where there is none."""
     try:
         with open(folder / LABELS_FILE, encoding="utf-8") as file:
-            if next(file, "").rstrip("\n") != head:
-                return False
+            return next(file, "").rstrip("\n")
     except OSError:
-        return False
-    return all((folder / row["file"]).is_file() for row in _read_rows(folder))
+        return None
+
+
+def _is_complete(folder, head):
+    """Whether a finished generation of these very settings lies there."""
+    return _head(folder) == head and all(
+        (folder / row["file"]).is_file() for row in _read_rows(folder)
+    )
 
 
 class _Voice:

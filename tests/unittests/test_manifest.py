@@ -165,7 +165,7 @@ def test_failed_write_leaves_the_old_file(tmp_path, entries, monkeypatch):
     def full(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(manifest.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="disk full"):
         manifest.write_manifest(path, {"a": entries["a"]})
     assert path.read_bytes() == before

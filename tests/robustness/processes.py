@@ -1,0 +1,249 @@
+"""Real processes to be killed, forked from one that has imported it all.
+
+Python's fork server imports torch and SpeechBrain once, so that a process
+costs a tenth of a second and a test can kill thirty.
+"""
+
+import importlib.util
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from speechbrain_dslstm import DSLSTM
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECIPE = REPOSITORY / "recipes" / "emotion_recognition"
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["processes"])
+TIMEOUT = 120
+SMALL = [
+    "--corpus=synthetic",
+    "--corpus_options={speakers: 6, sentences: 1}",
+    "--channels=[2, 2]",
+    "--hidden_size=8",
+    "--batch_size=2",
+    "--number_of_epochs=3",
+    "--test_every_epoch=False",
+    "--ckpt_interval_minutes=0",
+    "--ckpt_interval_steps=2",
+    "--device=cpu",
+    "--noprogressbar",
+]
+
+
+def load_recipe():
+    """The recipe's train.py as a module."""
+    if "train" not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            "train", RECIPE / "train.py"
+        )
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["train"] = module
+        spec.loader.exec_module(module)
+    return sys.modules["train"]
+
+
+def warm_up():
+    """Have the server import and compile what the first step needs."""
+    load_recipe()
+    net = DSLSTM(2, 2, 2)
+    optimizer = torch.optim.AdamW(net.parameters())
+    torch.optim.lr_scheduler.LambdaLR(optimizer, float)
+    net(torch.rand(1, 3, 2), torch.rand(1, 3, 2))[0].sum().backward()
+    optimizer.step()
+
+
+def start(target, *args, log=os.devnull, rank=None, ranks=1):
+    """Start a function in a process of its own.
+
+    Arguments
+    ---------
+    target : callable
+        Of a module in this folder.
+    *args : tuple
+        Its arguments.
+    log : str or pathlib.Path
+        Gets what it prints, errors included.
+    rank : int, optional
+        Its rank; every rank is started on its own.
+    ranks : int
+        How many there are.
+
+    Returns
+    -------
+    multiprocessing.Process
+        It runs.
+    """
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": _search_path(),
+        # Inherited by the server, which is started with the first process
+        "DSLSTM_TEST_SERVER": "1",
+    }
+    if rank is not None:
+        environment |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(ranks),
+        }
+    before = dict(os.environ)
+    os.environ.update(environment)
+    try:
+        process = SERVER.Process(
+            target=_run, args=(str(log), environment, target, args)
+        )
+        process.start()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return process
+
+
+def _search_path():
+    paths = [str(REPOSITORY), str(Path(__file__).parent)]
+    return os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
+
+
+def _run(log, environment, target, args):
+    """In the new process: redirect, run, and say what went wrong."""
+    os.environ.update(environment)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    sys.stdout = open(1, "w", closefd=False)
+    sys.stderr = open(2, "w", closefd=False)
+    torch.set_num_threads(1)
+    # As without a server; a loader cannot pickle its pipelines
+    multiprocessing.set_start_method("fork", force=True)
+    try:
+        target(*args)
+    except SystemExit:
+        raise
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+    sys.stdout.flush()
+
+
+def finish(process, seconds=TIMEOUT):
+    """Wait for the end of a process; its exit code, -9 where it was killed."""
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        raise TimeoutError(f"not finished after {seconds} s")
+    return process.exitcode
+
+
+def wait_for(condition, process, seconds=TIMEOUT):
+    """Wait until something is so while a process runs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.exitcode is None, "ended before it could be killed"
+        assert time.monotonic() < deadline, f"not so after {seconds} s"
+        time.sleep(0.001)
+
+
+def join_group(meeting):
+    """Join the group of all ranks, where there are ranks."""
+    if "RANK" in os.environ:
+        distributed.init_process_group(
+            "gloo",
+            init_method=f"file://{meeting}",
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+        )
+
+
+def command_line(corpus, output, options):
+    """The arguments of a small run of train.py."""
+    given = {one.split("=")[0] for one in options}
+    return [
+        str(RECIPE / "train.py"),
+        str(REPOSITORY / "hparams" / "dual_level.yaml"),
+        f"--data_folder={corpus}",
+        f"--output_folder={output}",
+        *(one for one in SMALL if one.split("=")[0] not in given),
+        *options,
+    ]
+
+
+def prepare(corpus, output, options):
+    """What train.py does before training, alone."""
+    train = load_recipe()
+    arguments = command_line(corpus, output, options)[1:]
+    hparams_file, _, overrides = train.sb.parse_arguments(arguments)
+    hparams = train.load_hparams(hparams_file, overrides)
+    hparams["save_folder"] = str(Path(output, "save"))
+    train.prepare_data(hparams)
+
+
+def run_recipe(corpus, output, options, kill_at=None, meeting=None):
+    """Run train.py; where wanted, kill it by SIGKILL at a moment.
+
+    Arguments
+    ---------
+    corpus : str or pathlib.Path
+        Data folder.
+    output : str or pathlib.Path
+        Output folder.
+    options : list of str
+        More options of the command line.
+    kill_at : tuple, optional
+        ("step", epoch, step) or ("boundary", epoch): after that step, or
+        after the checkpoint at the end of that epoch.
+    meeting : str or pathlib.Path, optional
+        File through which ranks find each other.
+    """
+    train = load_recipe()
+    sys.argv = command_line(corpus, output, options)
+    if meeting is not None:
+        sys.argv.append("--distributed_backend=gloo")
+        # As torchrun would have it
+        train.sb.utils.distributed.ddp_init_group = lambda run_opts: join_group(
+            meeting
+        )
+    # Seconds of drawing and listing that no test here looks at
+    train.sb.utils.logger.get_environment_description = str
+    train.save_model = train.print_results = lambda *args: None
+    train.write_results = lambda *args: {"calibration": {"temperature": 1}}
+    if kill_at is not None:
+        train.EmotionBrain = _killed(train.EmotionBrain, kill_at)
+    train.main()
+
+
+def _killed(brain, kill_at):
+    """A Brain that kills its process at a moment."""
+    what, epoch, *step = kill_at
+
+    class Killed(brain):
+        def on_fit_batch_start(self, batch, should_step):
+            now = self.hparams.epoch_counter.current
+            # Whatever was to be saved after the step before has been
+            if what == "step" and [now, self.step - 1] == [epoch, *step]:
+                os.kill(os.getpid(), 9)
+            super().on_fit_batch_start(batch, should_step)
+
+        def on_stage_end(self, stage, stage_loss, epoch_now=None):
+            super().on_stage_end(stage, stage_loss, epoch_now)
+            valid = stage == train_stage("VALID")
+            if what == "boundary" and valid and epoch_now == epoch:
+                os.kill(os.getpid(), 9)
+
+    return Killed
+
+
+def train_stage(name):
+    """A stage of SpeechBrain's Brain."""
+    return load_recipe().sb.Stage[name]
+
+
+if os.environ.get("DSLSTM_TEST_SERVER"):
+    warm_up()

@@ -1,0 +1,134 @@
+"""What the processes of test_checkpoints.py and test_disk_full.py run."""
+
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import torch
+from speechbrain.utils.epoch_loop import EpochCounter
+
+from speechbrain_dslstm.checkpointing import AtomicCheckpointer, CheckpointError
+from speechbrain_dslstm.resuming import RandomStates
+
+sys.path.append(str(Path(__file__).parent))
+
+from processes import join_group  # noqa: E402
+
+
+class State:
+    """A model, an optimiser and a counter that all hold one number."""
+
+    def __init__(self, folder, size=256):
+        self.model = torch.nn.Linear(size, size)
+        self.optimizer = torch.optim.Adam(self.model.parameters())
+        self.model(torch.ones(1, size)).sum().backward()
+        self.optimizer.step()
+        self.counter = EpochCounter(10**9)
+        self.checkpointer = AtomicCheckpointer(
+            folder,
+            {
+                "model": self.model,
+                "optimizer": self.optimizer,
+                "counter": self.counter,
+                "random_states": RandomStates(),
+            },
+        )
+
+    def set(self, number):
+        """Fill everything with a number."""
+        for tensor in self.tensors():
+            tensor.data.fill_(number)
+        self.counter.current = number
+
+    def tensors(self):
+        """The tensors that hold it."""
+        moments = [
+            value
+            for state in self.optimizer.state.values()
+            for value in (state["exp_avg"], state["exp_avg_sq"])
+        ]
+        return [*self.model.parameters(), *moments]
+
+    def get(self):
+        """The number; an error where not all hold the same."""
+        found = {self.counter.current}
+        for tensor in self.tensors():
+            found |= set(tensor.unique().tolist())
+        assert len(found) == 1, f"half loaded: {sorted(found)}"
+        return int(found.pop())
+
+    def save(self, number, keep=2):
+        """Save a number."""
+        self.set(number)
+        self.checkpointer.save_and_keep_only(
+            meta={"number": number}, num_to_keep=keep
+        )
+
+
+def save_until_killed(folder, notes, meeting=None):
+    """Go on from the newest checkpoint and save, again and again.
+
+    What has been loaded, and each number once it is saved, is noted in a
+    file: the parent knows what must not be lost.
+    """
+    join_group(meeting)
+    rank = os.environ.get("RANK", "0")
+    state = State(folder)
+    state.set(0)
+    state.checkpointer.recover_if_possible()
+    number = state.get()
+    notes = Path(f"{notes}.{rank}")
+    notes.write_text(f"{number}\n")
+    while True:
+        number += 1
+        state.save(number)
+        with open(notes, "a", buffering=1) as file:
+            file.write(f"{number}\n")
+
+
+def recover(folder, answer, meeting=None):
+    """Write down which number the newest checkpoint holds."""
+    join_group(meeting)
+    state = State(folder)
+    state.set(0)
+    state.checkpointer.recover_if_possible()
+    rank = os.environ.get("RANK", "0")
+    Path(f"{answer}.{rank}").write_text(json.dumps(state.get()))
+    if meeting is not None:
+        torch.distributed.barrier()
+
+
+def save_on_a_full_disk(folder, answer, limit):
+    """Save where no file can grow beyond a size, then where it can."""
+    state = State(folder)
+    state.save(1)
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, unlimited[1]))
+    try:
+        state.save(2)
+        said = None
+    except CheckpointError as error:
+        said = str(error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    left = sorted(path.name for path in Path(folder).iterdir())
+    state.checkpointer.recover_if_possible()
+    loaded = state.get()
+    state.save(3)
+    state.set(0)
+    state.checkpointer.recover_if_possible()
+    found = {"said": said, "left": left, "loaded": loaded, "then": state.get()}
+    Path(answer).write_text(json.dumps(found))
+
+
+def time_saves(folder, answer, saves, keep):
+    """Seconds of each of many saves, all in one process."""
+    state = State(folder, size=8)
+    seconds = []
+    for number in range(saves):
+        begun = time.perf_counter()
+        state.save(number, keep)
+        seconds.append(time.perf_counter() - begun)
+    Path(answer).write_text(json.dumps(seconds))
