@@ -185,7 +185,9 @@ class StepGuard:
 
     def __init__(self, model, mode, patience):
         if mode not in MODES:
-            raise ValueError(f"nonfinite must be one of {MODES}, got {mode!r}")
+            raise ValueError(
+                f"on_nonfinite must be one of {MODES}, got {mode!r}"
+            )
         self.model = model
         self.mode = mode
         self.patience = patience
@@ -275,7 +277,7 @@ class StepGuard:
         message = f"{step}: {self._reason()}"
         self._clear()
         if self.mode == "stop":
-            raise FloatingPointError(f"{message}. Stopped (nonfinite: stop)")
+            raise FloatingPointError(f"{message}. Stopped (on_nonfinite: stop)")
         if self.in_a_row > self.patience:
             raise FloatingPointError(
                 f"{message}. Stopped after {self.in_a_row} such steps in a row "

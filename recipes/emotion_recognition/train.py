@@ -117,7 +117,9 @@ class EmotionBrain(sb.Brain):
         self.total_steps = None
         self.test_loader = None
         self.guard = StepGuard(
-            self.hparams.model, self.hparams.nonfinite, self.nonfinite_patience
+            self.hparams.model,
+            self.hparams.on_nonfinite,
+            self.nonfinite_patience,
         )
         self.signals = StopSignals()
         self.stepped = self.stopping = False
@@ -316,7 +318,9 @@ class EmotionBrain(sb.Brain):
     def optimizers_step(self):
         """Take the step, unless the loss or gradients are NaN or Inf."""
         gradients = [
-            one.grad for one in self.modules.parameters() if one.grad is not None
+            one.grad
+            for one in self.modules.parameters()
+            if one.grad is not None
         ]
         bad, self.stopping = any_rank(
             [
