@@ -29,6 +29,7 @@ __all__ = [
     "any_rank",
     "check_finite",
     "init_group",
+    "mean_over_ranks",
     "shield_worker",
 ]
 
@@ -99,6 +100,33 @@ def any_rank(flags, device):
     return [bool(flag) for flag in flags]
 
 
+def mean_over_ranks(value, device):
+    """Mean of a number over the ranks, each of which has its own.
+
+    Arguments
+    ---------
+    value : float
+        This rank's.
+    device : torch.device or str
+        Where the group's backend reduces.
+
+    Returns
+    -------
+    float
+        The same on every rank; ``value`` in a single process.
+
+    Example
+    -------
+    >>> mean_over_ranks(0.5, "cpu")
+    0.5
+    """
+    if is_distributed_initialized() and dist.get_world_size() > 1:
+        total = torch.tensor(value, dtype=torch.float64, device=device)
+        dist.all_reduce(total)
+        value = total.item() / dist.get_world_size()
+    return float(value)
+
+
 def check_finite(recoverables, device):
     """Refuse to save weights, statistics or moments that are NaN or Inf.
 
@@ -145,7 +173,7 @@ def _nonfinite(name, state):
     items = []
     if isinstance(state, dict):
         items = state.items()
-    elif isinstance(state, (list, tuple)):
+    elif isinstance(state, list | tuple):
         items = enumerate(state)
     return [
         found

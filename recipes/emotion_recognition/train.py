@@ -50,6 +50,7 @@ from speechbrain_dslstm.guards import (
     any_rank,
     check_finite,
     init_group,
+    mean_over_ranks,
     shield_worker,
 )
 from speechbrain_dslstm.hparams import (
@@ -383,7 +384,7 @@ class EmotionBrain(sb.Brain):
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log; after validation keep the best and the newest checkpoint."""
         if stage == sb.Stage.TRAIN:
-            self.train_loss = float(stage_loss)
+            self.train_loss = mean_over_ranks(stage_loss, self.device)
             return
         if stage == sb.Stage.TEST:
             return

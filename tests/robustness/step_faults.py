@@ -165,9 +165,48 @@ def finish(process, output, seconds=300):
     """
     try:
         code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        # torchrun passes it on to its ranks, which a SIGKILL would leave
+        process.terminate()
+        process.wait(60)
+        raise
     finally:
         process.kill()
     return Result(code, (output / "console.txt").read_text(), output)
+
+
+def at_step(process, output, count, rank=0, seconds=300):
+    """Wait until a run is at a step.
+
+    Arguments
+    ---------
+    process : subprocess.Popen
+        From ``start``.
+    output : pathlib.Path
+        Its output folder.
+    count : int
+        Batches since its start.
+    rank : int
+        Whose.
+    seconds : float
+        It has hung after these.
+
+    Returns
+    -------
+    int
+        Process id of the rank.
+    """
+    marker = output / f"step{rank}"
+    deadline = time.monotonic() + seconds
+    while True:
+        if marker.exists():
+            found, pid = map(int, marker.read_text().split())
+            if found >= count:
+                return pid
+        console = (output / "console.txt").read_text()
+        assert process.poll() is None, console
+        assert time.monotonic() < deadline, console
+        time.sleep(0.005)
 
 
 def train(corpus, output, *options, **kwargs):
@@ -201,7 +240,7 @@ def _digest(state):
         return hashlib.sha256(data.view(torch.uint8).numpy()).hexdigest()
     if isinstance(state, dict):
         state = {str(key): _digest(value) for key, value in state.items()}
-    elif isinstance(state, (list, tuple)):
+    elif isinstance(state, list | tuple):
         state = [_digest(value) for value in state]
     text = json.dumps(state, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -214,6 +253,8 @@ def main():
     import torch
     import train as recipe
 
+    # Seconds of listing packages that no test here looks at
+    sb.utils.logger.get_environment_description = str
     rank = int(os.environ.get("RANK", 0))
     faults = [
         fault
@@ -238,8 +279,10 @@ def main():
         def fit_batch(self, batch):
             """One batch, unless it is left out."""
             self.count += 1
-            marker = Path(self.hparams.output_folder) / f"step{rank}"
-            marker.write_text(str(self.count))
+            folder = Path(self.hparams.output_folder)
+            marker = folder / f"step{rank}.part"
+            marker.write_text(f"{self.count} {os.getpid()}")
+            marker.rename(folder / f"step{rank}")
             fault = self.active("omit")
             if fault is not None:
                 # As if there were no such clips; the schedule counts on
