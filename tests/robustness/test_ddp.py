@@ -74,7 +74,7 @@ def test_a_lost_rank_ends_the_job(corpus, tmp_path, how):
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    # Epoch 1, of three batches for each rank, is safe
+    # Epoch 1, of four batches for each rank, is safe
     assert len(result.checkpoints) == 1
     assert [row["epoch"] for row in result.epochs] == [1]
 

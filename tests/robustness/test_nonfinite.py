@@ -101,22 +101,22 @@ def test_one_bad_part_of_an_accumulated_step(corpus, tmp_path):
     [
         (
             ["--on_nonfinite=stop"],
-            [{"kind": "loss", "step": 8, "value": "nan"}],
+            [{"kind": "loss", "step": 10, "value": "nan"}],
             "epoch 2, batch 2: the loss is nan; utterances spk",
         ),
         (
             ["--nonfinite_patience=2"],
-            [{"kind": "gradient", "step": 8, "last": 99}],
+            [{"kind": "gradient", "step": 10, "last": 99}],
             "Stopped after 3 such steps in a row (--nonfinite_patience=2)",
         ),
         (
             [],
-            [{"kind": "weight", "step": 12, "value": "inf"}],
+            [{"kind": "weight", "step": 16, "value": "inf"}],
             "NaN or Inf in model.ds_lstm_branch.",
         ),
         pytest.param(
             ["--average_decay=null"],
-            [{"kind": "weight", "step": 12, "value": "nan"}],
+            [{"kind": "weight", "step": 16, "value": "nan"}],
             "log_probs are not finite for ",
             marks=LONG,
         ),

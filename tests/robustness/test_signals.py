@@ -55,15 +55,15 @@ def check_same(again, whole):
 @pytest.mark.parametrize(
     ("name", "options", "last"),
     [
-        ("SIGTERM", RANDOM, 9),
+        ("SIGTERM", RANDOM, 11),
         # In the middle of a step, which ends with the batch after
-        ("SIGUSR1", ["--grad_accumulation_factor=2"], 10),
+        ("SIGUSR1", ["--grad_accumulation_factor=2"], 12),
     ],
 )
 def test_stop_and_resume(corpus, tmp_path, name, options, last):
-    """In the third batch of the second epoch, of six."""
+    """In the third batch of the second epoch, of eight."""
     whole = step_faults.start(corpus, tmp_path / "whole", *options)
-    fault = {"kind": "signal", "step": 9, "name": name}
+    fault = {"kind": "signal", "step": 11, "name": name}
     output = tmp_path / "stopped"
     # The corpus is generated once
     step_faults.at_step(whole, tmp_path / "whole", 1)
@@ -78,11 +78,11 @@ def test_stop_and_resume(corpus, tmp_path, name, options, last):
 def test_more_signals_during_the_save(corpus, whole, tmp_path):
     """From within and without, until the process has ended."""
     faults = [
-        {"kind": "signal", "step": 9, "name": "SIGUSR1"},
-        {"kind": "signal in save", "step": 9, "last": 9},
+        {"kind": "signal", "step": 11, "name": "SIGUSR1"},
+        {"kind": "signal in save", "step": 11, "last": 11},
     ]
     process = step_faults.start(corpus, tmp_path, faults=faults)
-    step_faults.at_step(process, tmp_path, 9)
+    step_faults.at_step(process, tmp_path, 11)
     sent = 0
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
@@ -96,7 +96,7 @@ def test_more_signals_during_the_save(corpus, whole, tmp_path):
 
 def test_signal_in_validation(corpus, whole, tmp_path):
     """The epoch's own checkpoint is the one."""
-    fault = {"kind": "signal in validation", "step": 6}
+    fault = {"kind": "signal in validation", "step": 8}
     check_stopped(train(corpus, tmp_path, faults=[fault]), 1)
     check_same(train(corpus, tmp_path), whole)
 
@@ -107,7 +107,7 @@ def test_signal_to_the_group_with_workers(corpus, tmp_path):
     process = step_faults.start(
         corpus, tmp_path, *options, start_new_session=True
     )
-    step_faults.at_step(process, tmp_path, 8)
+    step_faults.at_step(process, tmp_path, 10)
     os.killpg(process.pid, signal.SIGTERM)
     check_stopped(step_faults.finish(process, tmp_path, 120), 1)
     again = train(corpus, tmp_path, *options)
@@ -124,14 +124,14 @@ def test_signal_before_the_training(corpus, whole, tmp_path):
 
 def test_one_rank_gets_the_signal(corpus, whole, tmp_path):
     """Both save at the same step; torchrun says what they ended with."""
-    fault = {"kind": "signal", "step": 5, "name": "SIGTERM", "rank": 1}
+    fault = {"kind": "signal", "step": 6, "name": "SIGTERM", "rank": 1}
     stopped = train(corpus, tmp_path / "two", faults=[fault], ranks=2)
     assert stopped.code != 0
     assert "exitcode  : 143" in stopped.console
     assert stopped.log.count("stopped by a signal") == 1
     for rank in range(2):
         step = (stopped.output / f"step{rank}").read_text().split()[0]
-        assert step == "5"
+        assert step == "6"
     again = train(corpus, tmp_path / "two", ranks=2)
     never = train(corpus, tmp_path / "never", ranks=2)
     check_same(again, never)
