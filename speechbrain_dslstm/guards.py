@@ -57,7 +57,10 @@ def init_group(run_opts, timeout):
 
     Example
     -------
-    >>> init_group({"distributed_backend": "gloo"}, timeout=60)
+    >>> init_group({"distributed_backend": "gloo"}, timeout=0)
+    Traceback (most recent call last):
+        ...
+    ValueError: ddp_timeout must be positive, got 0
     """
     if not timeout > 0:
         raise ValueError(f"ddp_timeout must be positive, got {timeout}")
@@ -392,7 +395,12 @@ class StopSignals:
 
     @contextmanager
     def deferred(self):
-        """Where a signal only sets ``requested``; at the end it counts."""
+        """Where a signal only sets ``requested``; at the end it counts.
+
+        Yields
+        ------
+        None
+        """
         self._deferring = True
         try:
             yield
@@ -427,10 +435,12 @@ def shield_worker(worker_id):
     """
 
     def end(*_):
+        """End the worker."""
         # Not an error in the eyes of torch, which watches its workers
         os._exit(0)
 
     def wait_for_second(*_):
+        """Take the next one for the parent's."""
         signal.signal(signal.SIGTERM, end)
 
     signal.signal(signal.SIGTERM, wait_for_second)
