@@ -112,7 +112,7 @@ def test_one_bad_part_of_an_accumulated_step(corpus, tmp_path):
         (
             [],
             [{"kind": "weight", "step": 16, "value": "inf"}],
-            "NaN or Inf in model.ds_lstm_branch.",
+            "NaN or Inf in model.branches.",
         ),
         pytest.param(
             ["--average_decay=null"],
