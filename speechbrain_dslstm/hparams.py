@@ -12,7 +12,13 @@ from pathlib import Path
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 
-__all__ = ["load_hparams", "nest_overrides", "resolve_hparams", "run_folder"]
+__all__ = [
+    "load_hparams",
+    "nest_overrides",
+    "plain_value",
+    "resolve_hparams",
+    "run_folder",
+]
 
 SHARED = "recipe"
 INCLUDE = "!include:"
@@ -147,6 +153,42 @@ def resolve_hparams(hparams_file, overrides=""):
     resolved = YAML().load(text)
     features = {**resolved.get(SHARED, {}), **resolved}["features"]
     return f"{text}sample_rate: {features['sample_rate']}\n"
+
+
+def plain_value(hparams_file, overrides, key):
+    """A number or text of the YAML, before anything in it is built.
+
+    Arguments
+    ---------
+    hparams_file : str or pathlib.Path
+        The system's YAML.
+    overrides : str
+        YAML of keys and values that replace those of the files.
+    key : str
+        A key of one of the files.
+
+    Returns
+    -------
+    int, float, str, bool or None
+        Its value.
+
+    Raises
+    ------
+    KeyError
+        No such key, or an override of a key that stands in neither file.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> shared = "{rate: 8000, features: {sample_rate: !ref <rate>}}"
+    >>> _ = (folder / "recipe.yaml").write_text(shared)
+    >>> system = folder / "system.yaml"
+    >>> _ = system.write_text("recipe: !include:recipe.yaml {}")
+    >>> plain_value(system, "rate: 16000", "rate")
+    16000
+    """
+    resolved = YAML().load(resolve_hparams(hparams_file, overrides))
+    return {**resolved.get(SHARED, {}), **resolved}[key]
 
 
 def run_folder(hparams, fold=None, seed=None):

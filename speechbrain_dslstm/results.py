@@ -6,6 +6,7 @@ was chosen, and what came out; ``predictions.csv`` holds every test clip.
 
 import errno
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -56,13 +57,18 @@ def selection_score(ua, epoch, number_of_epochs, selection_start):
     Returns
     -------
     float
-        UA, less 1 for an early epoch.
+        UA, less 1 for an early epoch; -2 for one without a score, so that it
+        is never the best.
 
     Example
     -------
     >>> selection_score(0.75, 9, 10, 0.8), selection_score(0.75, 8, 10, 0.8)
     (0.75, -0.25)
+    >>> selection_score(float("nan"), 9, 10, 0.8)
+    -2.0
     """
+    if math.isnan(ua):
+        return -2.0
     return ua if epoch > selection_start * number_of_epochs else ua - 1.0
 
 

@@ -44,9 +44,19 @@ from speechbrain_dslstm.dimensions import (
     to_scale,
 )
 from speechbrain_dslstm.encoders import SelfSupervisedFrames
+from speechbrain_dslstm.guards import (
+    StepGuard,
+    StopSignals,
+    any_rank,
+    check_finite,
+    init_group,
+    mean_over_ranks,
+    shield_worker,
+)
 from speechbrain_dslstm.hparams import (
     load_hparams,
     nest_overrides,
+    plain_value,
     resolve_hparams,
     run_folder,
 )
@@ -111,6 +121,13 @@ class EmotionBrain(sb.Brain):
             self.checkpointer.add_recoverable(
                 "random_states", self.random_states, optional_load=True
             )
+        self.guard = StepGuard(
+            self.hparams.model,
+            self.hparams.on_nonfinite,
+            self.nonfinite_patience,
+        )
+        self.signals = StopSignals()
+        self.stepped = self.stopping = False
 
     @property
     def trained_model(self):
@@ -290,18 +307,68 @@ class EmotionBrain(sb.Brain):
         for scheduler in self.schedulers:
             scheduler.step()
 
+    def fit(self, *args, **kwargs):
+        """Train; a signal ends it after the next step, with a checkpoint."""
+        with self.signals.deferred():
+            super().fit(*args, **kwargs)
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Note what the model is about to see."""
+        self.guard.start(batch.id)
+
+    def check_loss_isfinite(self, loss):
+        """Note a loss that is not; the whole step is decided on later."""
+        self.guard.check_loss(loss)
+
+    def optimizers_step(self):
+        """Take the step, unless the loss or gradients are NaN or Inf."""
+        gradients = [
+            one.grad
+            for one in self.modules.parameters()
+            if one.grad is not None
+        ]
+        bad, self.stopping = any_rank(
+            [
+                self.guard.is_bad(gradients, self.scaler),
+                self.signals.requested,
+            ],
+            self.device,
+        )
+        self.stepped = not bad
+        if self.stepped:
+            super().optimizers_step()
+        else:
+            self.zero_grad(set_to_none=True)
+        epoch = self.hparams.epoch_counter.current
+        self.guard.end(bad, f"epoch {epoch}, batch {self.step}")
+
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         """Advance the schedule and the average of weights."""
         if should_step:
             if self.hparams.lr_interval == "batch":
                 self.step_schedules()
-            if self.average is not None:
+            if self.average is not None and self.stepped:
                 self.average.update(self.hparams.model)
 
     def _should_save_intra_epoch_ckpt(self, *args):
-        """Between two steps only: a checkpoint holds no gradients."""
-        due = super()._should_save_intra_epoch_ckpt(*args)
-        return due and self.step % self.grad_accumulation_factor == 0
+        # Accumulated gradients are not in a checkpoint
+        if self.step % self.grad_accumulation_factor:
+            return False
+        return self.stopping or super()._should_save_intra_epoch_ckpt(*args)
+
+    def _save_intra_epoch_ckpt(self):
+        check_finite(self.checkpointer.recoverables, self.device)
+        super()._save_intra_epoch_ckpt()
+        self.stop_if_asked()
+
+    def stop_if_asked(self):
+        """End the process after a checkpoint, where a signal asked for it."""
+        if self.stopping:
+            logger.info(
+                "stopped by a signal; the same command goes on from the "
+                "checkpoint"
+            )
+            self.signals.exit()
 
     def on_stage_start(self, stage, epoch=None):
         """New statistics for each stage; dynamic batches for each epoch."""
@@ -322,7 +389,7 @@ class EmotionBrain(sb.Brain):
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log; after validation keep the best and the newest checkpoint."""
         if stage == sb.Stage.TRAIN:
-            self.train_loss = float(stage_loss)
+            self.train_loss = mean_over_ranks(stage_loss, self.device)
             return
         if stage == sb.Stage.TEST:
             return
@@ -353,12 +420,15 @@ class EmotionBrain(sb.Brain):
         if self.test_loader is not None and if_main_process():
             self.log_test_epoch(epoch, stats)
         if self.checkpointer is not None:
+            check_finite(self.checkpointer.recoverables, self.device)
             # Two, so that there is another one where the newest is damaged
             self.checkpointer.save_and_keep_only(
                 meta={"epoch": epoch, "score": score, **stats},
                 num_to_keep=2,
                 max_keys=["score"],
             )
+        (self.stopping,) = any_rank([self.signals.requested], self.device)
+        self.stop_if_asked()
 
     def headline(self):
         """Scores of this stage.
@@ -633,10 +703,23 @@ def save_model(brain, hparams, hparams_file, overrides, temperature):
 
 
 def main():
-    """Run the recipe."""
+    """Run the recipe; SIGTERM and SIGUSR1 end it with code 143."""
+    with StopSignals() as signals:
+        run(signals)
+
+
+def run(signals):
+    """Train, evaluate, and write the results.
+
+    Arguments
+    ---------
+    signals : StopSignals
+        In force.
+    """
     started = time.time()
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    sb.utils.distributed.ddp_init_group(run_opts)
+    timeout = plain_value(hparams_file, overrides, "ddp_timeout")
+    init_group(run_opts, timeout)
     hparams = load_hparams(hparams_file, overrides)
     hparams["output_folder"] = run_folder(hparams)
     folder = Path(hparams["output_folder"])
@@ -668,7 +751,10 @@ def main():
         hparams["tensorboard_logger"] = TensorboardLogger(
             str(folder / "tensorboard")
         )
-    train_options = loader_options(hparams, datasets["train"])
+    train_options = {
+        **loader_options(hparams, datasets["train"]),
+        "worker_init_fn": shield_worker,
+    }
     hparams["batch_sampler"] = train_options.get(
         "batch_sampler", train_options.get("sampler")
     )
@@ -692,9 +778,11 @@ def main():
         run_opts=run_opts,
         checkpointer=checkpointer,
     )
+    brain.signals = signals
     eval_options = {
         "batch_size": hparams["eval_batch_size"],
         "num_workers": hparams["num_workers"],
+        "worker_init_fn": shield_worker,
     }
     train_loader = brain.make_dataloader(
         datasets["train"],

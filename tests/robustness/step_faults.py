@@ -1,0 +1,399 @@
+"""The recipe with faults in its training steps, as a process and its caller.
+
+As a script it is ``train.py`` up to the end of the training, with the faults
+that the environment variable FAULTS lists as JSON, such as
+``[{"kind": "loss", "step": 3, "rank": 1, "value": "nan"}]``. Steps are counted
+from 1, in batches since the start of the process; without "rank" all ranks
+are hit. At the end each rank writes hashes of all that a checkpoint holds.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RECIPE = REPOSITORY / "recipes" / "emotion_recognition"
+# Nothing random in a step: two runs can then be compared bit for bit
+SMALL = [
+    "--corpus=synthetic",
+    "--corpus_options={speakers: 10, sentences: 1}",
+    "--channels=[2, 2]",
+    "--hidden_size=4",
+    "--batch_size=4",
+    "--device=cpu",
+    "--noprogressbar",
+    "--test_every_epoch=False",
+    "--speeds=null",
+    "--fea_augment=null",
+    "--dropout=0.0",
+    "--number_of_epochs=2",
+    "--ckpt_interval_minutes=0",
+]
+
+
+class Result:
+    """What a run leaves: exit code, console, log, epochs and hashes.
+
+    Arguments
+    ---------
+    code : int
+        Exit code.
+    console : str
+        Both streams.
+    output : pathlib.Path
+        Output folder.
+    """
+
+    def __init__(self, code, console, output):
+        self.code = code
+        self.console = console
+        self.output = output
+
+    @property
+    def log(self):
+        """All that was logged in this folder."""
+        return (self.output / "log.txt").read_text(encoding="utf-8")
+
+    @property
+    def epochs(self):
+        """The log of epochs, one row for each."""
+        path = self.output / "save" / "epochs.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    @property
+    def checkpoints(self):
+        """Hash of all files of each checkpoint, by its folder's name."""
+        return {
+            folder.name: {
+                path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in sorted(folder.iterdir())
+            }
+            for folder in (self.output / "save").glob("CKPT*")
+        }
+
+    def hashes(self, rank=0):
+        """Hashes at the end of the training.
+
+        Arguments
+        ---------
+        rank : int
+            Whose.
+
+        Returns
+        -------
+        dict of str to str
+            By the name of what a checkpoint holds.
+        """
+        path = self.output / f"final{rank}.json"
+        return json.loads(path.read_text())
+
+
+def start(corpus, output, *options, faults=(), ranks=1, **kwargs):
+    """Start a run.
+
+    Arguments
+    ---------
+    corpus : pathlib.Path
+        Data folder.
+    output : pathlib.Path
+        Output folder.
+    *options : str
+        Of the recipe, as on its command line.
+    faults : list of dict
+        See the head of this file.
+    ranks : int
+        Processes, started by torchrun if there are several.
+    **kwargs : dict
+        Of ``subprocess.Popen``.
+
+    Returns
+    -------
+    subprocess.Popen
+        The process, or torchrun's; its console goes to a file.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    given = {option.split("=")[0] for option in options}
+    small = [one for one in SMALL if one.split("=")[0] not in given]
+    launcher = []
+    if ranks > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone"]
+        launcher += [f"--nproc_per_node={ranks}"]
+        launcher += ["--signals-to-handle=SIGTERM,SIGUSR1"]
+        small += ["--distributed_backend=gloo"]
+    yaml = REPOSITORY / "hparams" / "dual_level.yaml"
+    folders = [f"--data_folder={corpus}", f"--output_folder={output}"]
+    command = [sys.executable, *launcher, __file__, yaml, *small, *folders]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "FAULTS": json.dumps(list(faults)),
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    with open(output / "console.txt", "w") as console:
+        return subprocess.Popen(
+            [*map(str, command), *options],
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            **kwargs,
+        )
+
+
+def finish(process, output, seconds=300):
+    """Wait for a run.
+
+    Arguments
+    ---------
+    process : subprocess.Popen
+        From ``start``.
+    output : pathlib.Path
+        Its output folder.
+    seconds : float
+        It has hung after these.
+
+    Returns
+    -------
+    Result
+        What it left.
+    """
+    try:
+        code = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        # torchrun passes it on to its ranks, which a SIGKILL would leave
+        process.terminate()
+        process.wait(60)
+        raise
+    finally:
+        process.kill()
+    return Result(code, (output / "console.txt").read_text(), output)
+
+
+def at_step(process, output, count, rank=0, seconds=300):
+    """Wait until a run is at a step.
+
+    Arguments
+    ---------
+    process : subprocess.Popen
+        From ``start``.
+    output : pathlib.Path
+        Its output folder.
+    count : int
+        Batches since its start.
+    rank : int
+        Whose.
+    seconds : float
+        It has hung after these.
+
+    Returns
+    -------
+    int
+        Process id of the rank.
+    """
+    marker = output / f"step{rank}"
+    deadline = time.monotonic() + seconds
+    while True:
+        if marker.exists():
+            found, pid = map(int, marker.read_text().split())
+            if found >= count:
+                return pid
+        console = (output / "console.txt").read_text()
+        assert process.poll() is None, console
+        assert time.monotonic() < deadline, console
+        time.sleep(0.005)
+
+
+def train(corpus, output, *options, **kwargs):
+    """Run to the end.
+
+    Arguments
+    ---------
+    corpus : pathlib.Path
+        Data folder.
+    output : pathlib.Path
+        Output folder.
+    *options : str
+        Of the recipe.
+    **kwargs : dict
+        Of ``start``.
+
+    Returns
+    -------
+    Result
+        What it left.
+    """
+    return finish(start(corpus, output, *options, **kwargs), output)
+
+
+def _digest(state):
+    """Hash of a state, tensor by tensor."""
+    import torch
+
+    if isinstance(state, torch.Tensor):
+        data = state.detach().cpu().contiguous().view(-1)
+        return hashlib.sha256(data.view(torch.uint8).numpy()).hexdigest()
+    if isinstance(state, dict):
+        state = {str(key): _digest(value) for key, value in state.items()}
+    elif isinstance(state, list | tuple):
+        state = [_digest(value) for value in state]
+    text = json.dumps(state, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def main():
+    """Run the recipe with faults, to the end of the training."""
+    sys.path.insert(0, str(RECIPE))
+    import speechbrain as sb
+    import torch
+    import train as recipe
+
+    # Seconds of listing packages that no test here looks at
+    sb.utils.logger.get_environment_description = str
+    rank = int(os.environ.get("RANK", 0))
+    faults = [
+        fault
+        for fault in json.loads(os.environ["FAULTS"])
+        if fault.get("rank", rank) == rank
+    ]
+
+    class Faulty(recipe.EmotionBrain):
+        """The recipe's Brain, with faults."""
+
+        count = 0
+
+        def active(self, *kinds):
+            """The fault of one of these kinds that is due, if any."""
+            for fault in faults:
+                last = fault.get("last", fault.get("step"))
+                due = last is None or fault["step"] <= self.count <= last
+                if fault["kind"] in kinds and due:
+                    return fault
+            return None
+
+        def fit_batch(self, batch):
+            """One batch, unless it is left out."""
+            self.count += 1
+            folder = Path(self.hparams.output_folder)
+            marker = folder / f"step{rank}.part"
+            marker.write_text(f"{self.count} {os.getpid()}")
+            marker.rename(folder / f"step{rank}")
+            fault = self.active("omit")
+            if fault is not None:
+                # As if there were no such clips; the schedule counts on
+                if self.step % self.grad_accumulation_factor == 0:
+                    self.step_schedules()
+                return torch.tensor(float("nan"))
+            fault = self.active("process")
+            if fault is not None:
+                {
+                    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+                    "raise": lambda: 1 / 0,
+                    "hang": lambda: time.sleep(3600),
+                }[fault["how"]]()
+            fault = self.active("signal")
+            if fault is not None:
+                os.kill(os.getpid(), getattr(signal, fault["name"]))
+            return super().fit_batch(batch)
+
+        def extract(self, batch, training):
+            """Features, one clip's NaN."""
+            streams = super().extract(batch, training)
+            if training and self.active("features"):
+                streams["mel_x"].feats[0, 3, 5] = float("nan")
+            return streams
+
+        def compute_objectives(self, predictions, batch, stage):
+            """The loss, or a gradient, not finite."""
+            loss = super().compute_objectives(predictions, batch, stage)
+            if stage != sb.Stage.TRAIN:
+                return loss
+            fault = self.active("loss")
+            if fault is not None:
+                loss = loss * float(fault["value"])
+            fault = self.active("gradient")
+            if fault is not None:
+                weight = next(iter(self.hparams.model.parameters())).flatten()
+                # Zero, with an infinite slope
+                loss = loss + (weight[0] - weight[0].detach()).sqrt()
+            return loss
+
+        def on_stage_start(self, stage, epoch=None):
+            """A bit of a weight that flips, a signal."""
+            super().on_stage_start(stage, epoch)
+            if stage == sb.Stage.VALID:
+                fault = self.active("weight")
+                if fault is not None:
+                    weight = next(iter(self.hparams.model.parameters()))
+                    with torch.no_grad():
+                        weight.flatten()[0] = float(fault["value"])
+                fault = self.active("signal in validation")
+                if fault is not None:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+        def on_fit_start(self):
+            """Signals while the weights are being written."""
+            super().on_fit_start()
+
+            def trap(*_):
+                if self.active("signal in save"):
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    os.kill(os.getpid(), signal.SIGUSR1)
+
+            self.hparams.model.register_state_dict_post_hook(trap)
+
+        def fit(self, *args, **kwargs):
+            """Train, write what came out, and end."""
+            if any(fault["kind"] == "signal before" for fault in faults):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(60)
+            super().fit(*args, **kwargs)
+            found = {
+                name: _digest(one.state_dict())
+                for name, one in self.checkpointer.recoverables.items()
+                if hasattr(one, "state_dict")
+            }
+            path = Path(self.hparams.output_folder, f"final{rank}.json")
+            path.write_text(json.dumps(found))
+            sys.exit(0)
+
+    if any(fault["kind"] == "unguarded" for fault in faults):
+        # SpeechBrain's own loop
+        for name in ("check_loss_isfinite", "on_fit_batch_start"):
+            setattr(Faulty, name, getattr(sb.Brain, name))
+
+        def step(self):
+            sb.Brain.optimizers_step(self)
+            self.stepped = True
+
+        Faulty.optimizers_step = step
+    if any(fault["kind"] == "global batch" for fault in faults):
+        _fix_batches(recipe)
+    recipe.EmotionBrain = Faulty
+    recipe.main()
+
+
+def _fix_batches(recipe):
+    """Global batches of the same eight clips, however many ranks there are."""
+    load, world = recipe.load_hparams, int(os.environ.get("WORLD_SIZE", 1))
+
+    def load_unshuffled(*args):
+        # The Brain reads whether to shuffle the batches between the ranks
+        return {**load(*args), "sorting": "ascending"}
+
+    def options(hparams, dataset):
+        size = 8 // world
+        last = len(dataset) - len(dataset) % 8
+        batches = [list(range(i, i + size)) for i in range(0, last, size)]
+        return {"num_workers": 0, "batch_sampler": batches}
+
+    recipe.load_hparams, recipe.loader_options = load_unshuffled, options
+
+
+if __name__ == "__main__":
+    main()

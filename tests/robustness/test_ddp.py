@@ -1,0 +1,85 @@
+"""Two ranks: the numbers of one process, and an end when one is lost."""
+
+import importlib.util
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+_spec = importlib.util.spec_from_file_location(
+    "step_faults", Path(__file__).with_name("step_faults.py")
+)
+step_faults = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(step_faults)
+
+# torchrun itself gives a process this long before it kills it
+LAUNCHER_SECONDS = 30
+TIMEOUT = 10
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A folder that the first run fills with the synthetic corpus."""
+    return tmp_path_factory.mktemp("corpus")
+
+
+def test_two_ranks_are_one_process(corpus, tmp_path):
+    """On the same global batches; the batch norms see padding and both."""
+    fault = {"kind": "global batch"}
+    options = ["--number_of_epochs=3", "--eval_batch_size=3"]
+    found = [
+        step_faults.train(
+            corpus, tmp_path / str(ranks), *options, ranks=ranks, faults=[fault]
+        )
+        for ranks in (1, 2)
+    ]
+    for result in found:
+        assert result.code == 0, result.console
+    one, two = (result.epochs for result in found)
+    assert len(one) == len(two) == 3
+    for expected, row in zip(one, two, strict=True):
+        assert row["train_loss"] == pytest.approx(
+            expected["train_loss"], abs=1e-5
+        )
+        assert row["valid"] == pytest.approx(expected["valid"], abs=1e-5)
+    # Training did something
+    assert abs(one[0]["train_loss"] - one[2]["train_loss"]) > 1e-3
+    assert found[1].hashes(0) == found[1].hashes(1)
+
+
+@pytest.mark.parametrize("how", ["kill", "raise", "hang"])
+def test_a_lost_rank_ends_the_job(corpus, tmp_path, how):
+    """Non-zero, within the timeout, with the last checkpoint and no process."""
+    fault = {"kind": "process", "step": 5, "rank": 1, "how": how}
+    options = [f"--ddp_timeout={TIMEOUT}"]
+    process = step_faults.start(
+        corpus, tmp_path, *options, faults=[fault], ranks=2
+    )
+    pids = [
+        step_faults.at_step(process, tmp_path, 5, rank) for rank in range(2)
+    ]
+    started = time.monotonic()
+    result = step_faults.finish(process, tmp_path)
+    seconds = time.monotonic() - started
+    assert result.code != 0, result.console
+    limit = LAUNCHER_SECONDS + (TIMEOUT if how == "hang" else 0)
+    assert seconds < limit + 20, result.console
+    said = {
+        "kill": "Signal 9",
+        "raise": "ZeroDivisionError",
+        "hang": "imed out",
+    }
+    assert said[how] in result.console
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    # Epoch 1, of four batches for each rank, is safe
+    assert len(result.checkpoints) == 1
+    assert [row["epoch"] for row in result.epochs] == [1]
+
+
+def test_bad_timeout(corpus, tmp_path):
+    result = step_faults.train(corpus, tmp_path, "--ddp_timeout=0")
+    assert result.code == 1
+    assert "ddp_timeout must be positive, got 0" in result.console

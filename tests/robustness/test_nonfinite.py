@@ -1,0 +1,259 @@
+"""NaN and Inf in training: found, reported, undone, and never saved."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechbrain_dslstm.guards import StepGuard, check_finite
+
+_spec = importlib.util.spec_from_file_location(
+    "step_faults", Path(__file__).with_name("step_faults.py")
+)
+step_faults = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(step_faults)
+train = step_faults.train
+
+LONG = pytest.mark.skipif(bool(os.environ.get("CI")), reason="nightly")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """A folder that the first run fills with the synthetic corpus."""
+    return tmp_path_factory.mktemp("corpus")
+
+
+@pytest.fixture(scope="module")
+def healthy(corpus, tmp_path_factory):
+    """A run without a fault."""
+    result = train(corpus, tmp_path_factory.mktemp("healthy"))
+    assert result.code == 0, result.console
+    return result
+
+
+@pytest.fixture(scope="module")
+def without_third(corpus, tmp_path_factory):
+    """A run that never sees its third batch."""
+    folder = tmp_path_factory.mktemp("without_third")
+    result = train(corpus, folder, faults=[{"kind": "omit", "step": 3}])
+    assert result.code == 0, result.console
+    return result
+
+
+def test_healthy_runs_are_those_of_speechbrain(corpus, healthy, tmp_path):
+    """The guard changes no bit of weights, moments and averages."""
+    bare = train(corpus, tmp_path, faults=[{"kind": "unguarded"}])
+    assert bare.code == 0, bare.console
+    assert len(bare.hashes()) >= 4 and bare.hashes() == healthy.hashes()
+    assert bare.epochs == healthy.epochs
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "says"),
+    [
+        ("features", "nan", "the loss is nan"),
+        ("gradient", "inf", "gradients are NaN or Inf"),
+        pytest.param("loss", "inf", "the loss is inf", marks=LONG),
+        pytest.param("loss", "-inf", "the loss is -inf", marks=LONG),
+        pytest.param("loss", "nan", "the loss is nan", marks=LONG),
+    ],
+)
+def test_a_skipped_step_leaves_nothing(
+    corpus, healthy, without_third, tmp_path, kind, value, says
+):
+    """Bit for bit as if the batch had not been there."""
+    fault = {"kind": kind, "step": 3, "value": value}
+    result = train(corpus, tmp_path, faults=[fault])
+    assert result.code == 0, result.console
+    assert result.hashes() == without_third.hashes() != healthy.hashes()
+    (line,) = [x for x in result.log.splitlines() if "is skipped" in x]
+    assert f"epoch 1, batch 3: {says}; utterances spk" in line
+    assert line.count("_s1") == 4
+
+
+def test_one_bad_part_of_an_accumulated_step(corpus, tmp_path):
+    """Of three batches to a step the second is bad: the step is left out."""
+    runs = [
+        (tmp_path / "bad", {"kind": "features", "step": 2}),
+        (tmp_path / "omitted", {"kind": "omit", "step": 1, "last": 3}),
+    ]
+    processes = [
+        step_faults.start(
+            corpus, output, "--grad_accumulation_factor=3", faults=[fault]
+        )
+        for output, fault in runs
+    ]
+    bad, omitted = (
+        step_faults.finish(process, output)
+        for process, (output, _) in zip(processes, runs, strict=True)
+    )
+    assert bad.code == omitted.code == 0, bad.console + omitted.console
+    assert bad.hashes() == omitted.hashes()
+    (line,) = [x for x in bad.log.splitlines() if "is skipped" in x]
+    # The bad part's utterances only
+    assert "epoch 1, batch 3" in line and 1 <= line.count("_s1") <= 4
+
+
+@pytest.mark.parametrize(
+    ("options", "faults", "says"),
+    [
+        (
+            ["--on_nonfinite=stop"],
+            [{"kind": "loss", "step": 10, "value": "nan"}],
+            "epoch 2, batch 2: the loss is nan; utterances spk",
+        ),
+        (
+            ["--nonfinite_patience=2"],
+            [{"kind": "gradient", "step": 10, "last": 99}],
+            "Stopped after 3 such steps in a row (--nonfinite_patience=2)",
+        ),
+        (
+            [],
+            [{"kind": "weight", "step": 16, "value": "inf"}],
+            "NaN or Inf in model.branches.",
+        ),
+        pytest.param(
+            ["--average_decay=null"],
+            [{"kind": "weight", "step": 16, "value": "nan"}],
+            "log_probs are not finite for ",
+            marks=LONG,
+        ),
+    ],
+    ids=["stop", "patience", "weights", "validation"],
+)
+def test_a_stop_keeps_the_checkpoint(
+    corpus, healthy, tmp_path, options, faults, says
+):
+    """Epoch 2 fails; the best is epoch 1's, and the fault gone all goes on."""
+    options = ["--selection_start=0.0", "--ckpt_interval_steps=1", *options]
+    result = train(corpus, tmp_path, *options, faults=faults)
+    assert result.code == 1, result.console
+    assert says in result.console
+    assert [row["epoch"] for row in result.epochs][:1] == [1]
+    metas = [
+        (result.output / "save" / name / "CKPT.yaml").read_text()
+        for name in result.checkpoints
+    ]
+    # The best epoch, and steps of the next, all of them finite
+    assert sum("score: " in meta for meta in metas) == 1
+    assert any("epoch: 1\n" in meta for meta in metas)
+    for path in (result.output / "save").glob("CKPT*/*.ckpt"):
+        if path.name in ("model.ckpt", "average.ckpt", "optimizer.ckpt"):
+            state = torch.load(path, map_location="cpu")
+            check_finite({"state": _Holder(state)}, "cpu")
+    # What was skipped before the stop stays skipped
+    if not any("patience" in x or "decay" in x for x in options):
+        again = train(corpus, tmp_path, *options)
+        assert again.code == 0, again.console
+        assert again.hashes() == healthy.hashes()
+
+
+class _Holder:
+    """What has a state."""
+
+    def __init__(self, state):
+        self.state_dict = lambda: state
+
+
+def test_two_ranks_decide_alike(corpus, tmp_path):
+    """Faults on one rank alone: the other skips too, and neither hangs."""
+    faults = [
+        {"kind": "loss", "step": 1, "rank": 0, "value": "inf"},
+        {"kind": "features", "step": 2, "rank": 1},
+        {"kind": "gradient", "step": 4, "rank": 1},
+    ]
+    result = train(corpus, tmp_path, faults=faults, ranks=2)
+    assert result.code == 0, result.console
+    assert result.hashes(0)["model"] == result.hashes(1)["model"]
+    assert result.hashes(0) == result.hashes(1)
+    lines = [x for x in result.log.splitlines() if "is skipped" in x]
+    assert len(lines) == 3
+    assert "the loss is inf; utterances of rank 0: spk" in lines[0]
+    assert "rank 1" not in lines[0] and lines[0].count("_s1") == 4
+    # Batch norm over the ranks carries a NaN to the other one's loss
+    assert "the loss is nan; utterances of rank 0: spk" in lines[1]
+    assert "; rank 1: spk" in lines[1] and lines[1].count("_s1") == 8
+    assert "gradients are NaN or Inf; utterances of rank 0" in lines[2]
+
+
+def test_unknown_mode():
+    with pytest.raises(ValueError, match="on_nonfinite must be one of"):
+        StepGuard(torch.nn.Linear(1, 1), "ignore", 3)
+
+
+class _Scaler:
+    """A gradient scaler at some scale; a CPU has no real one."""
+
+    def __init__(self, scale):
+        self.get_scale = lambda: scale
+
+    def is_enabled(self):
+        return True
+
+
+@pytest.mark.parametrize(("scale", "bad"), [(65536.0, False), (0.5, True)])
+def test_overflow_is_the_scalers_while_it_can_sink(scale, bad):
+    guard = StepGuard(torch.nn.Linear(1, 1), "skip", 3)
+    overflowed = [torch.tensor([1.0, float("inf")])]
+    guard.start(["clip"])
+    assert guard.is_bad(overflowed, _Scaler(scale)) is bad
+    assert guard.is_bad(overflowed) is True
+    # A loss is never its business
+    guard.check_loss(torch.tensor(float("nan")))
+    assert guard.is_bad([], _Scaler(scale)) is True
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_real_scaler_recovers_from_overflow():
+    """It halves its scale, and the guard counts no bad step."""
+    model = torch.nn.Linear(4, 1, device="cuda")
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    scaler = torch.amp.GradScaler("cuda", init_scale=2.0**40)
+    guard = StepGuard(model, "stop", 0)
+    before = model.weight.detach().clone()
+    for step in range(40):
+        guard.start(["clip"])
+        with torch.autocast("cuda", dtype=torch.float16):
+            loss = model(torch.ones(8, 4, device="cuda")).square().mean()
+        guard.check_loss(loss)
+        scaler.scale(loss).backward()
+        gradients = [one.grad for one in model.parameters()]
+        guard.end(guard.is_bad(gradients, scaler), f"step {step}")
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert 1 <= scaler.get_scale() < 2.0**40
+    assert not torch.equal(before, model.weight)
+
+
+def test_large_finite_gradients_are_not_bad():
+    """Their squares overflow; clipping brings them to nothing."""
+    guard = StepGuard(torch.nn.Linear(1, 1), "skip", 3)
+    guard.start(["clip"])
+    assert not guard.is_bad([torch.full((4,), 1e30)])
+    assert guard.is_bad([torch.full((4,), 1e30), torch.tensor(float("nan"))])
+
+
+def test_what_is_looked_at_before_a_save():
+    """Weights, statistics, and moments of an optimiser, each by its name."""
+    model = torch.nn.BatchNorm1d(2)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(4, 2)).sum().backward()
+    optimizer.step()
+    recoverables = {"model": model, "optimizer": optimizer, "counter": 3}
+    check_finite(recoverables, "cpu")
+    moment = optimizer.state[model.weight]["exp_avg"]
+    for tensor, name in [
+        (model.weight, "model.weight"),
+        (model.running_var, "model.running_var"),
+        (moment, "optimizer.state.0.exp_avg"),
+    ]:
+        with torch.no_grad():
+            before = tensor.clone()
+            tensor[1] = float("inf")
+            with pytest.raises(FloatingPointError, match=f"Inf in {name}:"):
+                check_finite(recoverables, "cpu")
+            tensor.copy_(before)
+    check_finite(recoverables, "cpu")
