@@ -154,10 +154,6 @@ def hang(*_):
     raise TimeoutError(f"more than {SECONDS} s")
 
 
-job = json.loads(Path(sys.argv[1]).read_text())
-good = [Path(path) for path in job["good"]]
-classifier = load_safe(MODEL)
-exported = load_onnx(job["onnx"])
 ENTRIES = {
     "file": classify_file,
     "onnx": classify_onnx,
@@ -170,6 +166,10 @@ ENTRIES = {
 }
 
 if __name__ == "__main__":
+    job = json.loads(Path(sys.argv[1]).read_text())
+    good = [Path(path) for path in job["good"]]
+    classifier = load_safe(MODEL)
+    exported = load_onnx(job["onnx"])
     # The good files by themselves
     nothing = Path(sys.argv[1]).with_name("alone") / "nothing.wav"
     nothing.parent.mkdir()
