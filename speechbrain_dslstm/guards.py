@@ -9,8 +9,10 @@ together: a rank that went its own way would leave the others waiting.
 
 import datetime
 import math
+import multiprocessing
 import os
 import signal
+import time
 from contextlib import contextmanager
 
 import torch
@@ -376,6 +378,7 @@ class StopSignals:
         return self
 
     def __exit__(self, *_):
+        _end_workers()
         if not self.requested:
             self.restore()
             return
@@ -412,6 +415,20 @@ class StopSignals:
     def exit(self):
         """End the process."""
         raise SystemExit(self.CODE)
+
+
+def _end_workers(seconds=10):
+    """End loader workers that are left; at exit Python waits for them.
+
+    More than one signal, as they do not heed the first, and two that come
+    before they can look are one.
+    """
+    deadline = time.monotonic() + seconds
+    for child in multiprocessing.active_children():
+        while child.daemon and child.is_alive():
+            last = time.monotonic() > deadline
+            child.kill() if last else child.terminate()
+            child.join(0.1)
 
 
 def shield_worker(worker_id):

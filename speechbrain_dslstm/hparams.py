@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 __all__ = [
     "load_hparams",
     "nest_overrides",
-    "plain_value",
+    "plain_hparams",
     "resolve_hparams",
     "run_folder",
 ]
@@ -155,8 +155,8 @@ def resolve_hparams(hparams_file, overrides=""):
     return f"{text}sample_rate: {features['sample_rate']}\n"
 
 
-def plain_value(hparams_file, overrides, key):
-    """A number or text of the YAML, before anything in it is built.
+def plain_hparams(hparams_file, overrides=""):
+    """What ``load_hparams`` would read, before anything in it is built.
 
     Arguments
     ---------
@@ -164,18 +164,16 @@ def plain_value(hparams_file, overrides, key):
         The system's YAML.
     overrides : str
         YAML of keys and values that replace those of the files.
-    key : str
-        A key of one of the files.
 
     Returns
     -------
-    int, float, str, bool or None
-        Its value.
+    dict
+        Every key of both files; numbers and texts are final.
 
     Raises
     ------
     KeyError
-        No such key, or an override of a key that stands in neither file.
+        An override of a key that stands in neither file.
 
     Example
     -------
@@ -184,11 +182,11 @@ def plain_value(hparams_file, overrides, key):
     >>> _ = (folder / "recipe.yaml").write_text(shared)
     >>> system = folder / "system.yaml"
     >>> _ = system.write_text("recipe: !include:recipe.yaml {}")
-    >>> plain_value(system, "rate: 16000", "rate")
+    >>> plain_hparams(system, "rate: 16000")["rate"]
     16000
     """
     resolved = YAML().load(resolve_hparams(hparams_file, overrides))
-    return {**resolved.get(SHARED, {}), **resolved}[key]
+    return {**resolved.get(SHARED, {}), **resolved}
 
 
 def run_folder(hparams, fold=None, seed=None):

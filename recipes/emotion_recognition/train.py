@@ -56,7 +56,7 @@ from speechbrain_dslstm.guards import (
 from speechbrain_dslstm.hparams import (
     load_hparams,
     nest_overrides,
-    plain_value,
+    plain_hparams,
     resolve_hparams,
     run_folder,
 )
@@ -358,6 +358,8 @@ class EmotionBrain(sb.Brain):
 
     def _save_intra_epoch_ckpt(self):
         check_finite(self.checkpointer.recoverables, self.device)
+        # Only the first rank's is saved
+        self.avg_train_loss = mean_over_ranks(self.avg_train_loss, self.device)
         super()._save_intra_epoch_ckpt()
         self.stop_if_asked()
 
@@ -718,8 +720,8 @@ def run(signals):
     """
     started = time.time()
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    timeout = plain_value(hparams_file, overrides, "ddp_timeout")
-    init_group(run_opts, timeout)
+    hparams = plain_hparams(hparams_file, overrides)
+    init_group(run_opts, hparams["ddp_timeout"])
     hparams = load_hparams(hparams_file, overrides)
     hparams["output_folder"] = run_folder(hparams)
     folder = Path(hparams["output_folder"])
