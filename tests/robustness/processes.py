@@ -207,9 +207,7 @@ def run_recipe(corpus, output, options, kill_at=None, meeting=None):
     if meeting is not None:
         sys.argv.append("--distributed_backend=gloo")
         # As torchrun would have it
-        train.sb.utils.distributed.ddp_init_group = lambda run_opts: join_group(
-            meeting
-        )
+        train.init_group = lambda run_opts, timeout: join_group(meeting)
     # Seconds of drawing and listing that no test here looks at
     train.sb.utils.logger.get_environment_description = str
     train.save_model = train.print_results = lambda *args: None
