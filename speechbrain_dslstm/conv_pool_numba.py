@@ -24,9 +24,14 @@ THREAD_VALUES = 1 << 18
 
 
 @functools.cache
+def _loops():
+    return importlib.import_module("speechbrain_dslstm.conv_pool_loops")
+
+
+@functools.cache
 def _import_problem():
     try:
-        importlib.import_module("speechbrain_dslstm.conv_pool_loops")
+        _loops()
     except ImportError as error:
         return f"numba does not import ({error})"
     return None
@@ -64,6 +69,11 @@ def conv_pool_problem(x, weight, pool_size):
     if weight[0].numel() * pool_size**2 > MOST_PRODUCTS:
         return "too large filters and windows"
     return _import_problem()
+
+
+def _square(high, wide, columns):
+    """Where the values of a square stand in a flat image."""
+    return tuple(i * columns + j for i in range(high) for j in range(wide))
 
 
 def _in_threads(work, rows, threads):
@@ -119,9 +129,7 @@ class _ConvPoolImage(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, padding, pool_size, shift, counts):
         """Pooled values of all clips, [batch, channel, time', frequency']."""
-        loops = importlib.import_module("speechbrain_dslstm.conv_pool_loops")
         channels, _, high, wide = weight.shape
-        ctx.loops = loops.make_loops(high * wide, pool_size**2)
         rows, columns = padding
         image = pad(x[:, 0], (columns, columns, rows, rows)).contiguous()
         filters = weight.flatten(1).t().contiguous()
@@ -129,21 +137,26 @@ class _ConvPoolImage(torch.autograd.Function):
             (size - side + 1) // pool_size
             for size, side in zip(image.shape[1:], (high, wide), strict=True)
         )
+        ctx.places = (
+            _square(pool_size, pool_size, image.shape[2]),
+            _square(high, wide, image.shape[2]),
+            pool_size,
+        )
         out = image.new_empty(len(x), time, bins, channels)
         frames = torch.full((len(x),), time) if counts is None else counts
         moved = image.new_zeros(channels) if shift is None else shift.detach()
         ctx.threads = min(
             torch.get_num_threads(), max(1, out.numel() // THREAD_VALUES)
         )
-        ctx.wide, ctx.shape, ctx.shifted = wide, weight.shape, shift is not None
+        ctx.shape, ctx.shifted = weight.shape, shift is not None
         ctx.save_for_backward(image, filters, frames, out)
         arrays = [v.detach().numpy() for v in (image, filters, moved, frames)]
 
         def work(_, share):
             """Some rows of the batch."""
             image, filters, moved, frames = arrays
-            ctx.loops[0](
-                image, wide, filters, moved, ctx.shifted, frames, share,
+            _loops().forward(
+                image, filters, moved, ctx.shifted, frames, share, ctx.places,
                 out.numpy(),
             )  # fmt: skip
 
@@ -167,8 +180,8 @@ class _ConvPoolImage(torch.autograd.Function):
         def work(thread, share):
             """What some rows of the batch give."""
             image, filters, grad, frames = arrays
-            ctx.loops[1](
-                image, ctx.wide, filters, grad, frames, share, parts[thread]
+            _loops().backward(
+                image, filters, grad, frames, share, ctx.places, parts[thread]
             )
 
         _in_threads(work, len(grad) * grad.shape[1], ctx.threads)
