@@ -158,7 +158,7 @@ def classify_files(
     ...     DualLevelClassifier(1), make_label_encoder(["anger"]), 16000
     ... )
     >>> classify_files(classifier, ["missing.wav"])[0].error
-    "cannot read audio from missing.wav: ..."
+    'cannot read audio from missing.wav: no such file'
     """
     files = find_audio(paths)
     results, lengths = [None] * len(files), {}
