@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import time
 from pathlib import Path
 
@@ -68,9 +69,10 @@ def test_a_lost_rank_ends_the_job(corpus, tmp_path, how):
     said = {
         "kill": "Signal 9",
         "raise": "ZeroDivisionError",
-        "hang": "imed out",
+        # gloo words it as it finds the other rank
+        "hang": "timed out|timeout|closed by peer",
     }
-    assert said[how] in result.console
+    assert re.search(said[how], result.console, re.IGNORECASE)
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
