@@ -8,7 +8,7 @@ to see which was the largest. Reference: ``conv_pool_reference``.
 
 import functools
 import importlib
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -77,18 +77,14 @@ def _square(high, wide, columns):
 
 
 def _in_threads(work, rows, threads):
-    """Have each thread do its share of the rows, one of them this."""
+    """Have each thread do its share of the rows; what one raises is raised."""
     edges = np.linspace(0, rows, threads + 1).astype(int).tolist()
     shares = list(zip(edges[:-1], edges[1:], strict=True))
-    others = [
-        threading.Thread(target=work, args=(k, share))
-        for k, share in enumerate(shares[1:], 1)
-    ]
-    for thread in others:
-        thread.start()
-    work(0, shares[0])
-    for thread in others:
-        thread.join()
+    if threads == 1:
+        work(0, shares[0])
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads), shares))
 
 
 def conv_pool_image(x, weight, padding, pool_size, shift=None, counts=None):

@@ -98,6 +98,17 @@ def test_float32_at_the_sizes_of_the_paper():
     torch.testing.assert_close(found[1], expected[1], atol=1e-2, rtol=1e-4)
 
 
+def test_what_a_thread_raises_is_raised(monkeypatch):
+    def fail(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(conv_pool_numba, "THREAD_VALUES", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(conv_pool_numba._loops(), "forward", fail)
+    with pytest.raises(OSError, match="no space left"):
+        conv_pool(torch.randn(1, 1, 9, 9), torch.randn(3, 1, 2, 2), (0, 0), 2)
+
+
 def test_no_second_derivative_but_an_error():
     weight = torch.randn(2, 1, 2, 2, requires_grad=True)
     out = conv_pool(torch.randn(1, 1, 5, 5), weight, (0, 0), 2)
