@@ -32,6 +32,7 @@ __all__ = [
     "check_finite",
     "init_group",
     "mean_over_ranks",
+    "share_of_ranks",
     "shield_worker",
 ]
 
@@ -130,6 +131,38 @@ def mean_over_ranks(value, device):
         dist.all_reduce(total)
         value = total.item() / dist.get_world_size()
     return float(value)
+
+
+def share_of_ranks(amount, device):
+    """How much more than the others this rank has in a step.
+
+    DDP takes the mean of the ranks' gradients. With its loss times this, a
+    rank counts for what it has, and the ranks make the step of one process.
+
+    Arguments
+    ---------
+    amount : float or torch.Tensor, []
+        What this rank's loss is a mean over: clips, or their weights.
+    device : torch.device or str
+        Where the group's backend reduces.
+
+    Returns
+    -------
+    torch.Tensor or float
+        ``amount`` over the mean of the ranks' amounts; 1.0 in a single
+        process.
+
+    Example
+    -------
+    >>> share_of_ranks(3, "cpu")
+    1.0
+    """
+    if not is_distributed_initialized() or dist.get_world_size() == 1:
+        return 1.0
+    amount = torch.as_tensor(amount, dtype=torch.float32, device=device)
+    total = amount.detach().clone()
+    dist.all_reduce(total)
+    return amount * dist.get_world_size() / total
 
 
 def check_finite(recoverables, device):

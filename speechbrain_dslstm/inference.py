@@ -377,10 +377,11 @@ class EmotionClassifier(Pretrained):
         ValueError
             The model needs the whole utterance; the message says why.
         """
-        classifier = self.with_normalization(normalization)
-        return EmotionStream(
-            classifier.mods.embedding_model, classifier.mods.classifier
-        )
+        model = self.mods.embedding_model
+        if normalization is not None:
+            # Thousands of streams may be open
+            model = with_normalization(model, normalization, True)
+        return EmotionStream(model, self.mods.classifier)
 
     def with_normalization(self, normalization):
         """The same weights with another treatment of the features' mean.

@@ -3,9 +3,31 @@
 Imported only by modules of loops, which are imported only when they run.
 """
 
+from contextlib import suppress
+
 from numba import njit
+from numba.core.caching import FunctionCache
+from speechbrain.utils.logger import get_logger
 
 __all__ = ["compiled"]
+
+logger = get_logger(__name__)
+
+
+class _Cache(FunctionCache):
+    """Numba's, which lets a call fail where its file cannot be written."""
+
+    def save_overload(self, *args):
+        """Write what was compiled, if there is room."""
+        try:
+            super().save_overload(*args)
+        except OSError as error:
+            logger.warning(
+                "%s is compiled again in every process, as its code cannot "
+                "be kept: %s",
+                self._name,
+                error,
+            )
 
 
 def compiled(*fastmath):
@@ -40,9 +62,10 @@ def compiled(*fastmath):
 
     def decorate(function):
         """Decorate a function."""
-        try:
-            return njit(function, cache=True, **options)
-        except RuntimeError:  # no folder to write to
-            return njit(function, **options)
+        dispatcher = njit(function, **options)
+        # What cache=True does; not where no folder can be written to
+        with suppress(RuntimeError):
+            dispatcher._cache = _Cache(function)
+        return dispatcher
 
     return decorate

@@ -21,6 +21,7 @@ A model that takes out each utterance's own mean looks ahead to the end.
 """
 
 import copy
+from functools import partial
 
 import torch
 
@@ -119,7 +120,7 @@ class RunningNormalization(FeatureNormalization):
         return centred, (heard + feats.shape[1], total)
 
 
-def with_normalization(model, normalization):
+def with_normalization(model, normalization, share_weights=False):
     """The same weights with another treatment of the features' mean.
 
     Arguments
@@ -130,12 +131,15 @@ def with_normalization(model, normalization):
         "running": the mean of the frames heard so far is taken out, which
         stands in for the utterance's mean that the model was trained with.
         "training": only the training set's statistics.
+    share_weights : bool
+        Whether the result has the model's own tensors, so that whoever moves
+        or trains one does it to both.
 
     Returns
     -------
     DualLevelClassifier
-        A copy. Where the model was trained with each utterance's mean, its
-        answers are an approximation.
+        A copy, in evaluation mode. Where the model was trained with each
+        utterance's mean, its answers are an approximation.
 
     Raises
     ------
@@ -157,7 +161,8 @@ def with_normalization(model, normalization):
         )
     if not isinstance(model, DualLevelClassifier):
         raise ValueError(f"no normalisation known in a {type(model).__name__}")
-    model = copy.deepcopy(model)
+    tensors = [*model.parameters(), *model.buffers()] if share_weights else []
+    model = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     for stream in model.streams.values():
         norm = stream.normalization
         norm.center_utterances = False
@@ -425,7 +430,7 @@ class _SpectrogramStage(_RunningMean):
         }
         align = branch.alignment
         self.pool = Window(
-            self._average,
+            partial(_average, align),
             stride=align.stride,
             left=0,
             right=align.min_frames - 1,
@@ -433,10 +438,6 @@ class _SpectrogramStage(_RunningMean):
             least=align.min_frames,
         )
         self.waiting = {"mel_x": None, "mel_y": None}
-
-    def _average(self, x):
-        counts = torch.full((1,), x.shape[1])
-        return self.branch.alignment(x, x, counts, counts)[0]
 
     def advance(self, feats, end):
         """Run over the new frames."""
@@ -466,6 +467,11 @@ class _SpectrogramStage(_RunningMean):
             + sum(stage.state_size() for stage in stages)
             + sum(v.numel() for v in held)
         )
+
+
+def _average(alignment, x):
+    counts = torch.full((1,), x.shape[1])
+    return alignment(x, x, counts, counts)[0]
 
 
 KNOWN = {MFCCBranch: _MFCCStage, SpectrogramBranch: _SpectrogramStage}

@@ -51,6 +51,7 @@ from speechbrain_dslstm.guards import (
     check_finite,
     init_group,
     mean_over_ranks,
+    share_of_ranks,
     shield_worker,
 )
 from speechbrain_dslstm.hparams import (
@@ -240,6 +241,11 @@ class EmotionBrain(sb.Brain):
                 self.scores[name].append(batch.id, log_probs, targets)
         weights = self.hparams.model.branch_weights
         loss = fusion_loss(logits, targets, weights, **options)
+        if stage == sb.Stage.TRAIN:
+            amount = len(targets)
+            if "weight" in options and targets.dim() == 1:
+                amount = options["weight"][targets].sum()
+            loss = loss * share_of_ranks(amount, self.device)
         if not self.hparams.dimensions:
             return loss
         truth = batch.dimensions.data
@@ -785,6 +791,8 @@ def run(signals):
         "batch_size": hparams["eval_batch_size"],
         "num_workers": hparams["num_workers"],
         "worker_init_fn": shield_worker,
+        # Its own: evaluation draws nothing from the one that trains
+        "generator": torch.Generator(),
     }
     train_loader = brain.make_dataloader(
         datasets["train"],
@@ -795,10 +803,9 @@ def run(signals):
     steps = max(1, len(train_loader) // brain.grad_accumulation_factor)
     brain.total_steps = steps * hparams["number_of_epochs"]
     if hparams["test_every_epoch"]:
-        # Not the Brain's, which would resume it in the middle; and with a
-        # generator of its own, so that training draws the same without it
+        # Not the Brain's, which would resume it in the middle
         brain.test_loader = sb.dataio.dataloader.make_dataloader(
-            datasets["test"], generator=torch.Generator(), **eval_options
+            datasets["test"], **eval_options
         )
     brain.fit(
         hparams["epoch_counter"],

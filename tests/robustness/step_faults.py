@@ -10,6 +10,7 @@ are hit. At the end each rank writes hashes of all that a checkpoint holds.
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -246,6 +247,15 @@ def _digest(state):
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _random_states():
+    """All that draws in a process, as text."""
+    import numpy as np
+    import torch
+
+    found = [random.getstate(), np.random.get_state(legacy=False)]
+    return _digest([*map(str, found), torch.get_rng_state()])
+
+
 def main():
     """Run the recipe with faults, to the end of the training."""
     sys.path.insert(0, str(RECIPE))
@@ -327,6 +337,7 @@ def main():
             """A bit of a weight that flips, a signal."""
             super().on_stage_start(stage, epoch)
             if stage == sb.Stage.VALID:
+                self.before = _random_states()
                 fault = self.active("weight")
                 if fault is not None:
                     weight = next(iter(self.hparams.model.parameters()))
@@ -335,6 +346,15 @@ def main():
                 fault = self.active("signal in validation")
                 if fault is not None:
                     os.kill(os.getpid(), signal.SIGTERM)
+
+        def on_stage_end(self, stage, *args):
+            """Whether an evaluation has drawn random numbers."""
+            if stage == sb.Stage.VALID:
+                drawn = self.before != _random_states()
+                folder = Path(self.hparams.output_folder)
+                with open(folder / "drawn", "a") as file:
+                    file.write(f"{drawn}\n")
+            super().on_stage_end(stage, *args)
 
         def on_fit_start(self):
             """Signals while the weights are being written."""
@@ -372,27 +392,35 @@ def main():
             self.stepped = True
 
         Faulty.optimizers_step = step
-    if any(fault["kind"] == "global batch" for fault in faults):
-        _fix_batches(recipe)
+    for fault in faults:
+        if fault["kind"] == "global batch":
+            _fix_batches(recipe, fault["sizes"])
     recipe.EmotionBrain = Faulty
     recipe.main()
 
 
-def _fix_batches(recipe):
-    """Global batches of the same eight clips, however many ranks there are."""
+def _fix_batches(recipe, sizes):
+    """Global batches of the same clips, however many ranks share them."""
+    import torch
+
     load, world = recipe.load_hparams, int(os.environ.get("WORLD_SIZE", 1))
+    sizes = [sum(sizes)] if world == 1 else sizes
 
     def load_unshuffled(*args):
         # The Brain reads whether to shuffle the batches between the ranks
         return {**load(*args), "sorting": "ascending"}
 
     def options(hparams, dataset):
-        size = 8 // world
-        last = len(dataset) - len(dataset) % 8
-        batches = [list(range(i, i + size)) for i in range(0, last, size)]
+        batches, first = [], 0
+        while first + sum(sizes) <= len(dataset):
+            for size in sizes:
+                batches.append(list(range(first, first + size)))
+                first += size
         return {"num_workers": 0, "batch_sampler": batches}
 
     recipe.load_hparams, recipe.loader_options = load_unshuffled, options
+    # In the corpus all classes are as frequent
+    recipe.class_weights = lambda _, labels: 1.0 + torch.arange(len(labels))
 
 
 if __name__ == "__main__":

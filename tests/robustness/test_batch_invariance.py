@@ -28,6 +28,10 @@ from speechbrain_dslstm.pretrained import make_label_encoder
 from speechbrain_dslstm.safe_loader import load_safe
 from speechbrain_dslstm.streaming import EmotionStream, with_normalization
 
+sys.path.append(str(Path(__file__).parent))
+
+import step_faults  # noqa: E402
+
 REDUCED = bool(os.environ.get("CI"))
 MODEL = "pretrained/emotion-dslstm-emodb"
 LOUDER = 100.0
@@ -371,3 +375,12 @@ def test_evaluation_draws_no_random_number(shipped, files, clips):
     model.train()
     logits(model, padded, counts)
     assert random_states()[2] != before[2], "the digest sees what is drawn"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_validation_draws_no_random_number(tmp_path, workers):
+    """In the recipe: else training would depend on what is evaluated."""
+    options = [f"--num_workers={workers}", "--test_every_epoch=True"]
+    result = step_faults.train(tmp_path / "corpus", tmp_path / "run", *options)
+    assert result.code == 0, result.console
+    assert (tmp_path / "run" / "drawn").read_text() == "False\nFalse\n"

@@ -25,10 +25,19 @@ def corpus(tmp_path_factory):
     return tmp_path_factory.mktemp("corpus")
 
 
-def test_two_ranks_are_one_process(corpus, tmp_path):
+@pytest.mark.parametrize(
+    "sizes, options",
+    [
+        ([4, 4], []),
+        ([5, 2], []),
+        ([5, 2], ["--class_weights=balanced", "--label_smoothing=0.1"]),
+    ],
+    ids=["even", "uneven", "weights"],
+)
+def test_two_ranks_are_one_process(corpus, tmp_path, sizes, options):
     """On the same global batches; the batch norms see padding and both."""
-    fault = {"kind": "global batch"}
-    options = ["--number_of_epochs=3", "--eval_batch_size=3"]
+    fault = {"kind": "global batch", "sizes": sizes}
+    options = [*options, "--number_of_epochs=3", "--eval_batch_size=3"]
     found = [
         step_faults.train(
             corpus, tmp_path / str(ranks), *options, ranks=ranks, faults=[fault]

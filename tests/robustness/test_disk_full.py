@@ -8,6 +8,7 @@ import json
 import os
 import re
 import resource
+import subprocess
 import sys
 from pathlib import Path
 
@@ -142,6 +143,35 @@ def test_log_on_a_full_device(tmp_path):
     with pytest.raises(OSError, match="No space left on device; make") as info:
         append_row(path, {"epoch": 1})
     assert info.value.filename == str(path)
+
+
+COMPILE = """
+import resource
+from speechbrain_dslstm.jit import compiled
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
+
+@compiled()
+def double(x):
+    return 2 * x
+
+print(double(3.0))
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 100])
+def test_compiled_code(tmp_path, limit):
+    """What numba has compiled runs, though it cannot be kept."""
+    script = tmp_path / "script.py"
+    script.write_text(COMPILE.format(limit=limit))
+    done = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+    )
+    assert (done.returncode, done.stdout) == (0, "6.0\n"), done.stderr
+    assert "double" in done.stderr and "cannot be kept" in done.stderr
 
 
 def test_cut_line_of_a_log(tmp_path, caplog):

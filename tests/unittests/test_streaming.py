@@ -1,14 +1,17 @@
 """A stream in any chunks ends with the offline answer, in constant memory."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechbrain_dslstm import DualLevelClassifier
+from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
 from speechbrain_dslstm.models import MFCCBranch
+from speechbrain_dslstm.pretrained import make_label_encoder
 from speechbrain_dslstm.streaming import (
     EmotionStream,
     RunningNormalization,
@@ -80,6 +83,27 @@ def test_whole_clips_and_the_temperature(classifier, emodb_clips):
         expected = classifier.classify_batch(wav)[0][0]
         torch.testing.assert_close(stream.finish(), expected, atol=1e-5, rtol=0)
         assert (running - expected).abs().max() < 0.5
+
+
+def test_a_stream_costs_little(small_model, emodb_clips):
+    """It has the model's own weights, and goes when nobody holds it."""
+    model = small_model(center=True)
+    labels = make_label_encoder([str(k) for k in range(model.n_classes)])
+    made = EmotionClassifier.from_model(model, labels, 16000)
+    stream = made.stream(normalization="running")
+    assert stream.model is not model
+    for one, other in zip(
+        stream.model.parameters(), model.parameters(), strict=True
+    ):
+        assert one is other
+    stream.push(emodb_clips[0])
+    gone = weakref.ref(stream.branches["spectrogram"])
+    gc.disable()
+    try:
+        del stream
+        assert gone() is None, "kept until the garbage collector runs"
+    finally:
+        gc.enable()
 
 
 def test_running_posterior(model, emodb_clips):
