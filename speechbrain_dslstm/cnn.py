@@ -11,7 +11,11 @@ Source of kernels and channels: arXiv:1910.08874 and its authors' public code.
 
 import torch
 
-from speechbrain_dslstm.conv_pool import conv_moments, conv_pool
+from speechbrain_dslstm.conv_pool import (
+    conv_moments,
+    conv_pool,
+    runs_clip_by_clip,
+)
 from speechbrain_dslstm.lengths import length_mask, zero_padding
 from speechbrain_dslstm.normalization import MaskedBatchNorm, masked_moments
 
@@ -267,7 +271,19 @@ class LocalFeatureCNN(torch.nn.Module):
                 f"{self.min_frames(1)} frames are needed"
             )
         # A convolution may look past the end: silence must stand there
-        x = zero_padding(x, counts).unsqueeze(1)
+        if shortest < x.shape[1]:
+            x = zero_padding(x, counts)
+        x = x.unsqueeze(1)
+        clips = [(x, counts)]
+        learns = self.training or torch.is_grad_enabled()
+        if runs_clip_by_clip(x) and not learns:
+            # One at a time, what is between the blocks stays in the cache
+            clips = zip(x.split(1), counts.split(1), strict=True)
+        found = [self._run_blocks(*clip) for clip in clips]
+        out = torch.cat(found) if len(found) > 1 else found[0]
+        return out, self.num_frames(counts)
+
+    def _run_blocks(self, x, counts):
         for block in self.blocks:
             x, counts = block(x, counts), block.num_frames(counts)
-        return x.permute(0, 2, 3, 1).flatten(2), counts
+        return x.permute(0, 2, 3, 1).flatten(2)

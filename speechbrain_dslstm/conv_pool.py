@@ -23,7 +23,12 @@ from speechbrain_dslstm.conv_pool_numba import (
 from speechbrain_dslstm.lengths import zero_padding
 from speechbrain_dslstm.normalization import sum_over_ranks
 
-__all__ = ["conv_pool", "conv_pool_reference", "conv_moments"]
+__all__ = [
+    "conv_moments",
+    "conv_pool",
+    "conv_pool_reference",
+    "runs_clip_by_clip",
+]
 
 _POOL_BACKWARD = torch.ops.aten.max_pool2d_with_indices_backward
 
@@ -65,6 +70,29 @@ def conv_pool_reference(x, weight, padding, pool_size, shift=None, counts=None):
     return out
 
 
+def runs_clip_by_clip(x):
+    """Whether a batch is faster clip by clip, and there is no graph to make.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        A batch.
+
+    Returns
+    -------
+    bool
+        On a CPU, unless a graph is traced, compiled or exported, which must
+        hold for batches of any size.
+
+    Example
+    -------
+    >>> runs_clip_by_clip(torch.zeros(3, 4))
+    True
+    """
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return x.device.type == "cpu" and not traced
+
+
 def conv_pool(x, weight, padding, pool_size, shift=None, counts=None):
     """Convolution without bias, then max pooling, then shift and ReLU.
 
@@ -99,11 +127,10 @@ def conv_pool(x, weight, padding, pool_size, shift=None, counts=None):
     >>> torch.allclose(fast, plain, atol=1e-5)
     True
     """
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
     function = _ConvPool.apply
     with torch.autocast(x.device.type, enabled=False):
         weight = weight.to(x.dtype)
-        if x.device.type != "cpu" or traced:
+        if not runs_clip_by_clip(x):
             function = conv_pool_reference
         elif conv_pool_problem(x, weight, pool_size) is None:
             function = conv_pool_image

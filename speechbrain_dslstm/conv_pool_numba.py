@@ -71,11 +71,6 @@ def conv_pool_problem(x, weight, pool_size):
     return _import_problem()
 
 
-def _square(high, wide, columns):
-    """Where the values of a square stand in a flat image."""
-    return tuple(i * columns + j for i in range(high) for j in range(wide))
-
-
 def _in_threads(work, rows, threads):
     """Have each thread do its share of the rows; what one raises is raised."""
     edges = np.linspace(0, rows, threads + 1).astype(int).tolist()
@@ -133,11 +128,8 @@ class _ConvPoolImage(torch.autograd.Function):
             (size - side + 1) // pool_size
             for size, side in zip(image.shape[1:], (high, wide), strict=True)
         )
-        ctx.places = (
-            _square(pool_size, pool_size, image.shape[2]),
-            _square(high, wide, image.shape[2]),
-            pool_size,
-        )
+        sides = (pool_size, high, wide)
+        ctx.sides = tuple(tuple(range(side)) for side in sides)
         out = image.new_empty(len(x), time, bins, channels)
         frames = torch.full((len(x),), time) if counts is None else counts
         moved = image.new_zeros(channels) if shift is None else shift.detach()
@@ -152,7 +144,7 @@ class _ConvPoolImage(torch.autograd.Function):
             """Some rows of the batch."""
             image, filters, moved, frames = arrays
             _loops().forward(
-                image, filters, moved, ctx.shifted, frames, share, ctx.places,
+                image, filters, moved, ctx.shifted, frames, share, ctx.sides,
                 out.numpy(),
             )  # fmt: skip
 
@@ -177,7 +169,7 @@ class _ConvPoolImage(torch.autograd.Function):
             """What some rows of the batch give."""
             image, filters, grad, frames = arrays
             _loops().backward(
-                image, filters, grad, frames, share, ctx.places, parts[thread]
+                image, filters, grad, frames, share, ctx.sides, parts[thread]
             )
 
         _in_threads(work, len(grad) * grad.shape[1], ctx.threads)

@@ -111,6 +111,21 @@ def test_training_does_not_see_padding(pool_first):
     assert all(g.abs().max() > 0 for g in found[0][1].values())
 
 
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("pool_first", [True, False])
+def test_nothing_hangs_on_who_wants_gradients(pool_first, train):
+    """Clip by clip without, all at once with them; statistics are of all."""
+    x, counts = torch.randn(3, 30, 17), torch.tensor([30, 20, 26])
+    found = []
+    for grad in (True, False):
+        torch.manual_seed(0)
+        cnn = LocalFeatureCNN(17, [4, 3], pool_first=pool_first).train(train)
+        with torch.set_grad_enabled(grad):
+            out, out_counts = cnn(x, counts)
+        found.append((out.detach(), out_counts, dict(cnn.named_buffers())))
+    torch.testing.assert_close(found[1], found[0])
+
+
 def plain_cnn(cnn):
     """The paper's blocks of torch's own layers, with the same parameters."""
     layers = []
