@@ -73,19 +73,19 @@ class _Extractor(nn.Module):
         batch, samples = wavs.shape
         _check_samples(samples)
         counts = to_counts(wav_lens, samples, batch, wavs.device)
-        frames = self._frames(counts)
         with torch.autocast(wavs.device.type, enabled=False):
             if _on_cpu(wavs):
                 # One at a time, as the caches do not hold a batch
                 sizes = counts.tolist()
                 rows = [w[:n] for w, n in zip(wavs, sizes, strict=True)]
-                feats = pad_sequence([self._static(row) for row in rows], True)
+                feats = pad_sequence(
+                    [self._finish(self._static(row)) for row in rows], True
+                )
                 missing = self._frames(samples) - feats.shape[1]
-                feats = pad(feats, (0, 0, 0, missing)) if missing else feats
-            else:
-                feats = self._static(zero_padding(wavs, counts))
-                feats = zero_padding(feats, frames)
-            return self._finish(feats, frames)
+                return pad(feats, (0, 0, 0, missing)) if missing else feats
+            feats = self._static(zero_padding(wavs, counts))
+            frames = self._frames(counts)
+            return zero_padding(self._finish(feats, frames), frames)
 
     @property
     def settings(self):
@@ -304,25 +304,33 @@ class MFCC39(_Extractor):
         cepstra = levels.clamp_(min=1.0).log_() @ self.dct.to(levels.dtype)
         return self._output(cepstra)
 
-    def _finish(self, static, lengths):
-        size, width = static.shape[1], self.delta_window
+    def _finish(self, static, lengths=None):
+        size, width = static.shape[-2], self.delta_window
         steps = torch.arange(-width, size + 2 * width, device=static.device)
         # Both edges repeat; the right one is each utterance's own
-        index = steps.clamp_(min=0).minimum(lengths.unsqueeze(1) - 1)
-        index = index.unsqueeze(2).expand(-1, -1, static.shape[2])
-        delta = self._slope(static.gather(1, index))
+        if lengths is None:
+            wide = static[..., steps.clamp_(0, size - 1), :]
+        else:
+            index = steps.clamp_(min=0).minimum(lengths.unsqueeze(1) - 1)
+            index = index.unsqueeze(2).expand(-1, -1, static.shape[2])
+            wide = static.gather(1, index)
+        delta = self._slope(wide)
         # openSMILE repeats the first delta, but goes on after the last one
-        first = delta[:, :1].expand(-1, width, -1)
-        acceleration = self._slope(torch.cat([first, delta], dim=1))
-        feats = torch.cat([static, delta[:, :size], acceleration], dim=-1)
-        return zero_padding(feats, lengths)
+        first = delta[..., :1, :].expand(*delta.shape[:-2], width, -1)
+        acceleration = self._slope(torch.cat([first, delta], dim=-2))
+        return torch.cat([static, delta[..., :size, :], acceleration], dim=-1)
 
     def _slope(self, x):
+        """Slope over the frames around each, but for those at the ends."""
         width = self.delta_window
-        size = x.shape[1] - 2 * width
-        rise = x[:, width + 1 :][:, :size] - x[:, width - 1 :][:, :size]
+        size = x.shape[-2] - 2 * width
+
+        def from_frame(start):
+            return x.narrow(-2, start, size)
+
+        rise = from_frame(width + 1) - from_frame(width - 1)
         for k in range(2, width + 1):
-            more = x[:, width + k :][:, :size] - x[:, width - k :][:, :size]
+            more = from_frame(width + k) - from_frame(width - k)
             rise = rise.add_(more, alpha=k)
         return rise / (2 * sum(k * k for k in range(1, width + 1)))
 
@@ -415,7 +423,7 @@ class LogMelSpectrogram(_Extractor):
         power = self._bands(self._power(frames * self.window.to(frames)))
         return self._output(power).clamp_(min=self.floor).log10_().mul_(10)
 
-    def _finish(self, feats, lengths):
+    def _finish(self, feats, lengths=None):
         return feats
 
 
