@@ -124,9 +124,8 @@ class LocalFeatureBlock(torch.nn.Module):
         counts = frames // self.pool_size
         if self.pool_first:
             pooled = conv_pool(x, weight, *sizes, None, counts)
-            pooled = pooled.permute(0, 2, 3, 1)
-            out = self.norm(pooled, counts, relu=True)
-            return zero_padding(out, counts).permute(0, 3, 1, 2)
+            out = self.norm(pooled.permute(0, 2, 3, 1), counts, relu=True)
+            return out.permute(0, 3, 1, 2)
         # Rising functions commute with the maximum, so normalisation and ReLU
         # may follow the pooling, once the scale, which may fall, is in front
         image = None

@@ -21,7 +21,7 @@ from speechbrain_dslstm.conv_pool_numba import (
     conv_pool_problem,
 )
 from speechbrain_dslstm.lengths import zero_padding
-from speechbrain_dslstm.normalization import sum_over_ranks
+from speechbrain_dslstm.ranks import sum_over_ranks
 
 __all__ = [
     "conv_moments",

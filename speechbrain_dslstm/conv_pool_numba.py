@@ -8,19 +8,18 @@ to see which was the largest. Reference: ``conv_pool_reference``.
 
 import functools
 import importlib
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
+from speechbrain_dslstm.threads import in_threads
+
 __all__ = ["conv_pool_image", "conv_pool_problem"]
 
 # Above this LLVM no longer unrolls the loops over a window
 MOST_PRODUCTS = 64
-# Output values that are worth a thread of their own
-THREAD_VALUES = 1 << 18
 
 
 @functools.cache
@@ -69,17 +68,6 @@ def conv_pool_problem(x, weight, pool_size):
     if weight[0].numel() * pool_size**2 > MOST_PRODUCTS:
         return "too large filters and windows"
     return _import_problem()
-
-
-def _in_threads(work, rows, threads):
-    """Have each thread do its share of the rows; what one raises is raised."""
-    edges = np.linspace(0, rows, threads + 1).astype(int).tolist()
-    shares = list(zip(edges[:-1], edges[1:], strict=True))
-    if threads == 1:
-        work(0, shares[0])
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, range(threads), shares))
 
 
 def conv_pool_image(x, weight, padding, pool_size, shift=None, counts=None):
@@ -133,9 +121,6 @@ class _ConvPoolImage(torch.autograd.Function):
         out = image.new_empty(len(x), time, bins, channels)
         frames = torch.full((len(x),), time) if counts is None else counts
         moved = image.new_zeros(channels) if shift is None else shift.detach()
-        ctx.threads = min(
-            torch.get_num_threads(), max(1, out.numel() // THREAD_VALUES)
-        )
         ctx.shape, ctx.shifted = weight.shape, shift is not None
         ctx.save_for_backward(image, filters, frames, out)
         arrays = [v.detach().numpy() for v in (image, filters, moved, frames)]
@@ -148,7 +133,7 @@ class _ConvPoolImage(torch.autograd.Function):
                 out.numpy(),
             )  # fmt: skip
 
-        _in_threads(work, len(x) * time, ctx.threads)
+        in_threads(work, len(x) * time, out.numel())
         return out.permute(0, 3, 1, 2)
 
     @staticmethod
@@ -163,7 +148,8 @@ class _ConvPoolImage(torch.autograd.Function):
         arrays = [
             v.contiguous().numpy() for v in (image, filters, grad, frames)
         ]
-        parts = np.zeros((ctx.threads, *filters.shape), arrays[0].dtype)
+        threads = torch.get_num_threads()
+        parts = np.zeros((threads, *filters.shape), arrays[0].dtype)
 
         def work(thread, share):
             """What some rows of the batch give."""
@@ -172,6 +158,6 @@ class _ConvPoolImage(torch.autograd.Function):
                 image, filters, grad, frames, share, ctx.sides, parts[thread]
             )
 
-        _in_threads(work, len(grad) * grad.shape[1], ctx.threads)
+        in_threads(work, len(grad) * grad.shape[1], grad.numel())
         total = torch.from_numpy(parts.sum(0)).t().reshape(ctx.shape)
         return None, total, None, None, grad_shift, None

@@ -25,14 +25,13 @@ from speechbrain.utils.distributed import (
 from speechbrain.utils.logger import get_logger
 from torch.nn.utils import get_total_norm
 
+from speechbrain_dslstm.ranks import any_rank
+
 __all__ = [
     "StepGuard",
     "StopSignals",
-    "any_rank",
     "check_finite",
     "init_group",
-    "mean_over_ranks",
-    "share_of_ranks",
     "shield_worker",
 ]
 
@@ -77,92 +76,6 @@ def init_group(run_opts, timeout):
         rank=rank,
         timeout=datetime.timedelta(seconds=timeout),
     )
-
-
-def any_rank(flags, device):
-    """Which flags are set on any rank.
-
-    Arguments
-    ---------
-    flags : list of bool
-        This rank's, in the same order on every rank.
-    device : torch.device or str
-        Where the group's backend reduces.
-
-    Returns
-    -------
-    list of bool
-        The same on every rank.
-
-    Example
-    -------
-    >>> any_rank([True, False], "cpu")
-    [True, False]
-    """
-    if is_distributed_initialized() and dist.get_world_size() > 1:
-        reduced = torch.tensor(flags, dtype=torch.int32, device=device)
-        dist.all_reduce(reduced, op=dist.ReduceOp.MAX)
-        flags = reduced.tolist()
-    return [bool(flag) for flag in flags]
-
-
-def mean_over_ranks(value, device):
-    """Mean of a number over the ranks, each of which has its own.
-
-    Arguments
-    ---------
-    value : float
-        This rank's.
-    device : torch.device or str
-        Where the group's backend reduces.
-
-    Returns
-    -------
-    float
-        The same on every rank; ``value`` in a single process.
-
-    Example
-    -------
-    >>> mean_over_ranks(0.5, "cpu")
-    0.5
-    """
-    if is_distributed_initialized() and dist.get_world_size() > 1:
-        total = torch.tensor(value, dtype=torch.float64, device=device)
-        dist.all_reduce(total)
-        value = total.item() / dist.get_world_size()
-    return float(value)
-
-
-def share_of_ranks(amount, device):
-    """How much more than the others this rank has in a step.
-
-    DDP takes the mean of the ranks' gradients. With its loss times this, a
-    rank counts for what it has, and the ranks make the step of one process.
-
-    Arguments
-    ---------
-    amount : float or torch.Tensor, []
-        What this rank's loss is a mean over: clips, or their weights.
-    device : torch.device or str
-        Where the group's backend reduces.
-
-    Returns
-    -------
-    torch.Tensor or float
-        ``amount`` over the mean of the ranks' amounts; 1.0 in a single
-        process.
-
-    Example
-    -------
-    >>> share_of_ranks(3, "cpu")
-    1.0
-    """
-    if not is_distributed_initialized() or dist.get_world_size() == 1:
-        return 1.0
-    amount = torch.as_tensor(amount, dtype=torch.float32, device=device)
-    total = amount.detach().clone()
-    dist.all_reduce(total)
-    return amount * dist.get_world_size() / total
 
 
 def check_finite(recoverables, device):

@@ -10,43 +10,17 @@ Layout: [batch, time, ..., channel]; symbols: C channels, T frames.
 """
 
 import torch
-import torch.distributed as dist
-from torch.autograd.function import once_differentiable
-from torch.distributed.nn.functional import all_reduce
 
+from speechbrain_dslstm.batch_norm_numba import batch_norm, batch_norm_problem
 from speechbrain_dslstm.lengths import length_mask, zero_padding
+from speechbrain_dslstm.ranks import sum_over_ranks
 
 __all__ = [
     "MaskedBatchNorm",
     "StepBatchNorm",
     "FeatureNormalization",
     "masked_moments",
-    "sum_over_ranks",
 ]
-
-
-def sum_over_ranks(x):
-    """Differentiable sum over the ranks; ``x`` itself in a single process.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        Of the same shape on every rank.
-
-    Returns
-    -------
-    torch.Tensor
-        The sum, on every rank.
-
-    Example
-    -------
-    >>> sum_over_ranks(torch.ones(2))
-    tensor([1., 1.])
-    """
-    if dist.is_available() and dist.is_initialized():
-        if dist.get_world_size() > 1:
-            return all_reduce(x)
-    return x
 
 
 def masked_moments(x, mask=None):
@@ -160,7 +134,7 @@ class MaskedBatchNorm(torch.nn.Module):
         Returns
         -------
         torch.Tensor, [batch, time, ..., channel]
-            Normalised values; what stands at padded frames has no meaning.
+            Normalised values; zero at padded frames.
 
         Raises
         ------
@@ -172,25 +146,24 @@ class MaskedBatchNorm(torch.nn.Module):
                 f"expected {self.num_features} channels in the last dimension, "
                 f"got {x.shape[-1]}"
             )
-        if not self.training:
-            scale, shift = self.affine()
-            out = x * scale + shift
-            return out.relu() if relu else out
-        if x.device.type == "cpu":
-            out, *moments = _BatchNorm.apply(
-                x.contiguous(), self.weight, self.bias, counts, self.eps, relu
+        if self.training and batch_norm_problem(x) is None:
+            out, *moments = batch_norm(
+                x, self.weight, self.bias, counts, self.eps, relu
             )
             self._remember(*moments)
             return out
-        mask = None
+        moments = mask = None
         if counts is not None:
             mask = length_mask(counts, x.shape[1])
             mask = mask.view(*mask.shape, *[1] * (x.dim() - 2))
             # A NaN there would come back through the gradient of the scale
             x = x.masked_fill(~mask, 0)
-        scale, shift = self.affine(_moments(x, mask))
+        if self.training:
+            moments = _moments(x, mask)
+        scale, shift = self.affine(moments)
         out = x * scale + shift
-        return out.relu() if relu else out
+        out = out.relu() if relu else out
+        return out if mask is None else out.masked_fill(~mask, 0)
 
     def affine(self, moments=None):
         """Scale and shift that normalise each channel.
@@ -225,103 +198,6 @@ class MaskedBatchNorm(torch.nn.Module):
         variance = _unbiased(variance, count).to(self.running_var)
         self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)
         self.running_var.lerp_(variance, self.momentum)
-
-
-class _BatchNorm(torch.autograd.Function):
-    """Batch normalisation of the valid frames, for a CPU.
-
-    It goes through the batch in parts that stay in the cache: plain torch
-    over the whole batch writes ten tensors of its size to memory and back.
-    """
-
-    PART = 2**18  # values
-
-    @staticmethod
-    def parts(counts, *tensors):
-        """Slices of each tensor, a few items of the batch at a time."""
-        x = tensors[0]
-        items = max(1, _BatchNorm.PART // max(1, x[0].numel()))
-        mask = None
-        if counts is not None and items > 1:
-            mask = length_mask(counts, x.shape[1])
-            mask = mask.view(*mask.shape, *[1] * (x.dim() - 2))
-        elif counts is not None:
-            counts = counts.tolist()
-        for i in range(0, len(x), items):
-            part = [value[i : i + items] for value in tensors]
-            if mask is not None:
-                yield part, ~mask[i : i + items]
-            elif counts is not None:
-                yield [value[:, : counts[i]] for value in part], None
-            else:
-                yield part, None
-
-    @staticmethod
-    def sums(part, padded):
-        """Sum over the valid positions of each channel."""
-        if padded is not None:
-            part = part.masked_fill(padded, 0)
-        return part.flatten(0, -2).sum(0)
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, counts, eps, relu):
-        """Normalised values, mean, biased variance and count."""
-        parts, sums = _BatchNorm.parts, _BatchNorm.sums
-        channels = x.shape[-1]
-        total = x.new_zeros(channels + 1)
-        for (part,), padded in parts(counts, x):
-            total[:-1] += sums(part, padded)
-        frames = len(x) * x.shape[1] if counts is None else counts.sum()
-        total[-1] = frames * (x[0, 0].numel() // channels)
-        total = sum_over_ranks(total)
-        count = total[-1].clone()
-        # Nothing valid: moments of 0 instead of NaN
-        mean = total[:-1] / count.clamp(min=1)
-        square = x.new_zeros(channels)
-        for (part,), padded in parts(counts, x):
-            square += sums((part - mean).square_(), padded)
-        variance = sum_over_ranks(square) / count.clamp(min=1)
-        rstd = torch.rsqrt(variance + eps)
-        scale = weight * rstd
-        shift = bias - mean * scale
-        out = torch.zeros_like(x)
-        for (part, into), _ in parts(counts, x, out):
-            torch.mul(part, scale, out=into).add_(shift)
-            if relu:
-                into.relu_()
-        ctx.counts, ctx.relu = counts, relu
-        saved = [x, weight, mean, rstd, count] + ([out] if relu else [])
-        ctx.save_for_backward(*saved)
-        ctx.mark_non_differentiable(mean, variance, count)
-        return out, mean, variance, count
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad, *_):
-        """Gradients of the values, the scale and the shift."""
-        parts, sums = _BatchNorm.parts, _BatchNorm.sums
-        x, weight, mean, rstd, count, *out = ctx.saved_tensors
-        channels = x.shape[-1]
-        grad = grad.contiguous()
-        if ctx.relu:
-            grad = torch.ops.aten.threshold_backward(grad, out[0], 0)
-        own = x.new_zeros(2, channels)
-        for (part, back), padded in parts(ctx.counts, x, grad):
-            own[0] += sums(back, padded)
-            own[1] += sums((part - mean).mul_(back), padded)
-        own[1] *= rstd
-        total = sum_over_ranks(own) / count.clamp(min=1)
-        # scale * (grad - mean(grad) - normalised * mean(grad * normalised))
-        scale = weight * rstd
-        slope = -scale * rstd * total[1]
-        level = -scale * total[0] - mean * slope
-        grad_x = torch.zeros_like(x)
-        for (part, back, into), padded in parts(ctx.counts, x, grad, grad_x):
-            torch.mul(part, slope, out=into).add_(level)
-            into.addcmul_(back, scale)
-            if padded is not None:
-                into.masked_fill_(padded, 0)
-        return grad_x, own[1], own[0], None, None, None
 
 
 class StepBatchNorm(torch.nn.Module):

@@ -47,11 +47,8 @@ from speechbrain_dslstm.encoders import SelfSupervisedFrames
 from speechbrain_dslstm.guards import (
     StepGuard,
     StopSignals,
-    any_rank,
     check_finite,
     init_group,
-    mean_over_ranks,
-    share_of_ranks,
     shield_worker,
 )
 from speechbrain_dslstm.hparams import (
@@ -79,6 +76,11 @@ from speechbrain_dslstm.protocols import (
     format_leak_table,
     make_split,
     split_hash,
+)
+from speechbrain_dslstm.ranks import (
+    any_rank,
+    mean_over_ranks,
+    share_of_ranks,
 )
 from speechbrain_dslstm.results import (
     append_row,

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from speechbrain_dslstm.ds_lstm.dispatch import check_backend, choose_backend
-from speechbrain_dslstm.lengths import to_counts, zero_padding
+from speechbrain_dslstm.lengths import to_counts
 from speechbrain_dslstm.normalization import MaskedBatchNorm, StepBatchNorm
 
 __all__ = ["DSLSTM"]
@@ -197,7 +197,6 @@ class DSLSTM(torch.nn.Module):
             x = torch.cat(out, dim=-1) if len(out) > 1 else out[0]
             if self.output_norms:
                 x = self.output_norms[layer](x, counts)
-                x = x if counts is None else zero_padding(x, counts)
             if layer + 1 < self.num_layers:
                 x = self.dropout(x)
         return x[:, :time], (torch.stack(h_n), torch.stack(c_n))

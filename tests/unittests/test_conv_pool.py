@@ -80,7 +80,7 @@ def test_the_first_of_equal_values_gets_the_gradient():
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_share_the_rows(threads, monkeypatch):
-    monkeypatch.setattr(conv_pool_numba, "THREAD_VALUES", 1)
+    monkeypatch.setattr("speechbrain_dslstm.threads.THREAD_VALUES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     x = torch.randn(2, 1, 15, 9, dtype=torch.float64)
     weight = torch.randn(3, 1, 2, 4, dtype=torch.float64, requires_grad=True)
@@ -102,7 +102,7 @@ def test_what_a_thread_raises_is_raised(monkeypatch):
     def fail(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(conv_pool_numba, "THREAD_VALUES", 1)
+    monkeypatch.setattr("speechbrain_dslstm.threads.THREAD_VALUES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(conv_pool_numba._loops(), "forward", fail)
     with pytest.raises(OSError, match="no space left"):
