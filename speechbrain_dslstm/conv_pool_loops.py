@@ -87,8 +87,8 @@ def forward(image, filters, shift, rectify, frames, rows, sides, out):
 
 
 @compiled()
-def backward(image, filters, grad, frames, rows, sides, grad_filters):
-    """Add what some rows of a batch give to the filters' gradient.
+def backward(image, filters, grad, out, rectify, frames, rows, sides, total):
+    """Add what some rows of a batch give to the gradients.
 
     Arguments
     ---------
@@ -98,31 +98,36 @@ def backward(image, filters, grad, frames, rows, sides, grad_filters):
         Filters.
     grad : numpy.ndarray, [batch, time', frequency', channel]
         Gradient of the pooled values.
+    out : numpy.ndarray, [batch, time', frequency', channel]
+        Those values; looked at where they were rectified.
+    rectify : bool
+        Whether a ReLU followed.
     frames : numpy.ndarray, int64, [batch]
         Valid frames of the output.
     rows : tuple of int
         As of ``forward``.
     sides : tuple of tuple of int
         As of ``forward``.
-    grad_filters : numpy.ndarray, [K, channel]
-        Is added to.
+    total : numpy.ndarray, [K + 1, channel]
+        Gradients of the filters and, last, of the shift; is added to.
 
     Example
     -------
     >>> image = np.float32([[[1, 2], [3, 4]]])
-    >>> filters, total = np.float32([[1, -1]]), np.zeros((1, 2), np.float32)
+    >>> filters, total = np.float32([[1, -1]]), np.zeros((2, 2), np.float32)
     >>> grad, frames = np.ones((1, 1, 1, 2), np.float32), np.array([1])
-    >>> sides = (0, 1), (0,), (0,)
-    >>> backward(image, filters, grad, frames, (0, 1), sides, total)
+    >>> out, sides = 0 * grad, ((0, 1), (0,), (0,))
+    >>> backward(image, filters, grad, out, False, frames, (0, 1), sides, total)
     >>> total.tolist()
-    [[4.0, 1.0]]
+    [[4.0, 1.0], [1.0, 1.0]]
     """
     pool, high, wide = sides
     _, time, bins, channels = grad.shape
     windows, taps = len(pool) * len(pool), len(high) * len(wide)
     place = np.empty(channels, image.dtype)
+    slope = np.empty(channels, image.dtype)
     at = np.empty((windows, channels), image.dtype)
-    part = np.empty((taps, channels), image.dtype)
+    part = np.empty((taps + 1, channels), image.dtype)
     for row in range(rows[0], rows[1]):
         b, t = row // time, row % time
         if t >= frames[b]:
@@ -144,9 +149,13 @@ def backward(image, filters, grad, frames, rows, sides, grad_filters):
                     where = q if larger else where
                     found = value if larger else found
                 place[c] = where
+            for c in range(channels):
+                gone = rectify & (out[b, t, f, c] <= 0)
+                slope[c] = 0 if gone else grad[b, t, f, c]
+                part[taps, c] += slope[c]
             for q in range(windows):
                 for c in range(channels):
-                    at[q, c] = grad[b, t, f, c] if place[c] == q else 0
+                    at[q, c] = slope[c] if place[c] == q else 0
             for k in range(taps):
                 row_k, column_k = y + k // len(wide), x + k % len(wide)
                 for c in range(channels):
@@ -155,4 +164,4 @@ def backward(image, filters, grad, frames, rows, sides, grad_filters):
                         i, j = q // len(pool), q % len(pool)
                         value += image[b, row_k + i, column_k + j] * at[q, c]
                     part[k, c] = value
-        grad_filters += part
+        total += part

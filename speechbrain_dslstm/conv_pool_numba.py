@@ -141,23 +141,22 @@ class _ConvPoolImage(torch.autograd.Function):
     def backward(ctx, grad):
         """Gradients of the filters and the shift."""
         image, filters, frames, out = ctx.saved_tensors
-        grad, grad_shift = grad.permute(0, 2, 3, 1), None
-        if ctx.shifted:
-            grad = torch.ops.aten.threshold_backward(grad, out, 0)
-            grad_shift = grad.flatten(0, 2).sum(0)
-        arrays = [
-            v.contiguous().numpy() for v in (image, filters, grad, frames)
-        ]
-        threads = torch.get_num_threads()
-        parts = np.zeros((threads, *filters.shape), arrays[0].dtype)
+        grad = grad.permute(0, 2, 3, 1).contiguous()
+        arrays = [v.numpy() for v in (image, filters, grad, out)]
+        taps, channels = filters.shape
+        parts = np.zeros(
+            (torch.get_num_threads(), taps + 1, channels), arrays[0].dtype
+        )
 
         def work(thread, share):
             """What some rows of the batch give."""
-            image, filters, grad, frames = arrays
             _loops().backward(
-                image, filters, grad, frames, share, ctx.sides, parts[thread]
+                *(*arrays, ctx.shifted, frames.numpy()),
+                *(share, ctx.sides, parts[thread]),
             )
 
         in_threads(work, len(grad) * grad.shape[1], grad.numel())
-        total = torch.from_numpy(parts.sum(0)).t().reshape(ctx.shape)
-        return None, total, None, None, grad_shift, None
+        *grad_filters, grad_shift = torch.from_numpy(parts.sum(0))
+        grad_weight = torch.stack(grad_filters, 1).reshape(ctx.shape)
+        grad_shift = grad_shift if ctx.shifted else None
+        return None, grad_weight, None, None, grad_shift, None
