@@ -326,6 +326,7 @@ class MFCC39(_Extractor):
         size = x.shape[-2] - 2 * width
 
         def from_frame(start):
+            """As many frames as come out, from one on."""
             return x.narrow(-2, start, size)
 
         rise = from_frame(width + 1) - from_frame(width - 1)
