@@ -89,6 +89,11 @@ def batch_norm(x, weight, bias, counts, eps, relu):
     count : torch.Tensor, []
         Number of those positions.
 
+    Raises
+    ------
+    ValueError
+        Another number of counts, or some that are not within the frames.
+
     Example
     -------
     >>> x, one = torch.tensor([[[1.0], [3.0], [9.0]]]), torch.ones(1)
@@ -109,9 +114,7 @@ class _BatchNorm(torch.autograd.Function):
         """Normalised values, mean, biased variance and count."""
         shape, x = x.shape, x.contiguous()
         x = x.view(*shape[:2], -1, shape[-1])
-        if counts is None:
-            counts = torch.full(shape[:1], shape[1])
-        frames = counts.numpy()
+        frames = _check_frames(counts, *shape[:2])
         # Near the mean: the first valid frame's, or any if there is none
         centre = torch.zeros_like(weight)
         if (frames > 0).any():
@@ -133,23 +136,33 @@ class _BatchNorm(torch.autograd.Function):
             value.to(x.dtype) for value in (terms, rstd, variance, count)
         )
         mean = terms[0].clone()
-        out = torch.empty_like(x)
+        # In its own shape: what is a view cannot be changed in place
+        out = x.new_empty(shape)
         _each(
             *(len(x), x, _loops().apply),
-            *(x.numpy(), frames, terms.numpy(), relu, out.numpy()),
+            *(
+                x.numpy(),
+                frames,
+                terms.numpy(),
+                relu,
+                out.view(x.shape).numpy(),
+            ),
         )
-        ctx.relu, ctx.shape = relu, shape
-        ctx.save_for_backward(x, out, counts, weight, mean, rstd, count)
+        ctx.relu, ctx.shape, ctx.frames = relu, shape, frames
+        rectified = [out] if relu else []
+        ctx.save_for_backward(x, weight, mean, rstd, count, *rectified)
         ctx.mark_non_differentiable(mean, variance, count)
-        return out.view(shape), mean, variance, count
+        return out, mean, variance, count
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, *_):
         """Gradients of the values, the scale and the shift."""
-        x, out, counts, weight, mean, rstd, count = ctx.saved_tensors
+        x, weight, mean, rstd, count, *rectified = ctx.saved_tensors
         grad = grad.contiguous().view(x.shape)
-        arrays = [v.numpy() for v in (x, grad, out, counts)]
+        # Without a ReLU the loops do not look at the output
+        out = rectified[0].view(x.shape) if ctx.relu else x
+        arrays = [v.numpy() for v in (x, grad, out)] + [ctx.frames]
         own = _add_up(
             *(len(x), x, _loops().slopes),
             *(*arrays, mean.numpy(), ctx.relu),
@@ -168,6 +181,19 @@ class _BatchNorm(torch.autograd.Function):
         )
         grad_bias, grad_weight = own.to(x.dtype)
         return grad_x.view(ctx.shape), grad_weight, grad_bias, None, None, None
+
+
+def _check_frames(counts, batch, time):
+    """Valid frames of each item; loops that are compiled check no index."""
+    if counts is None:
+        return np.full(batch, time)
+    frames = np.ascontiguousarray(counts.numpy(), np.int64)
+    if len(frames) != batch or frames.min() < 0 or frames.max() > time:
+        raise ValueError(
+            f"expected {batch} counts from 0 to {time} frames, got "
+            f"{frames.tolist()}"
+        )
+    return frames
 
 
 def _each(clips, x, loop, *arguments):

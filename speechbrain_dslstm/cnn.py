@@ -274,8 +274,8 @@ class LocalFeatureCNN(torch.nn.Module):
             x = zero_padding(x, counts)
         x = x.unsqueeze(1)
         clips = [(x, counts)]
-        learns = self.training or torch.is_grad_enabled()
-        if runs_clip_by_clip(x) and not learns:
+        learns = any(module.training for module in self.modules())
+        if runs_clip_by_clip(x) and not (learns or torch.is_grad_enabled()):
             # One at a time, what is between the blocks stays in the cache
             clips = zip(x.split(1), counts.split(1), strict=True)
         found = [self._run_blocks(*clip) for clip in clips]

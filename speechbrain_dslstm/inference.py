@@ -370,7 +370,8 @@ class EmotionClassifier(Pretrained):
         Returns
         -------
         EmotionStream
-            See there for what it answers, and for its look-ahead.
+            See there for what it answers, and for its look-ahead. It has the
+            weights of this classifier, which must stay where it is.
 
         Raises
         ------

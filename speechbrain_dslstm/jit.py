@@ -15,7 +15,7 @@ logger = get_logger(__name__)
 
 
 class _Cache(FunctionCache):
-    """Numba's, which lets a call fail where its file cannot be written."""
+    """Numba's, but a call goes on where its file cannot be written."""
 
     def save_overload(self, *args):
         """Write what was compiled, if there is room."""

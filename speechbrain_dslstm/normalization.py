@@ -139,7 +139,7 @@ class MaskedBatchNorm(torch.nn.Module):
         Raises
         ------
         ValueError
-            Another number of channels.
+            Another number of channels, or counts that do not fit.
         """
         if x.shape[-1] != self.num_features:
             raise ValueError(

@@ -132,8 +132,8 @@ def with_normalization(model, normalization, share_weights=False):
         stands in for the utterance's mean that the model was trained with.
         "training": only the training set's statistics.
     share_weights : bool
-        Whether the result has the model's own tensors, so that whoever moves
-        or trains one does it to both.
+        Whether the result has the model's own tensors; neither is to be
+        moved, cast or trained while both are in use.
 
     Returns
     -------

@@ -349,12 +349,13 @@ def main():
 
         def on_stage_end(self, stage, *args):
             """Whether an evaluation has drawn random numbers."""
+            super().on_stage_end(stage, *args)
             if stage == sb.Stage.VALID:
+                # The test side has been scored, too, and a checkpoint saved
                 drawn = self.before != _random_states()
                 folder = Path(self.hparams.output_folder)
                 with open(folder / "drawn", "a") as file:
                     file.write(f"{drawn}\n")
-            super().on_stage_end(stage, *args)
 
         def on_fit_start(self):
             """Signals while the weights are being written."""

@@ -104,6 +104,8 @@ def test_training_does_not_see_padding(pool_first):
             padded[row, count:] = garbage
         out, _ = cnn(padded, counts)
         out = out[:, : cnn.num_frames(31)]
+        for row, count in enumerate(counts):
+            assert not out[row, cnn.num_frames(count) :].any()
         (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum().backward()
         grads = {k: p.grad for k, p in cnn.named_parameters()}
         found.append((out.detach(), grads, dict(cnn.named_buffers())))
@@ -111,7 +113,7 @@ def test_training_does_not_see_padding(pool_first):
     assert all(g.abs().max() > 0 for g in found[0][1].values())
 
 
-@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("train", ["all", "norms", "none"])
 @pytest.mark.parametrize("pool_first", [True, False])
 def test_nothing_hangs_on_who_wants_gradients(pool_first, train):
     """Clip by clip without, all at once with them; statistics are of all."""
@@ -119,7 +121,10 @@ def test_nothing_hangs_on_who_wants_gradients(pool_first, train):
     found = []
     for grad in (True, False):
         torch.manual_seed(0)
-        cnn = LocalFeatureCNN(17, [4, 3], pool_first=pool_first).train(train)
+        cnn = LocalFeatureCNN(17, [4, 3], pool_first=pool_first)
+        cnn.train(train == "all")
+        for block in cnn.blocks:
+            block.norm.train(train != "none")
         with torch.set_grad_enabled(grad):
             out, out_counts = cnn(x, counts)
         found.append((out.detach(), out_counts, dict(cnn.named_buffers())))

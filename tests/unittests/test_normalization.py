@@ -16,7 +16,7 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechbrain_dslstm import DSLSTM
+from speechbrain_dslstm import DSLSTM, normalization
 from speechbrain_dslstm.lengths import length_mask
 from speechbrain_dslstm.normalization import (
     FeatureNormalization,
@@ -505,6 +505,20 @@ def test_centred_utterances_have_zero_mean_whatever_the_padding():
         assert out[row, count:].abs().sum() == 0
 
 
+@pytest.mark.parametrize("counts", [[3, 6], [3, -1], [3]])
+def test_counts_that_do_not_fit(counts):
+    """Compiled loops would read and write what is not theirs."""
+    with pytest.raises(ValueError, match="2 counts from 0 to 5 frames, got"):
+        MaskedBatchNorm(3)(torch.randn(2, 5, 3), torch.tensor(counts))
+
+
+def test_the_output_can_be_changed_in_place():
+    norm, x = MaskedBatchNorm(3), torch.randn(2, 5, 3, requires_grad=True)
+    expected = torch.autograd.grad(norm(x).mul(2).relu().sum(), x)
+    found = torch.autograd.grad(norm(x).mul_(2).relu_().sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("shape", [(5, 7, 3), (3, 9, 5, 40)])
 @pytest.mark.parametrize("masked", [False, True])
@@ -519,6 +533,7 @@ def test_batch_norm_is_the_formula(shape, masked, relu, way, monkeypatch):
             "speechbrain_dslstm.normalization.batch_norm_problem",
             lambda x: "no numba",
         )
+    batch_norm_problem = normalization.batch_norm_problem
     x = torch.randn(shape, dtype=torch.float64)
     counts = torch.tensor([shape[1], 2, 1, 3, 5][: shape[0]])
     counts = counts if masked else None
@@ -535,12 +550,12 @@ def test_batch_norm_is_the_formula(shape, masked, relu, way, monkeypatch):
             mask = length_mask(counts, shape[1])
         mask = mask.view(*mask.shape, *[1] * (x.dim() - 2))
         if by_hand:
+            assert (batch_norm_problem(leaf) is None) == (way != "plain torch")
             out = norm(leaf, counts, relu)
         else:
             scale, shift = norm.affine(masked_moments(leaf, mask))
             out = leaf * scale + shift
-            out = out.relu() if relu else out
-        out = out.masked_fill(~mask, 0)
+            out = (out.relu() if relu else out).masked_fill(~mask, 0)
         (out * upstream).sum().backward()
         values = [out.detach(), leaf.grad, norm.weight.grad, norm.bias.grad]
         found.append([*values, norm.running_mean, norm.running_var])
