@@ -14,23 +14,17 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from speechbrain_dslstm.ranks import sum_over_ranks
-from speechbrain_dslstm.threads import in_threads
+from speechbrain_dslstm.threads import import_problem, in_threads
 
 __all__ = ["batch_norm", "batch_norm_problem"]
 
 
+LOOPS = "speechbrain_dslstm.batch_norm_loops"
+
+
 @functools.cache
 def _loops():
-    return importlib.import_module("speechbrain_dslstm.batch_norm_loops")
-
-
-@functools.cache
-def _import_problem():
-    try:
-        _loops()
-    except ImportError as error:
-        return f"numba does not import ({error})"
-    return None
+    return importlib.import_module(LOOPS)
 
 
 def batch_norm_problem(x):
@@ -57,7 +51,7 @@ def batch_norm_problem(x):
         return f"{str(x.dtype).removeprefix('torch.')} values"
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return "a graph is made"
-    return _import_problem()
+    return import_problem(LOOPS)
 
 
 def batch_norm(x, weight, bias, counts, eps, relu):
@@ -120,7 +114,7 @@ class _BatchNorm(torch.autograd.Function):
         if (frames > 0).any():
             centre = x[int((frames > 0).argmax()), 0].mean(0)
         above, squares = _add_up(
-            len(x), x, _loops().moments, x.numpy(), frames, centre.numpy()
+            _loops().moments, x.numpy(), frames, centre.numpy()
         )
         own = torch.tensor([float(frames.sum()) * x.shape[2]]).double()
         total = sum_over_ranks(torch.cat([above + own * centre, own]))
@@ -138,16 +132,8 @@ class _BatchNorm(torch.autograd.Function):
         mean = terms[0].clone()
         # In its own shape: what is a view cannot be changed in place
         out = x.new_empty(shape)
-        _each(
-            *(len(x), x, _loops().apply),
-            *(
-                x.numpy(),
-                frames,
-                terms.numpy(),
-                relu,
-                out.view(x.shape).numpy(),
-            ),
-        )
+        into = out.view(x.shape).numpy()
+        _each(_loops().apply, x.numpy(), frames, terms.numpy(), relu, into)
         ctx.relu, ctx.shape, ctx.frames = relu, shape, frames
         rectified = [out] if relu else []
         ctx.save_for_backward(x, weight, mean, rstd, count, *rectified)
@@ -163,10 +149,7 @@ class _BatchNorm(torch.autograd.Function):
         # Without a ReLU the loops do not look at the output
         out = rectified[0].view(x.shape) if ctx.relu else x
         arrays = [v.numpy() for v in (x, grad, out)] + [ctx.frames]
-        own = _add_up(
-            *(len(x), x, _loops().slopes),
-            *(*arrays, mean.numpy(), ctx.relu),
-        )
+        own = _add_up(_loops().slopes, *arrays, mean.numpy(), ctx.relu)
         own[1] *= rstd
         total = sum_over_ranks(own) / count.clamp(min=1)
         # scale * (grad - mean(grad) - normalised * mean(grad * normalised))
@@ -175,10 +158,8 @@ class _BatchNorm(torch.autograd.Function):
         level = -scale * total[0] - mean * slope
         terms = torch.stack([scale.double(), slope, level]).to(x.dtype)
         grad_x = torch.empty_like(x)
-        _each(
-            *(len(x), x, _loops().propagate),
-            *(*arrays, terms.numpy(), ctx.relu, grad_x.numpy()),
-        )
+        arrays += [terms.numpy(), ctx.relu, grad_x.numpy()]
+        _each(_loops().propagate, *arrays)
         grad_bias, grad_weight = own.to(x.dtype)
         return grad_x.view(ctx.shape), grad_weight, grad_bias, None, None, None
 
@@ -196,20 +177,20 @@ def _check_frames(counts, batch, time):
     return frames
 
 
-def _each(clips, x, loop, *arguments):
+def _each(loop, x, *others):
     """Run a loop over all clips; its last argument is what it fills."""
-    *given, out = arguments
+    *given, out = others
     in_threads(
-        lambda _, share: loop(*given, share, out), clips, values=x.numel()
+        lambda _, share: loop(x, *given, share, out), len(x), values=x.size
     )
 
 
-def _add_up(clips, x, loop, *arguments):
+def _add_up(loop, x, *others):
     """Run a loop that adds to two sums for each channel: [2, channel]."""
     parts = np.zeros((torch.get_num_threads(), 2, x.shape[-1]))
     in_threads(
-        lambda thread, share: loop(*arguments, share, parts[thread]),
-        clips,
-        values=x.numel(),
+        lambda thread, share: loop(x, *others, share, parts[thread]),
+        len(x),
+        values=x.size,
     )
     return torch.from_numpy(parts.sum(0))

@@ -14,7 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from speechbrain_dslstm.threads import in_threads
+from speechbrain_dslstm.threads import import_problem, in_threads
 
 __all__ = ["conv_pool_image", "conv_pool_problem"]
 
@@ -22,18 +22,12 @@ __all__ = ["conv_pool_image", "conv_pool_problem"]
 MOST_PRODUCTS = 64
 
 
+LOOPS = "speechbrain_dslstm.conv_pool_loops"
+
+
 @functools.cache
 def _loops():
-    return importlib.import_module("speechbrain_dslstm.conv_pool_loops")
-
-
-@functools.cache
-def _import_problem():
-    try:
-        _loops()
-    except ImportError as error:
-        return f"numba does not import ({error})"
-    return None
+    return importlib.import_module(LOOPS)
 
 
 def conv_pool_problem(x, weight, pool_size):
@@ -67,7 +61,7 @@ def conv_pool_problem(x, weight, pool_size):
         return f"{str(x.dtype).removeprefix('torch.')} images"
     if weight[0].numel() * pool_size**2 > MOST_PRODUCTS:
         return "too large filters and windows"
-    return _import_problem()
+    return import_problem(LOOPS)
 
 
 def conv_pool_image(x, weight, padding, pool_size, shift=None, counts=None):

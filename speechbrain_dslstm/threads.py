@@ -1,14 +1,42 @@
-"""Compiled loops in as many threads as torch uses."""
+"""Compiled loops: loaded when they run, in as many threads as torch uses."""
 
+import functools
+import importlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 
-__all__ = ["in_threads"]
+__all__ = ["import_problem", "in_threads"]
 
 # Values that are worth a thread of their own
 THREAD_VALUES = 1 << 18
+
+
+@functools.cache
+def import_problem(module):
+    """Why a module of compiled loops cannot be imported, if it cannot.
+
+    Arguments
+    ---------
+    module : str
+        Its full name.
+
+    Returns
+    -------
+    str or None
+        The reason; None if it can.
+
+    Example
+    -------
+    >>> import_problem("speechbrain_dslstm.no_loops")
+    "numba does not import (No module named 'speechbrain_dslstm.no_loops')"
+    """
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        return f"numba does not import ({error})"
+    return None
 
 
 def in_threads(work, rows, values):

@@ -54,7 +54,7 @@ def test_equals_the_reference(
     with pytest.MonkeyPatch.context() as patch:
         if not compiled:
             problem = "numba does not import"
-            patch.setattr(conv_pool_numba, "_import_problem", lambda: problem)
+            patch.setattr(conv_pool_numba, "import_problem", lambda _: problem)
         found = run(conv_pool, *args)
     expected = run(conv_pool_reference, *args)
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
