@@ -1,6 +1,6 @@
 """One report of many runs: what was measured, how sure it is, what it means.
 
-``build_report`` makes one plain structure of what ``runs.read_runs`` found;
+``build_report`` makes one plain structure of what ``answers.gather_runs`` found;
 ``write_report`` writes it as JSON, as Markdown and as one HTML file that needs
 nothing else. Every number carries its protocol and the rule its epoch was
 chosen by, and what is partial says so.
@@ -8,14 +8,14 @@ chosen by, and what is partial says so.
 Symbols: S seeds, a *row* is an utterance's speaker, emotion and prediction.
 """
 
-import string
 from collections import defaultdict
 
 import numpy as np
 
+from speechbrain_dslstm.answers import encode_answers, list_utterances
 from speechbrain_dslstm.metrics import interval
 from speechbrain_dslstm.protocols import PROTOCOLS, worst_leaks
-from speechbrain_dslstm.runs import RULES, fold_command, warnings_of
+from speechbrain_dslstm.runs import RULES, TASK, fold_command, warnings_of
 from speechbrain_dslstm.statistics import (
     METRICS,
     RESAMPLES,
@@ -28,9 +28,6 @@ from speechbrain_dslstm.statistics import (
 
 __all__ = ["build_report", "inflation_chain"]
 
-# One character for a class or a fold; "-" where a seed lacks an utterance
-DIGITS = string.digits + string.ascii_letters
-TASK = ("corpus", "label_set")
 SETTING = (*TASK, "protocol", "normalization")
 # Protocol, rule, whether normalised per speaker, and what that is in words
 CHAIN = {
@@ -57,7 +54,7 @@ def build_report(
     Arguments
     ---------
     runs : list of dict
-        What ``runs.read_runs`` returned.
+        What ``answers.gather_runs`` returned.
     reference : str
         The system that all others are compared with, where it was run.
     yardsticks : list of dict
@@ -102,11 +99,11 @@ def build_report(
             ["training", "none", "speaker"].index(run["normalization"]),
         ),
     )
-    utterances = _utterances(runs)
+    utterances = list_utterances(runs)
     entries = [_summarise(run, resamples) for run in runs]
     for run, entry in zip(runs, entries, strict=True):
         ids = utterances[_task(run)]["ids"]
-        entry["answers"] = _encode(run, ids)
+        entry["answers"] = encode_answers(run, ids)
     chains = []
     for key in dict.fromkeys((*(_task(r), r["system"]),) for r in runs):
         same = [run for run in runs if (_task(run), run["system"]) == key]
@@ -129,6 +126,13 @@ def build_report(
 def _summarise(run, resamples=RESAMPLES):
     """Scores of one run with their intervals, and where they come from."""
     folds = list(_folds(run))
+    rules = {
+        rule: _judge(run, folds, rule, resamples)
+        for rule in RULES
+        if all(rule in fold["values"] for fold in folds)
+    }
+    if "kept" in run:
+        return {**run["kept"], "rules": rules}
     first = folds[0]
     settings = {name: run[name] for name in (*SETTING, "system", "labels")}
     entry = {
@@ -144,11 +148,7 @@ def _summarise(run, resamples=RESAMPLES):
         "calibration": [
             fold["calibration"] for fold in folds if "calibration" in fold
         ],
-        "rules": {
-            rule: _judge(run, folds, rule, resamples)
-            for rule in RULES
-            if all(rule in fold["values"] for fold in folds)
-        },
+        "rules": rules,
         "branches": {
             name: interval([fold["test"][name]["ua"] for fold in folds])
             for name in first["test"]
@@ -346,60 +346,6 @@ def _folds(run):
 def _task(run):
     """What two runs must share to be compared."""
     return tuple(run[name] for name in TASK)
-
-
-def _utterances(runs):
-    """For each task its utterances, with speaker and truth."""
-    found = {}
-    for run in runs:
-        truths = found.setdefault(_task(run), {})
-        for fold in _folds(run):
-            for key, row in next(iter(fold["answers"].values()))["ua"].items():
-                truth = (row["speaker"], row["emotion"])
-                if truths.setdefault(key, truth) != truth:
-                    raise ValueError(
-                        f"{run['corpus']}: runs disagree on {key}, which is "
-                        f"{truth} and {truths[key]}"
-                    )
-    listed = {}
-    for task, truths in found.items():
-        run = next(run for run in runs if _task(run) == task)
-        index = {label: DIGITS[k] for k, label in enumerate(run["labels"])}
-        ids = sorted(truths)
-        speakers = sorted({speaker for speaker, _ in truths.values()})
-        listed[task] = {
-            **dict(zip(TASK, task, strict=True)),
-            "labels": run["labels"],
-            "speakers": speakers,
-            "ids": ids,
-            "speaker": [speakers.index(truths[key][0]) for key in ids],
-            "truth": "".join(index[truths[key][1]] for key in ids),
-        }
-    return listed
-
-
-def _encode(run, ids):
-    """Predictions of each seed, a character for an utterance.
-
-    The character is the class' place among the labels; "fold" has the test
-    fold of each utterance in the same way.
-    """
-    index = {label: DIGITS[k] for k, label in enumerate(run["labels"])}
-    coded = {}
-    for seed, folds in run["seeds"].items():
-        lines = defaultdict(lambda: ["-"] * len(ids))
-        place = {key: number for number, key in enumerate(ids)}
-        for number, fold in folds.items():
-            for rule, by_score in fold["answers"].items():
-                # By validation all scores have the same predictions
-                names = METRICS if rule == "test" else METRICS[:1]
-                for name in names:
-                    label = f"{rule} {name}" if rule == "test" else rule
-                    for key, row in by_score[name].items():
-                        lines[label][place[key]] = index[row["predicted"]]
-                        lines["fold"][place[key]] = DIGITS[number]
-        coded[str(seed)] = {name: "".join(c) for name, c in lines.items()}
-    return coded
 
 
 def _progress(run):

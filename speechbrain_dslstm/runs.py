@@ -17,8 +17,10 @@ from speechbrain_dslstm.results import read_rows
 from speechbrain_dslstm.statistics import METRICS
 
 __all__ = [
+    "IDENTITY",
     "NORMALIZATIONS",
     "RULES",
+    "TASK",
     "fold_command",
     "read_fold",
     "read_runs",
@@ -38,6 +40,8 @@ NORMALIZATIONS = {
 PER_FOLD = ("fold", "seed", "output_folder", "device", "noprogressbar")
 # What makes folds a run; the corpora's label sets are different tasks
 IDENTITY = ("corpus", "label_set", "protocol", "normalization", "system")
+# What two runs must share to be compared
+TASK = IDENTITY[:2]
 
 
 def shorten(argument):

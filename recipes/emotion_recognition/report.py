@@ -3,8 +3,10 @@
 
 > python report.py runs --output=report
 
+> python report.py runs/mine/emodb ../../results/emodb.json --output=report
+
 Reads everything below the given folders, of whatever system, corpus and
-protocol; nothing is trained.
+protocol, and what earlier reports hold (JSON); nothing is trained.
 """
 
 import argparse
@@ -12,13 +14,14 @@ import shlex
 import sys
 from pathlib import Path
 
+from speechbrain_dslstm.answers import gather_runs
 from speechbrain_dslstm.rendering import (
     read_yardsticks,
     write_json,
     write_report,
 )
 from speechbrain_dslstm.report import build_report
-from speechbrain_dslstm.runs import read_runs, shorten
+from speechbrain_dslstm.runs import shorten
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
@@ -59,7 +62,7 @@ def make_report(runs, options, folder):
     Arguments
     ---------
     runs : list of dict
-        What ``read_runs`` returned.
+        What ``gather_runs`` or ``read_runs`` returned.
     options : argparse.Namespace
         With those of ``add_options``.
     folder : pathlib.Path, optional
@@ -111,7 +114,10 @@ def main():
     """Read the runs and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "runs", nargs="+", type=Path, help="folders with runs of train.py"
+        "runs",
+        nargs="+",
+        type=Path,
+        help="folders with runs of train.py, JSON files of earlier reports",
     )
     parser.add_argument(
         "--output", type=Path, required=True, help="folder of the report"
@@ -119,7 +125,7 @@ def main():
     add_options(parser)
     options = parser.parse_args()
     try:
-        make_report(read_runs(*options.runs), options, options.output)
+        make_report(gather_runs(*options.runs), options, options.output)
     except ValueError as error:
         parser.error(str(error))
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from speechbrain_dslstm.answers import DIGITS
 from speechbrain_dslstm.metrics import scores
 from speechbrain_dslstm.rendering import (
     read_yardsticks,
     write_json,
     write_report,
 )
-from speechbrain_dslstm.report import DIGITS, build_report, inflation_chain
+from speechbrain_dslstm.report import build_report, inflation_chain
 from speechbrain_dslstm.runs import (
     RULES,
     read_fold,
