@@ -11,6 +11,8 @@ import csv
 
 import torch
 
+from speechbrain_dslstm.ranks import sum_over_ranks
+
 __all__ = [
     "DimensionStats",
     "check_dimensions",
@@ -100,7 +102,7 @@ def to_scale(values):
     return (torch.tensor(values) - MIDDLE) / HALF_RANGE
 
 
-def concordance(predicted, truth, eps=1e-8):
+def concordance(predicted, truth, eps=1e-8, over_ranks=False):
     """Concordance correlation coefficient of each dimension.
 
     Arguments
@@ -111,6 +113,9 @@ def concordance(predicted, truth, eps=1e-8):
         Ratings on the same scale.
     eps : float
         Added below the line, for a batch without any spread.
+    over_ranks : bool
+        Over the batches of all ranks of a distributed run, each of which must
+        make this call; the gradient is that of the ranks' mean.
 
     Returns
     -------
@@ -123,14 +128,17 @@ def concordance(predicted, truth, eps=1e-8):
     >>> concordance(truth, truth), concordance(truth + 1, truth)
     (tensor([1.]), tensor([0.5714]))
     """
+    total = sum_over_ranks if over_ranks else lambda sums: sums
     x, y = predicted.float(), truth.float()
-    mean_x, mean_y = x.mean(0), y.mean(0)
-    covariance = ((x - mean_x) * (y - mean_y)).mean(0)
-    spread = x.var(0, correction=0) + y.var(0, correction=0)
+    count = total(x.new_tensor(len(x)))
+    mean_x, mean_y = total(torch.stack([x.sum(0), y.sum(0)])) / count
+    x, y = x - mean_x, y - mean_y
+    sums = torch.stack([x * y, x.square() + y.square()]).sum(1)
+    covariance, spread = total(sums) / count
     return 2 * covariance / (spread + (mean_x - mean_y).square() + eps)
 
 
-def dimension_loss(outputs, truth, weights, n_classes):
+def dimension_loss(outputs, truth, weights, n_classes, over_ranks=False):
     """Weighted sum over the branches of 1 - mean concordance.
 
     Arguments
@@ -143,6 +151,8 @@ def dimension_loss(outputs, truth, weights, n_classes):
         Of the branches.
     n_classes : int
         Columns to pass over.
+    over_ranks : bool
+        As in ``concordance``.
 
     Returns
     -------
@@ -156,10 +166,11 @@ def dimension_loss(outputs, truth, weights, n_classes):
     >>> dimension_loss(outputs, truth, {"mfcc": 1.0}, 4).item() < 1e-6
     True
     """
-    return sum(
-        weights[name] * (1 - concordance(value[:, n_classes:], truth).mean())
+    found = {
+        name: concordance(value[:, n_classes:], truth, over_ranks=over_ranks)
         for name, value in outputs.items()
-    )
+    }
+    return sum(weights[name] * (1 - one.mean()) for name, one in found.items())
 
 
 class DimensionStats:

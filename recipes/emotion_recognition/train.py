@@ -260,7 +260,10 @@ class EmotionBrain(sb.Brain):
             fused = self.hparams.model.fuse(outputs)[:, n_classes:]
             self.dimensions.append(batch.id, fused, truth)
         share = self.hparams.dimension_weight
-        regression = dimension_loss(outputs, truth, weights, n_classes)
+        together = stage == sb.Stage.TRAIN
+        regression = dimension_loss(
+            outputs, truth, weights, n_classes, over_ranks=together
+        )
         return (1 - share) * loss + share * regression
 
     def replicate(self, values):

@@ -169,6 +169,34 @@ def test_paper_order_is_conv_norm_relu_pool(name, train):
         torch.testing.assert_close(ours.norm.running_var, theirs.running_var)
 
 
+@pytest.mark.parametrize("turned", [(), (0,), (1,), (0, 1)])
+@pytest.mark.parametrize("grad", [True, False])
+def test_pooling_first_is_pooling_first(turned, grad):
+    """Also where it is computed the other way round, and where it cannot."""
+    cnn = shaken(LocalFeatureCNN(40, (6, 5), pool_first=True))
+    for block in cnn.blocks:
+        torch.nn.init.zeros_(block.norm.weight[:1].detach())
+    for index in turned:
+        cnn.blocks[index].norm.weight.detach()[1::2] *= -1
+    layers = list(plain_cnn(cnn))
+    for start in (0, 4):
+        layers.insert(start + 1, layers.pop(start + 3))
+    plain = torch.nn.Sequential(*layers).eval()
+    x = torch.randn(2, 31, 40)
+    with torch.set_grad_enabled(grad):
+        out, _ = cnn(x, torch.tensor([31, 31]))
+        expected = plain(x.unsqueeze(1)).permute(0, 2, 3, 1).flatten(2)
+    torch.testing.assert_close(out, expected)
+    if grad:
+        weights = torch.linspace(-1, 1, out.numel()).view_as(out)
+        (out * weights).sum().backward()
+        (expected * weights).sum().backward()
+        for block, conv in zip(cnn.blocks, plain[::4], strict=True):
+            torch.testing.assert_close(
+                block.conv.weight.grad, conv.weight.grad, atol=1e-4, rtol=1e-4
+            )
+
+
 def test_both_orders_are_one_for_positive_scales():
     """Max pooling commutes with whatever does not turn the order around."""
     cnn = shaken(LocalFeatureCNN(40, pool_first=True))

@@ -1,10 +1,15 @@
 """Concordance as loss and score, against its definition in numpy."""
 
 import csv
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from speechbrain_dslstm.dimensions import (
     DimensionStats,
@@ -96,3 +101,54 @@ def test_scale_and_what_is_missing():
     check_dimensions(entries, [], "emodb")
     with pytest.raises(ValueError, match=r"emodb has no valence \(utterance b"):
         check_dimensions(entries, ["valence"], "emodb")
+
+
+# One process and two of them, with five clips and with three
+SHARES = [slice(0, 5), slice(5, 8)]
+
+
+def loss_of(rows, over_ranks=False):
+    """The loss of some clips and its gradient."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randn(8, 2, generator=generator) + 0.5
+    wide = torch.randn(8, 6, generator=generator)
+    wide[5:] *= 3
+    outputs = {"mfcc": wide[rows].requires_grad_()}
+    loss = dimension_loss(outputs, truth[rows], {"mfcc": 0.7}, 4, over_ranks)
+    loss.backward()
+    return loss.detach(), outputs["mfcc"].grad
+
+
+def test_two_ranks_are_one_process(tmp_path):
+    """DDP takes the mean of the gradients, so each rank's is twice as large."""
+    command = [sys.executable, __file__, str(tmp_path)]
+    ranks = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
+    try:
+        assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    loss, grad = loss_of(slice(0, 8))
+    for rank, rows in enumerate(SHARES):
+        found, found_grad = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(found, loss)
+        torch.testing.assert_close(found_grad / 2, grad[rows])
+        assert not torch.isclose(loss_of(rows)[0], loss)
+
+
+def run_rank(folder, rank):
+    """One of the two processes."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=(folder / "store").resolve().as_uri(),
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
+    )
+    torch.save(loss_of(SHARES[rank], True), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run_rank(Path(sys.argv[1]), int(sys.argv[2]))
