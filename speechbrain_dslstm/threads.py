@@ -30,12 +30,12 @@ def import_problem(module):
     Example
     -------
     >>> import_problem("speechbrain_dslstm.no_loops")
-    "numba does not import (No module named 'speechbrain_dslstm.no_loops')"
+    "compiled loops do not import (No module named 'speechbrain_dslstm.no_loops')"
     """
     try:
         importlib.import_module(module)
     except ImportError as error:
-        return f"numba does not import ({error})"
+        return f"compiled loops do not import ({error})"
     return None
 
 

@@ -21,6 +21,7 @@ import torch
 from torch.amp import custom_bwd, custom_fwd
 
 from speechbrain_dslstm.ds_lstm.kernel_fused import refuse_second_derivatives
+from speechbrain_dslstm.threads import import_problem
 
 __all__ = ["ds_lstm_numba", "numba_problem"]
 
@@ -31,20 +32,12 @@ PIECE_ITEMS = 16
 _memory = threading.local()
 
 
+LOOPS = "speechbrain_dslstm.ds_lstm.numba_loops"
+
+
 @functools.cache
 def _loops():
-    return importlib.import_module("speechbrain_dslstm.ds_lstm.numba_loops")
-
-
-@functools.cache
-def _import_problem():
-    try:
-        _loops()
-    except ImportError as error:
-        return f"numba does not import ({error})"
-    except (AttributeError, OSError):
-        return "this torch offers no BLAS to compiled code"
-    return None
+    return importlib.import_module(LOOPS)
 
 
 def numba_problem(like, gate_norm=False):
@@ -78,7 +71,7 @@ def numba_problem(like, gate_norm=False):
     if gate_norm and distributed.is_available():
         if distributed.is_initialized():
             return "numba does not share a gate norm's sums among processes"
-    return _import_problem()
+    return import_problem(LOOPS)
 
 
 def _scratch(like, *shape):

@@ -43,8 +43,11 @@ FORMATS = {
 
 def _external_gemm(name):
     """Torch's own matrix product, to be called from compiled code."""
-    library = ctypes.CDLL(torch._C.__file__)
-    address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+    try:
+        found = getattr(ctypes.CDLL(torch._C.__file__), name)
+    except (AttributeError, OSError) as error:
+        raise ImportError(f"torch has no {name} to call: {error}") from error
+    address = ctypes.cast(found, ctypes.c_void_p).value
     symbol = f"speechbrain_dslstm_{name}"
     llvmlite.binding.add_symbol(symbol, address)
     return types.ExternalFunction(symbol, types.void(*[types.uintp] * 13))
