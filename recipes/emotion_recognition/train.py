@@ -35,11 +35,9 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_dslstm.audio import LONGEST_CLIP, load_audio
 from speechbrain_dslstm.augment import change_speed, mixup
 from speechbrain_dslstm.checkpointing import AtomicCheckpointer
-from speechbrain_dslstm.corpora import prepare, vote_names
-from speechbrain_dslstm.corpora.manifest import write_left_out, write_manifest
+from speechbrain_dslstm.corpora import vote_names
 from speechbrain_dslstm.dimensions import (
     DimensionStats,
-    check_dimensions,
     dimension_loss,
     to_scale,
 )
@@ -68,15 +66,9 @@ from speechbrain_dslstm.loading import (
 )
 from speechbrain_dslstm.metrics import EmotionStats
 from speechbrain_dslstm.models import fusion_loss
+from speechbrain_dslstm.preparation import prepare_data
 from speechbrain_dslstm.pretrained import save_pretrained
-from speechbrain_dslstm.protocols import (
-    PROTOCOLS,
-    audio_hash,
-    check_leaks,
-    format_leak_table,
-    make_split,
-    split_hash,
-)
+from speechbrain_dslstm.protocols import PROTOCOLS
 from speechbrain_dslstm.ranks import (
     any_rank,
     mean_over_ranks,
@@ -90,14 +82,9 @@ from speechbrain_dslstm.results import (
 )
 from speechbrain_dslstm.resuming import RandomStates, ReproducibleDataset
 from speechbrain_dslstm.targets import class_weights, mix_targets, vote_shares
-from speechbrain_dslstm.text import (
-    check_transcripts,
-    load_tokenizer,
-    to_tokens,
-    write_transcripts,
-)
+from speechbrain_dslstm.text import load_tokenizer, to_tokens
 from speechbrain_dslstm.training import WeightAverage, split_parameters
-from speechbrain_dslstm.writing import name_errors, replace_file
+from speechbrain_dslstm.writing import name_errors
 
 logger = get_logger(__name__)
 
@@ -485,86 +472,6 @@ class EmotionBrain(sb.Brain):
         predicted = {row["id"]: row["predicted"] for row in rows}
         row = {"epoch": epoch, **stats, "predicted": predicted}
         append_row(self.hparams.test_epoch_log, row)
-
-
-def prepare_data(hparams):
-    """Read the corpus, split it, and write the manifests of this run.
-
-    Arguments
-    ---------
-    hparams : dict
-        The loaded hyperparameters.
-
-    Raises
-    ------
-    ValueError
-        The output folder holds a trained run on another split.
-    """
-    left_out = []
-    entries, labels = prepare(
-        hparams["corpus"],
-        hparams["data_folder"],
-        hparams["label_set"],
-        left_out,
-        **hparams["corpus_options"],
-    )
-    check_dimensions(entries, hparams["dimensions"], hparams["corpus"])
-    split = make_split(
-        entries,
-        hparams["protocol"],
-        hparams["fold"],
-        hparams["seed"],
-        hparams["n_folds"],
-        hparams["valid_speakers"],
-    )
-    leaks = check_leaks(split, entries)
-    names = ["corpus", "label_set", "protocol", "fold", "seed"]
-    run = {name: hparams[name] for name in [*names, "normalization"]}
-    run.update(
-        system=hparams["system"],
-        n_folds=split.n_folds,
-        labels=labels,
-        description=split.description,
-        split_hash=split_hash(split),
-        audio_hash=audio_hash(entries),
-        clips={
-            "train": len(split.train),
-            "valid": len(split.valid),
-            "test": len(split.test),
-            "dropped": split.dropped,
-        },
-        leaks=leaks,
-    )
-    if hparams["model"].reads_text:
-        run["text_note"] = check_transcripts(
-            hparams["corpus"], entries, hparams["allow_fixed_sentences"]
-        )
-    folder = Path(hparams["save_folder"])
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "run.json"
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [n for n in run if before.get(n, run[n]) != run[n]]
-        finished = Path(hparams["output_folder"], "results.json").exists()
-        if changed and (finished or any(folder.glob("CKPT*"))):
-            name = changed[0]
-            raise ValueError(
-                f"{hparams['output_folder']} holds a run with another "
-                f"{name} ({before[name]}, now {run[name]}): give "
-                "another --output_folder, or remove that one"
-            )
-        if changed:
-            # It stands for all files of the preparation
-            path.unlink()
-    for side in ("train", "valid", "test"):
-        ids = getattr(split, side)
-        write_manifest(folder / f"{side}.json", {i: entries[i] for i in ids})
-    write_left_out(folder / "left_out.json", left_out)
-    train = {i: entries[i] for i in split.train}
-    if hparams["model"].reads_text:
-        write_transcripts(train, folder / "tokenizer")
-    replace_file(path, json.dumps(run, indent=2) + "\n")
-    logger.info(f"split: {split.description}\n{format_leak_table(leaks)}")
 
 
 def dataio_prep(hparams):
