@@ -1,10 +1,12 @@
-"""How the peak memory of a training step grows with T.
+"""How the peak memory of a training step grows with T, and that of ``paper``.
 
 Two layers at the paper's sizes, batch 32; each T in a process of its own, less
-what the process holds before that step. Linux only: the peak that getrusage
-gives starts with that of the parent process.
+what the process holds before that step. Then a whole process that trains
+``paper`` on clips of 4 s: from waveforms to the optimiser's step, twice. Linux
+only: the peak that getrusage gives starts with that of the parent process.
 """
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,16 +19,21 @@ __all__ = ["PARITY", "rows"]
 
 STEPS = [50, 100, 200, 400, 800]
 BATCH = 32
-CHILD = rf"""
+# Batch -> GB that a process may take
+LIMITS = {32: 3.0, 128: 12.0}
+REPOSITORY = Path(__file__).resolve().parents[2]
+MEMORY = r"""
 import re, sys
 from pathlib import Path
 import torch
-from speechbrain_dslstm import DSLSTM
 torch.set_num_threads(1)
 
 def memory(kind):
     text = Path("/proc/self/status").read_text()
     return int(re.search(kind + r":\s+(\d+) kB", text)[1]) / 1024
+"""
+LAYER = f"""
+from speechbrain_dslstm import DSLSTM
 
 def step(batch, steps):
     x = torch.randn(batch, steps, {SIZE_X}, requires_grad=True)
@@ -46,29 +53,50 @@ before = memory("VmRSS")
 step({BATCH}, int(sys.argv[2]))
 print(memory("VmHWM") - before)
 """
+SYSTEM = """
+from speechbrain_dslstm.hparams import load_hparams
+from speechbrain_dslstm.models import fusion_loss
+
+hparams = load_hparams("hparams/paper.yaml", "corpus: iemocap")
+model = hparams["model"].train()
+optimizer = hparams["opt_class"](model.parameters())
+batch = int(sys.argv[1])
+wavs, targets = torch.randn(batch, 64000), torch.randint(4, (batch,))
+for _ in range(2):
+    _, outputs = model(0.1 * wavs, return_branches=True)
+    optimizer.zero_grad()
+    fusion_loss(outputs, targets, model.branch_weights).backward()
+    optimizer.step()
+print(memory("VmHWM"))
+"""
 
 
-def peak_memory(side, steps):
-    """Peak memory of one training step.
+def peak_memory(code, *arguments):
+    """Peak memory in a process of its own.
 
     Arguments
     ---------
-    side : str
-        "DS-LSTM" or "nn.LSTM".
-    steps : int
-        Time steps T.
+    code : str
+        What it does after ``MEMORY``; prints MiB.
+    *arguments : str or int
+        Of its command line.
 
     Returns
     -------
     float
-        MiB, inputs and gradients included.
+        MiB.
     """
-    command = [sys.executable, "-c", CHILD, side, str(steps)]
-    repository = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", MEMORY + code, *map(str, arguments)]
     done = subprocess.run(
-        command, check=True, capture_output=True, text=True, cwd=repository
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+        # As train.py does
+        env={**os.environ, "THP_MEM_ALLOC_ENABLE": "1"},
     )
-    return float(done.stdout)
+    return float(done.stdout.split()[-1])
 
 
 def rows(options):
@@ -82,14 +110,24 @@ def rows(options):
     Yields
     ------
     Row
-        One for each side; ``medians`` holds MiB instead of milliseconds.
+        One for each side, and one for each batch of ``paper``; ``medians``
+        holds MiB instead of milliseconds.
     """
     for side in ("DS-LSTM", "nn.LSTM"):
-        peaks = [peak_memory(side, steps) for steps in STEPS]
+        peaks = [peak_memory(LAYER, side, steps) for steps in STEPS]
         yield Row(
             "memory",
             f"slope in T of MiB, {side}, batch {BATCH}",
             slope(STEPS, peaks),
             1.05 if side == "DS-LSTM" else None,
             {f"T {t}:": p for t, p in zip(STEPS, peaks, strict=True)},
+        )
+    for batch, limit in LIMITS.items():
+        peak = peak_memory(SYSTEM, batch)
+        yield Row(
+            "memory",
+            f"GB of a process that trains paper, batch {batch}",
+            peak * 2**20 / 1e9,
+            limit,
+            {"MiB": peak},
         )
