@@ -33,7 +33,7 @@ EXAMPLES = {
         dslstm export model.pt2
     """,
     "info": """\
-        dslstm info runs/dual_level/emodb/session/fold0_seed1234/model
+        dslstm info runs/dual_level/emodb/session/training/fold0_seed1234/model
     """,
     "explain": """\
         dslstm explain speech.wav
