@@ -13,6 +13,8 @@ from speechbrain.utils.run_opts import RunOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = "recipes/emotion_recognition/train.py"
+# What the script hands its hyperparameters to reads them, too
+READERS = ["preparation.py", "loading.py"]
 RUN_OPTIONS = set(RunOptions().as_dict())
 # No --option of the command line, so no prefix of theirs is taken
 POSITIONAL = {"param_file", "overridden_args", "distributed_launch"}
@@ -130,10 +132,11 @@ TRAINING = [name for name in TEXTS if name not in INCLUDED]
 
 @pytest.fixture(scope="module")
 def script():
-    """Text of the training script."""
+    """Text of the training script and of its helpers."""
     path = REPOSITORY / SCRIPT
     assert path.is_file(), f"{SCRIPT} is not there"
-    return path.read_text("utf-8")
+    paths = [path, *(REPOSITORY / "speechbrain_dslstm" / n for n in READERS)]
+    return "\n".join(one.read_text("utf-8") for one in paths)
 
 
 @pytest.mark.parametrize("name", TRAINING)
@@ -165,11 +168,8 @@ def test_modules_of_the_script_are_there(name, script):
 @pytest.mark.parametrize("name", INCLUDED)
 def test_included_files_are_used(name, script):
     assert name in TEXTS, f"!include of hparams/{name}, which is not there"
-    # Only what is included as `recipe` stands beside the file's own keys. What
-    # the script hands its hyperparameters to reads them, too.
-    loading = REPOSITORY / "speechbrain_dslstm" / "loading.py"
-    both = script + loading.read_text("utf-8")
-    beside = both if name == "recipe.yaml" else ""
+    # Only what is included as `recipe` stands beside the file's own keys
+    beside = script if name == "recipe.yaml" else ""
     unused = unused_in_include(name, TEXTS, beside)
     assert not unused, f"hparams/{name}: no including file reads {unused}"
 
