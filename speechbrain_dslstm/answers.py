@@ -10,7 +10,13 @@ import string
 from collections import defaultdict
 from pathlib import Path
 
-from speechbrain_dslstm.runs import IDENTITY, RULES, TASK, read_runs
+from speechbrain_dslstm.runs import (
+    IDENTITY,
+    RULES,
+    TASK,
+    check_values,
+    read_runs,
+)
 from speechbrain_dslstm.statistics import METRICS
 
 __all__ = [
@@ -25,6 +31,12 @@ __all__ = [
 DIGITS = string.digits + string.ascii_letters
 # Where a seed lacks an utterance
 NONE = "-"
+# What a report says of a run beside its scores and answers
+KEPT = (
+    *("complete", "status", "selection", "parameters", "versions"),
+    *("commands", "seconds", "calibration", "branches", "curves", "leaks"),
+    "headline",
+)
 
 
 def list_utterances(runs):
@@ -45,7 +57,8 @@ def list_utterances(runs):
     Raises
     ------
     ValueError
-        Two runs disagree on the speaker or the emotion of an utterance.
+        Two runs disagree on the labels, or on the speaker or the emotion of
+        an utterance; an emotion is no label; more than 62 labels.
 
     Example
     -------
@@ -78,8 +91,14 @@ def list_utterances(runs):
     listed = {}
     for task, truths in found.items():
         truth = truths["of"]
-        index = {label: DIGITS[k] for k, label in enumerate(truths["labels"])}
+        index = _digits_of(truths["labels"])
         ids = sorted(truth)
+        for key in ids:
+            if truth[key][1] not in index:
+                raise ValueError(
+                    f"{task[0]}: {key} is {truth[key][1]!r}, which is none of "
+                    f"{', '.join(index)}"
+                )
         speakers = sorted({speaker for speaker, _ in truth.values()})
         listed[task] = {
             **dict(zip(TASK, task, strict=True)),
@@ -109,15 +128,21 @@ def encode_answers(run, ids):
         has them: strings as long as ``ids``, of the predicted labels' places
         in ``DIGITS``; "fold" has the test fold in the same way.
 
+    Raises
+    ------
+    ValueError
+        More than 62 labels or folds.
+
     Example
     -------
     >>> row = {"speaker": "s", "emotion": "sad", "predicted": "glad"}
     >>> fold = {"answers": {"validation": dict.fromkeys(METRICS, {"u": row})}}
-    >>> run = {"labels": ["glad", "sad"], "seeds": {1: {4: fold}}}
+    >>> run = {"labels": ["glad", "sad"], "seeds": {1: {4: fold}}, "n_folds": 5}
     >>> encode_answers(run, ["t", "u"])
     {'1': {'validation': '-0', 'fold': '-4'}}
     """
-    index = {label: DIGITS[k] for k, label in enumerate(run["labels"])}
+    index = _digits_of(run["labels"])
+    numbers = _digits_of(range(run["n_folds"]))
     coded = {}
     for seed, folds in run["seeds"].items():
         lines = defaultdict(lambda: [NONE] * len(ids))
@@ -127,7 +152,7 @@ def encode_answers(run, ids):
                 for name, label in _lines_of(rule).items():
                     for key, row in by_score[name].items():
                         lines[label][place[key]] = index[row["predicted"]]
-                        lines["fold"][place[key]] = DIGITS[number]
+                        lines["fold"][place[key]] = numbers[number]
         coded[str(seed)] = {name: "".join(c) for name, c in lines.items()}
     return coded
 
@@ -148,16 +173,21 @@ def gather_runs(*places):
     Raises
     ------
     ValueError
-        As of both, and where two places hold the same run.
+        As of both, where there is no such place, and where two places hold
+        the same run.
 
     Example
     -------
     >>> gather_runs("no/such/folder")
     Traceback (most recent call last):
         ...
-    ValueError: no finished fold below no/such/folder; ...
+    ValueError: there is no no/such/folder
     """
-    files = [one for one in places if Path(one).is_file()]
+    places = list(dict.fromkeys(map(Path, places)))
+    for one in places:
+        if not one.exists():
+            raise ValueError(f"there is no {one}")
+    files = [one for one in places if one.is_file()]
     folders = [one for one in places if one not in files]
     found = (
         [(run, "a folder") for run in read_runs(*folders)] if folders else []
@@ -169,8 +199,9 @@ def gather_runs(*places):
         if key in where:
             raise ValueError(
                 f"{run['system']} on {run['corpus']}, protocol "
-                f"{run['protocol']}, is in {where[key]} and in {place}; give "
-                "one of them, or another name to one system (--system)"
+                f"{run['protocol']}, is in {where[key]} and in {place}: all "
+                "seeds and folds of a run must be in one place; give one of "
+                "them, or train under another name (--system)"
             )
         where[key] = place
     return [run for run, _ in found]
@@ -194,7 +225,8 @@ def read_report(path):
     Raises
     ------
     ValueError
-        The file is no report; the message names it and what is wrong.
+        The file is no report, or its answers do not give its scores; the
+        message names it and what is wrong.
 
     Example
     -------
@@ -214,40 +246,61 @@ def read_report(path):
         return [_decode(entry, keys) for entry in report["runs"]]
     except KeyError as error:
         reason = f"it has no {error}"
-    except (ValueError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error)
     raise ValueError(f"{path} is no report of report.py: {reason}")
 
 
 def _decode(entry, keys):
     """A run from what a report holds of it."""
-    key = keys[tuple(entry[name] for name in TASK)]
-    labels = entry["labels"]
+    for name in KEPT:
+        entry[name]
+    task = tuple(entry[name] for name in TASK)
+    if task not in keys:
+        raise ValueError(f"it has runs, but no utterances, of {task}")
+    key, labels = keys[task], entry["labels"]
     rows = {
         one: {
-            "speaker": key["speakers"][speaker],
-            "emotion": labels[DIGITS.index(truth)],
+            "speaker": _named(speaker, key["speakers"], one),
+            "emotion": _named(DIGITS.find(truth), labels, one),
         }
         for one, speaker, truth in zip(
             key["ids"], key["speaker"], key["truth"], strict=True
         )
     }
+    what = f"{entry['system']}, protocol {entry['protocol']}"
+    numbers = _digits_of(range(entry["n_folds"]))
     seeds = {}
     for one in entry["folds"]:
-        lines = entry["answers"][str(one["seed"])]
-        number = DIGITS[one["fold"]]
-        answers = {}
-        for rule in one["values"]:
-            for name, label in _lines_of(rule).items():
-                answers.setdefault(rule, {})[name] = {
-                    utterance: {**row, "predicted": labels[DIGITS.index(digit)]}
-                    for (utterance, row), digit, place in zip(
-                        rows.items(), lines[label], lines["fold"], strict=True
-                    )
-                    if place == number
-                }
-        fold = {"values": one["values"], "answers": answers}
-        seeds.setdefault(one["seed"], {})[one["fold"]] = fold
+        seed, number = one["seed"], one["fold"]
+        where = f"{what}, seed {seed}, fold {number}"
+        folds = seeds.setdefault(seed, {})
+        if number in folds or number not in numbers:
+            raise ValueError(f"{where} is there twice, or is none of its folds")
+        lines = entry["answers"][str(seed)]
+        fold = {"values": one["values"], "answers": {}}
+        for rule, scores in one["values"].items():
+            if scores.keys() != set(METRICS):
+                raise ValueError(f"{where} has not the scores {METRICS}")
+            fold["answers"][rule] = {
+                name: _rows_of(
+                    *(rows, lines[label], lines["fold"], numbers[number]),
+                    labels,
+                )
+                for name, label in _lines_of(rule).items()
+            }
+        counts = {
+            len(some) for by in fold["answers"].values() for some in by.values()
+        }
+        if counts != {one["clips"]["test"]}:
+            raise ValueError(
+                f"{where} has not the answers of its {one['clips']['test']} "
+                "clips"
+            )
+        check_values(fold, where)
+        folds[number] = fold
+    if not seeds:
+        raise ValueError(f"{what} has no fold")
     return {
         **{name: entry[name] for name in IDENTITY},
         "labels": labels,
@@ -256,6 +309,41 @@ def _decode(entry, keys):
         "seeds": seeds,
         "kept": entry,
     }
+
+
+def _rows_of(rows, line, places, number, labels):
+    """Answers of one fold: the rows whose place has its number."""
+    if not len(rows) == len(line) == len(places):
+        raise ValueError(
+            f"a line has {len(line)} answers and {len(places)} folds for "
+            f"{len(rows)} utterances"
+        )
+    return {
+        key: {**row, "predicted": _named(DIGITS.find(digit), labels, key)}
+        for (key, row), digit, place in zip(
+            rows.items(), line, places, strict=True
+        )
+        if place == number
+    }
+
+
+def _named(place, names, utterance):
+    """The name at a place, which must be there."""
+    if not 0 <= place < len(names):
+        raise ValueError(
+            f"{utterance} has a label or speaker that is not named"
+        )
+    return names[place]
+
+
+def _digits_of(names):
+    """Name -> its character."""
+    if len(names) > len(DIGITS):
+        raise ValueError(
+            f"a report holds at most {len(DIGITS)} labels and as many folds, "
+            f"not {len(names)}"
+        )
+    return dict(zip(names, DIGITS, strict=False))
 
 
 def _lines_of(rule):

@@ -144,7 +144,7 @@ def plot_confusion(confusion, labels, path, title=None):
     bar.ax.tick_params(length=0, colors=INK)
     bar.outline.set_visible(False)
     bar.set_label("of the true class", color=FAINT, fontsize=8)
-    _save(figure, path)
+    _save(figure, path, title)
 
 
 def plot_explanation(found, labels, path, title=None):
@@ -495,7 +495,7 @@ def _axes(width, height, title):
     return figure, axes
 
 
-def _save(figure, path):
+def _save(figure, path, title=None):
     """Write the figure; the file is there whole or not at all."""
     path = Path(path)
     scratch = path.with_name(f".{os.getpid()}.{path.name}")
@@ -506,6 +506,7 @@ def _save(figure, path):
             facecolor="white",
             bbox_inches="tight",
             pad_inches=0.15,
+            metadata={"Title": title} if title else None,
         )
         os.replace(scratch, path)
     finally:

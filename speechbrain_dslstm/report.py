@@ -1,14 +1,14 @@
 """One report of many runs: what was measured, how sure it is, what it means.
 
-``build_report`` makes one plain structure of what ``answers.gather_runs`` found;
-``write_report`` writes it as JSON, as Markdown and as one HTML file that needs
-nothing else. Every number carries its protocol and the rule its epoch was
+``build_report`` makes one plain structure of what ``answers.gather_runs``
+found; ``write_report`` writes it as JSON, as Markdown and as one HTML file that
+needs nothing else. Every number carries its protocol and the rule its epoch was
 chosen by, and what is partial says so.
 
 Symbols: S seeds, a *row* is an utterance's speaker, emotion and prediction.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 import numpy as np
 
@@ -200,9 +200,15 @@ def inflation_chain(runs, resamples=RESAMPLES):
     >>> [row["key"] for row in chain["rows"]], chain["steps"][0]["ua"]["p"]
     (["c'", 'c'], 1.0)
     """
-    by_setting = {}
-    for run in runs:
-        by_setting.setdefault((run["protocol"], _per_speaker(run)), run)
+    # One normalisation in all rows but the last, or a step would be of two
+    # things: the one of which there is most
+    others = Counter(r["normalization"] for r in runs if not _per_speaker(r))
+    wanted = {"speaker", *(name for name, _ in others.most_common(1))}
+    by_setting = {
+        (run["protocol"], _per_speaker(run)): run
+        for run in runs
+        if run["normalization"] in wanted
+    }
     rows, answers = {}, {}
     for key, (protocol, rule, per_speaker, label) in CHAIN.items():
         run = by_setting.get((protocol, per_speaker))
@@ -411,8 +417,19 @@ def _notes(entries, reference):
                 f"{key[0]}, protocol {key[2]}, seed {key[3]}, fold {key[4]}: "
                 f"runs have different splits ({', '.join(sorted(some))})"
             )
-    if reference not in {entry["system"] for entry in entries}:
+    compared = [e for e in entries if e["system"] == reference]
+    if not compared:
         notes.append(f"nothing is compared: there is no run of {reference}")
+        return notes
+    there = {(*_task(e), e["protocol"], _per_speaker(e)) for e in compared}
+    for one in entries:
+        if (*_task(one), one["protocol"], _per_speaker(one)) not in there:
+            notes.append(
+                f"{one['system']} on {one['corpus']}, label set "
+                f"{one['label_set'] or 'default'}, protocol {one['protocol']}, "
+                f"normalisation {one['normalization']}: not compared, as there "
+                f"is no run of {reference} like it"
+            )
     return notes
 
 

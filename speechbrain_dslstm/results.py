@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+import textwrap
 from pathlib import Path
 
 import speechbrain
@@ -22,6 +23,7 @@ from speechbrain_dslstm.calibration import (
 from speechbrain_dslstm.corpora.manifest import read_manifest
 from speechbrain_dslstm.metrics import format_confusion
 from speechbrain_dslstm.plots import plot_confusion
+from speechbrain_dslstm.protocols import PROTOCOLS
 from speechbrain_dslstm.writing import name_errors, replace_file
 
 __all__ = [
@@ -184,7 +186,7 @@ def write_results(hparams, scores, seconds):
     }
     found = {name: test["fused"][name] for name in HEADLINE}
     notes = []
-    if run["protocol"] in ("paper", "random"):
+    if "speaker" not in PROTOCOLS[run["protocol"]].forbidden:
         notes.append("speakers on both sides")
     selection = "best validation UA"
     if hparams["selection_start"] > 0:
@@ -233,7 +235,7 @@ def write_results(hparams, scores, seconds):
         run["labels"],
         folder / "confusion.png",
         f"{run['system']} on {run['corpus']}: {run['protocol']}, "
-        f"fold {run['fold']}",
+        f"fold {run['fold']}\n{textwrap.fill('; '.join(notes), 50)}".rstrip(),
     )
     # Last, because who finds it takes the run for finished
     text = json.dumps(results, indent=2) + "\n"

@@ -21,6 +21,7 @@ __all__ = [
     "NORMALIZATIONS",
     "RULES",
     "TASK",
+    "check_values",
     "fold_command",
     "read_fold",
     "read_runs",
@@ -211,7 +212,7 @@ def read_fold(folder):
             )
             for name in METRICS
         }
-    _check_values(fold, folder)
+    check_values(fold, folder)
     fold["curves"] = {
         "train_loss": {e: row["train_loss"] for e, row in epochs.items()},
         "valid_ua": {e: row["valid"]["ua"] for e, row in epochs.items()},
@@ -327,14 +328,36 @@ def _answers(truth, predicted, path):
     }
 
 
-def _check_values(fold, folder):
-    """Hold the written accuracies to the written predictions."""
+def check_values(fold, where):
+    """Hold the written accuracies to the written predictions.
+
+    Arguments
+    ---------
+    fold : dict
+        With "values" and "answers", as ``read_fold`` returns it.
+    where : str or pathlib.Path
+        Its name, for the message.
+
+    Raises
+    ------
+    ValueError
+        The predictions give another WA.
+
+    Example
+    -------
+    >>> row = {"speaker": "s", "emotion": "sad", "predicted": "sad"}
+    >>> fold = {"answers": {"test": {"wa": {"u": row}}}}
+    >>> check_values({**fold, "values": {"test": {"wa": 0.5}}}, "runs/a")
+    Traceback (most recent call last):
+        ...
+    ValueError: runs/a: WA by the rule 'test' is 0.5000, but the ... 1.0000
+    """
     for rule, values in fold["values"].items():
         rows = fold["answers"][rule]["wa"].values()
         right = sum(row["emotion"] == row["predicted"] for row in rows)
         if abs(right / len(rows) - values["wa"]) > 1e-6:
             raise ValueError(
-                f"{folder}: WA by the rule {rule!r} is {values['wa']:.4f}, "
+                f"{where}: WA by the rule {rule!r} is {values['wa']:.4f}, "
                 f"but the predictions give {right / len(rows):.4f}"
             )
 

@@ -266,7 +266,9 @@ def _details(entry, pictures):
         "split": PROTOCOLS[entry["protocol"]].split,
         "epoch": entry["selection"] or RULES[entry["headline"]],
         "parameters": f"{entry['parameters']:,}",
-        "calibration, mean over folds": _calibration(entry["calibration"]),
+        "calibration, mean over folds": _calibration(
+            entry["calibration"], entry["headline"] == "test"
+        ),
         "wall time, all folds": _time(entry["seconds"]),
         "versions": "; ".join(
             ", ".join(f"{name} {number}" for name, number in one.items())
@@ -307,7 +309,10 @@ def _details(entry, pictures):
         curves["valid_ua"] = {"epoch": []}
     plot_learning_curves(curves, file, title, on_test)
     section["pictures"].append(
-        _picture(file, f"Learning curves, mean and range over folds, {short}")
+        _picture(
+            file,
+            f"Learning curves, mean and range over folds, {short}{warning}",
+        )
     )
     section["tables"].append(_folds(entry))
     return section
@@ -431,15 +436,16 @@ def _p(value):
     return f"{value:.2g}" if value >= 0.001 else "< 0.001"
 
 
-def _calibration(found):
+def _calibration(found, on_test):
     """Expected calibration error without and with the temperature."""
     if not found:
         return "not measured"
     means = {
         name: sum(one[name] for one in found) / len(found) for name in found[0]
     }
+    side = "the test fold itself" if on_test else "validation"
     return (
-        f"temperature {means['temperature']:.2f}, fitted on validation; "
+        f"temperature {means['temperature']:.2f}, fitted on {side}; "
         f"test ECE {means['ece_before']:.3f} → {means['ece_after']:.3f}"
     )
 

@@ -45,8 +45,8 @@ def add_options(parser):
     parser.add_argument(
         "--yardsticks",
         type=Path,
-        default=RESULTS / "yardsticks.yaml",
-        help="YAML with results from elsewhere, shown beside ours",
+        help="YAML with results from elsewhere, shown beside ours (default: "
+        "results/yardsticks.yaml, where it is there)",
     )
     parser.add_argument(
         "--resamples",
@@ -73,9 +73,11 @@ def make_report(runs, options, folder):
     dict
         The report.
     """
-    yardsticks = []
-    if options.yardsticks.exists():
-        yardsticks = read_yardsticks(options.yardsticks)
+    yardsticks, path = [], options.yardsticks
+    if path is None and (RESULTS / "yardsticks.yaml").exists():
+        path = RESULTS / "yardsticks.yaml"
+    if path is not None:
+        yardsticks = read_yardsticks(path)
     report = build_report(
         runs, options.reference, yardsticks, options.resamples
     )
@@ -101,13 +103,19 @@ def headline(entry):
     Returns
     -------
     dict
-        "wa", "ua" and "macro_f1" over the folds, "pooled" with the scores
-        over all utterances and the confusion matrix, and "folds".
+        "wa", "ua" and "macro_f1" over the folds, the "warnings" that go with
+        them, "pooled" with the scores over all utterances and the confusion
+        matrix, and "folds".
     """
     found = entry["rules"][entry["headline"]]
     pooled = {name: one["pooled"] for name, one in found["scores"].items()}
     pooled["confusion"] = found["confusion"]
-    return {**found["scores"], "pooled": pooled, "folds": entry["folds"]}
+    return {
+        "warnings": found["warnings"],
+        **found["scores"],
+        "pooled": pooled,
+        "folds": entry["folds"],
+    }
 
 
 def main():
@@ -126,7 +134,7 @@ def main():
     options = parser.parse_args()
     try:
         make_report(gather_runs(*options.runs), options, options.output)
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from speechbrain_dslstm import EmotionClassifier
 
@@ -219,6 +220,8 @@ def test_paper_protocol_says_so_everywhere(corpus, trained, tmp_path):
     for text in (console, results["note"]):
         assert "speakers on both sides" in text
         assert "best epoch chosen on the test fold" in text
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert "speakers on both sides" in picture.text["Title"]
     rows = (tmp_path / "save" / "epochs.jsonl").read_text().splitlines()
     scores = [json.loads(row)["valid"] for row in rows]
     for name in ("wa", "ua"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_dslstm.answers import gather_runs, read_report
+from speechbrain_dslstm.answers import encode_answers, gather_runs, read_report
 from speechbrain_dslstm.rendering import write_json
 from speechbrain_dslstm.report import build_report
 from speechbrain_dslstm.runs import read_runs
@@ -138,8 +138,9 @@ def test_labels_in_another_order_are_refused(kept, tmp_path):
     [
         ("", "Expecting value"),
         ("[]", "list indices"),
+        ("[" * 100_000, "recursion"),
         ('{"utterances": []}', "it has no 'runs'"),
-        ('{"runs": [{}], "utterances": []}', "it has no 'corpus'"),
+        ('{"runs": [{}], "utterances": []}', "it has no 'complete'"),
         ("{" * 10, "Expecting property name"),
     ],
 )
@@ -157,6 +158,93 @@ def test_a_line_that_is_too_short_is_refused(kept):
     kept.write_text(json.dumps(report))
     with pytest.raises(ValueError, match=r"kept\.json is no report"):
         read_report(kept)
+
+
+def spoil(entry, key, how):
+    """Damage a kept run of dual_level, seed 1234, three folds."""
+    lines, folds = entry["answers"]["1234"], entry["folds"]
+    if how == "answers":
+        lines["validation"] = "0" * len(lines["validation"])
+    elif how == "no answer":
+        lines["validation"] = lines["validation"].replace("1", "-")
+    elif how == "fold left out":
+        lines["fold"] = lines["fold"].replace("2", "-")
+    elif how == "fold moved":
+        lines["fold"] = lines["fold"].replace("2", "1")
+    elif how == "fold twice":
+        folds.append(folds[0])
+    elif how == "no such fold":
+        folds[0]["fold"] = -1
+    elif how == "no folds":
+        folds.clear()
+    elif how == "no scores":
+        folds[0]["values"]["validation"].pop("ua")
+    elif how == "no rules":
+        folds[0]["values"].clear()
+    elif how == "speaker":
+        key["speaker"][0] = -1
+    elif how == "utterances":
+        key["label_set"] = "other"
+    elif how == "curves":
+        entry.pop("curves")
+    else:
+        entry["n_folds"] = "three"
+
+
+@pytest.mark.parametrize(
+    ("how", "wanted"),
+    [
+        ("answers", "seed 1234, fold 0: WA by the rule 'validation' is"),
+        ("no answer", "a label or speaker that is not named"),
+        ("fold left out", "fold 2 has not the answers of its 32 clips"),
+        ("fold moved", "fold 1 has not the answers of its 32 clips"),
+        ("fold twice", "fold 0 is there twice"),
+        ("no such fold", "fold -1 is there twice, or is none"),
+        ("no folds", "has no fold"),
+        ("no scores", "fold 0 has not the scores"),
+        ("no rules", "fold 0 has not the answers"),
+        ("speaker", "a label or speaker that is not named"),
+        ("utterances", "no utterances, of .*emodb"),
+        ("curves", "it has no 'curves'"),
+        ("number", "'str' object"),
+    ],
+)
+def test_damage_is_refused(kept, how, wanted):
+    report = json.loads(kept.read_text())
+    (entry,) = (
+        run
+        for run in report["runs"]
+        if (run["system"], run["protocol"]) == ("dual_level", "session")
+    )
+    spoil(entry, report["utterances"][0], how)
+    kept.write_text(json.dumps(report))
+    with pytest.raises(ValueError, match=rf"kept\.json is no .*{wanted}"):
+        read_report(kept)
+
+
+def test_a_place_that_is_not_there_is_named(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"there is no .*emodb\.json"):
+        gather_runs(folder, tmp_path / "emodb.json")
+
+
+def test_a_place_given_twice_counts_once(kept):
+    assert len(gather_runs(kept, str(kept))) == len(read_report(kept))
+
+
+def test_more_labels_than_characters_are_refused():
+    run = {"labels": list(range(63)), "n_folds": 2, "seeds": {}}
+    with pytest.raises(ValueError, match="at most 62 labels .* not 63"):
+        encode_answers(run, [])
+    with pytest.raises(ValueError, match="not 64"):
+        encode_answers({**run, "labels": ["a"], "n_folds": 64}, [])
+
+
+def test_what_is_not_compared_is_said(kept, tmp_path):
+    miniature.write(tmp_path / "new", "mine", "speaker")
+    runs = gather_runs(tmp_path / "new", kept)
+    notes = build_report(runs, resamples=RESAMPLES)["notes"]
+    (note,) = [one for one in notes if one.startswith("mine")]
+    assert "protocol speaker" in note and "not compared" in note
 
 
 @pytest.mark.parametrize("name", ["emodb", "ravdess"])
