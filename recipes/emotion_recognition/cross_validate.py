@@ -30,7 +30,9 @@ from report import add_options, make_report
 from ruamel.yaml import YAML
 from tqdm import tqdm
 
+from speechbrain_dslstm.answers import DIGITS
 from speechbrain_dslstm.corpora import prepare
+from speechbrain_dslstm.folds import write_folds
 from speechbrain_dslstm.hparams import SHARED, nest_overrides, run_folder
 from speechbrain_dslstm.metrics import format_confusion
 from speechbrain_dslstm.protocols import (
@@ -157,7 +159,7 @@ def plan(options, arguments):
     Raises
     ------
     ValueError
-        Two jobs would share a folder.
+        Two jobs would share a folder, or there are too many folds.
     """
     jobs, folders, corpora = [], {}, {}
     for path in options.hparams:
@@ -178,9 +180,15 @@ def plan(options, arguments):
             given = [path, *arguments, *given]
             settings = read_settings(given)
             entries = read_corpus(settings, corpora)
-            for fold in range(
-                count_folds(entries, settings["protocol"], settings["n_folds"])
-            ):
+            folds = count_folds(
+                entries, settings["protocol"], settings["n_folds"]
+            )
+            if folds > len(DIGITS):
+                raise ValueError(
+                    f"{' '.join(given)} has {folds} folds; a report holds at "
+                    f"most {len(DIGITS)}"
+                )
+            for fold in range(folds):
                 folder = Path(run_folder(settings, fold))
                 name = f"{path} {' '.join(given[1:])} --fold={fold}"
                 if folder in folders:
@@ -434,6 +442,11 @@ def parse():
         action="store_true",
         help="print what the sides share under each protocol, run nothing",
     )
+    parser.add_argument(
+        "--folds",
+        type=Path,
+        help="write which utterance is on which side to a csv file, run nothing",
+    )
     add_options(parser)
     options, arguments = parser.parse_known_args()
     for path in options.hparams:
@@ -453,11 +466,16 @@ def parse():
 def main():
     """Run all folds and report what they gave."""
     options, arguments = parse()
-    if options.leaks:
+    if options.leaks or options.folds:
         settings = read_settings([options.hparams[0], *arguments])
         entries = read_corpus(settings, {})
         names = ("seed", "n_folds", "valid_speakers")
         numbers = [settings[name] for name in names]
+    if options.folds:
+        protocols = options.protocols or [settings["protocol"]]
+        write_folds(options.folds, entries, protocols, *numbers)
+        return
+    if options.leaks:
         found = leak_summary(entries, options.protocols, *numbers)
         print(format_leak_summary(found))
         for ids in identical_recordings(entries):
@@ -484,10 +502,16 @@ def main():
     threads = max(1, len(os.sched_getaffinity(0)) // slots)
     failed = run(jobs, devices, threads)
     finished = [job.folder for job in jobs if job.done]
+    wrong = []
     if finished:
-        show(make_report(read_runs(*finished), options, options.report))
+        try:
+            show(make_report(read_runs(*finished), options, options.report))
+        except (OSError, ValueError) as error:
+            wrong.append(f"no report: {error}")
     if failed:
-        sys.exit("\n".join([f"{len(failed)} folds failed:", *failed]))
+        wrong += [f"{len(failed)} folds failed:", *failed]
+    if wrong:
+        sys.exit("\n".join(wrong))
 
 
 if __name__ == "__main__":

@@ -293,3 +293,18 @@ def test_leak_table_of_a_corpus(place):
     out, _ = run(place, "dual_level.yaml", "--leaks", "--protocols", "session")
     assert "| `session` | 3 | 0 / 0 | 0 / 0 |" in out
     assert not lines(place, "started.txt")
+
+
+def test_folds_of_a_corpus_as_a_table(place):
+    run(place, "dual_level.yaml", "--folds=folds.csv", "--protocols", "session")
+    head, *rows = (place / "folds.csv").read_text().splitlines()
+    assert head.startswith("id,speaker,emotion,session 0 ") and rows
+    assert not lines(place, "started.txt")
+
+
+def test_a_report_that_cannot_be_made_is_said_after_the_folds(place):
+    options = ["--protocols", "session", "--yardsticks", "typo.yaml"]
+    _, err = run(place, "dual_level.yaml", *options, code=1)
+    assert "no report:" in err and "typo.yaml" in err
+    assert "Traceback" not in err
+    assert lines(place, "started.txt")

@@ -1,0 +1,72 @@
+"""The table of folds: every clip, every side, and the split's own hash."""
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from speechbrain_dslstm.folds import write_folds
+from speechbrain_dslstm.protocols import PROTOCOLS, make_split, split_hash
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+spec = importlib.util.spec_from_file_location(
+    "miniature_runs", REPOSITORY / "tests" / "miniature_runs.py"
+)
+miniature = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(miniature)
+
+
+def read(path):
+    """The rows of the table."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_sides_are_those_of_the_split(tmp_path, protocol):
+    entries = miniature.corpus()
+    path = tmp_path / "folds.csv"
+    write_folds(path, entries, [protocol], 7, 3, 1)
+    rows = read(path)
+    assert [row["id"] for row in rows] == sorted(entries)
+    for row in rows:
+        assert row["speaker"] == entries[row["id"]]["speaker"]
+    columns = list(rows[0])[3:]
+    for fold, column in enumerate(columns):
+        split = make_split(entries, protocol, fold, 7, 3, 1)
+        assert column == f"{protocol} {fold} {split_hash(split)}"
+        for side in ("train", "valid", "test"):
+            found = [r["id"] for r in rows if side in r[column].split("+")]
+            assert found == sorted(getattr(split, side))
+    tested = [row["id"] for row in rows for c in columns if "test" in row[c]]
+    if protocol != "all":
+        assert sorted(tested) == sorted(entries)
+
+
+@pytest.mark.parametrize("name", ["emodb", "ravdess"])
+def test_published_folds_are_those_of_the_results(name):
+    folder = REPOSITORY / "results"
+    report = json.loads((folder / f"{name}.json").read_text())
+    rows = {row["id"]: row for row in read(folder / f"{name}_folds.csv")}
+    (key,) = report["utterances"]
+    assert list(rows) == key["ids"]
+    for run in report["runs"]:
+        for fold in run["folds"]:
+            column = f"{run['protocol']} {fold['fold']} {fold['split_hash']}"
+            sides = [row[column] for row in rows.values()]
+            for side in ("train", "valid", "test"):
+                assert sides.count(side) == fold["clips"][side]
+                said = {
+                    row["speaker"]
+                    for row in rows.values()
+                    if row[column] == side
+                }
+                assert sorted(said) == fold["speakers"][side]
+
+
+def test_no_such_protocol(tmp_path):
+    with pytest.raises(ValueError, match="casino"):
+        write_folds(tmp_path / "folds.csv", miniature.corpus(), ["casino"])
+    assert not list(tmp_path.iterdir())
