@@ -1,9 +1,8 @@
 r"""DS-LSTM on a CPU: numba's compiled loops between torch's matrix products.
 
-The input projections of all steps are three products into one array
-[batch, time, 6 * hidden], x and y as they come: nothing is concatenated or
-transposed. One compiled call then walks through all steps in that array, and
-one walks back, by the formulas of ``kernel_fused``; the gradients of the
+The input projections of all steps are two products, of x and of y as they
+come: nothing is concatenated. One compiled call then walks through all steps,
+and one walks back, by the formulas of ``kernel_fused``; the gradients of the
 weights are a product each at the end. Batches are cut into pieces whose
 projections fit the cache, wherever their items do not need each other.
 
@@ -21,6 +20,7 @@ import torch
 from torch.amp import custom_bwd, custom_fwd
 
 from speechbrain_dslstm.ds_lstm.kernel_fused import refuse_second_derivatives
+from speechbrain_dslstm.ds_lstm.products import product
 from speechbrain_dslstm.threads import import_problem
 
 __all__ = ["ds_lstm_numba", "numba_problem"]
@@ -29,6 +29,8 @@ __all__ = ["ds_lstm_numba", "numba_problem"]
 PIECE_VALUES = 1 << 21
 # Fewer items than this make a slow matrix product
 PIECE_ITEMS = 16
+# Steps that are worth a transposed copy of the recurrent weight
+TURNING = 16
 _memory = threading.local()
 
 
@@ -85,6 +87,13 @@ def _scratch(like, *shape):
     return have[:values].view(shape)
 
 
+def _joined(pieces):
+    """One tensor of several, copied only if there are several."""
+    if len(pieces) > 1:
+        return torch.cat(pieces)
+    return pieces[0] if pieces else None
+
+
 def _own(state):
     return state.clone(memory_format=torch.contiguous_format)
 
@@ -96,16 +105,6 @@ def _pieces(batch, time, six, norm):
     items = max(PIECE_ITEMS, PIECE_VALUES // (time * six))
     items = -(-batch // max(1, round(batch / items)))
     return [slice(k, k + items) for k in range(0, batch, items)]
-
-
-def _project(x, y, weight_x, weight_y, act):
-    """The part of all steps that does not depend on h_{t-1}, into ``act``."""
-    hidden = act.shape[-1] // 6
-    act, x, y = (v.flatten(0, 1) for v in (act, x, y))
-    four, five = 4 * hidden, 5 * hidden
-    torch.mm(x, weight_x.t(), out=act[:, :five])
-    act[:, :four].addmm_(y, weight_y[:four].t())
-    torch.mm(y, weight_y[four:].t(), out=act[:, five:])
 
 
 def _for_blas(columns, rows, inner, like):
@@ -152,26 +151,32 @@ def _walk(x, y, h0, c0, weights, counts, norm, kept=None):
     weight_x, weight_y, weight_h, bias = weights
     out = x.new_empty(batch, time, hidden)
     h, c = _own(h0), _own(c0)
-    few, pieces = _loops().FEW, _pieces(batch, time, 6 * hidden, norm)
-    transposed = weight_h.t().contiguous() if batch >= few else None
-    for piece in pieces:
+    # Reading its rows is faster, but few steps do not pay for turning it
+    turn = batch >= _loops().FEW or time >= TURNING
+    turned = weight_h.t().contiguous() if turn else None
+    for piece in _pieces(batch, time, 6 * hidden, norm):
         items = len(h[piece])
         if kept is None:
-            act = _scratch(x, items, time, 6 * hidden)
+            act = x.new_empty(items, 1, 6 * hidden)
             h_before = c_all = act.new_empty(0, 0, 0)
         else:
             act, h_before, c_all = (v[piece] for v in kept)
-        _project(x[piece], y[piece], weight_x, weight_y, act)
-        weight = weight_h.contiguous() if items < few else transposed
-        given = (act, weight, bias, h[piece], c[piece], counts[piece])
+        parts = _project(x[piece], weight_x), _project(y[piece], weight_y)
+        weight = weight_h.contiguous() if turned is None else turned
+        given = (*parts, weight, bias, h[piece], c[piece], counts[piece])
         given = [v.numpy() for v in given]
         _loops().forward(
             *(*given, *_for_blas(6 * hidden, items, hidden, given[0])),
-            *(v.numpy() for v in (out[piece], h_before, c_all)),
+            *(v.numpy() for v in (out[piece], act, h_before, c_all)),
             *norm.arguments(),
         )
     norm.update(counts)
     return out, h, c
+
+
+def _project(x, weight):
+    """What an input gives to all steps: [batch, time, 5 * hidden]."""
+    return product(x.flatten(0, 1), weight.t()).view(*x.shape[:2], -1)
 
 
 class _Recurrence(torch.autograd.Function):
@@ -210,49 +215,44 @@ class _Recurrence(torch.autograd.Function):
         hidden = six // 6
         four, five = 4 * hidden, 5 * hidden
         dh, dc, grad_out = _own(grad_h), _own(grad_c), grad_out.contiguous()
-        grad_x = torch.empty_like(x) if needs[0] else None
-        grad_y = torch.empty_like(y) if needs[1] else None
-        weights = weight_x, weight_y, weight_h
-        grad_wx, grad_wy, grad_wh = (v.new_empty(v.shape) for v in weights)
+        grads_x, grads_y, grads_w = [], [], None
         weight = weight_h.contiguous().numpy()
         sums = [x.new_zeros(six)]
         sums += [torch.zeros_like(v) for v in norm.tensors[1:]]
-        pieces = _pieces(batch, time, six, norm)
-        for k, piece in enumerate(pieces):
+        for piece in _pieces(batch, time, six, norm):
             acts = act[piece].numpy()
-            grad = _scratch(x, *acts.shape)
+            grads = _scratch(x, 2, len(acts), time, five)
             _loops().backward(
                 *(acts, weight, c_all[piece].numpy(), counts[piece].numpy()),
                 *_for_blas(hidden, len(acts), six, acts),
                 *(v[piece].numpy() for v in (grad_out, dh, dc)),
-                *(grad.numpy(), sums[0].numpy()),
+                *(v.numpy() for v in (*grads, sums[0])),
                 *norm.arguments(),
                 *(v.numpy() for v in sums[1:]),
             )
-            grad = grad.flatten(0, 1)
-            gates, time_part, frequency_part = (
-                grad[:, :four], grad[:, :five], grad[:, five:]
-            )  # fmt: skip
-            # The first product overwrites, the others add
-            beta = float(k > 0)
+            for_x, for_y = grads.flatten(1, 2)
             x_, y_, h_ = (v[piece].flatten(0, 1) for v in (x, y, h_before))
-            for total, left, right in [
-                (grad_wx, time_part, x_),
-                (grad_wy[:four], gates, y_),
-                (grad_wy[four:], frequency_part, y_),
-                (grad_wh, grad, h_),
-            ]:
-                total.addmm_(left.t(), right, beta=beta)
-            if grad_x is not None:
-                to = grad_x[piece].flatten(0, 1)
-                torch.mm(time_part, weight_x, out=to)
-            if grad_y is not None:
-                to = grad_y[piece].flatten(0, 1)
-                torch.mm(gates, weight_y[:four], out=to)
-                to.addmm_(frequency_part, weight_y[four:])
+            more = [
+                product(for_x.t(), x_),
+                product(for_y.t(), y_),
+                product(for_x.t(), h_),
+                product(for_y[:, four:].t(), h_),
+            ]
+            if grads_w is None:
+                grads_w = more
+            else:
+                torch._foreach_add_(grads_w, more)
+            if needs[0]:
+                found = product(for_x, weight_x)
+                grads_x.append(found.view(x[piece].shape))
+            if needs[1]:
+                found = product(for_y, weight_y)
+                grads_y.append(found.view(y[piece].shape))
+        grad_wx, grad_wy, *grad_wh = grads_w
         grad_norm = sums[1:] if norm.kind != _loops().NO_NORM else [None] * 2
         return (
-            *(grad_x, grad_y, dh, dc, grad_wx, grad_wy, grad_wh, sums[0]),
+            *(_joined(grads_x), _joined(grads_y), dh, dc),
+            *(grad_wx, grad_wy, _joined(grad_wh), sums[0]),
             *(*grad_norm, None, None),
         )
 

@@ -6,8 +6,9 @@ file, because numba keeps compiled code until the file it stands in changes,
 whatever happens to others that it calls.
 
 Symbols as in ``equations.py``: B items, T steps, H hidden units. A row of
-``act`` [B, T, 6H] holds f i_T i_F o C_T C_F: first what the nonlinearities
-read, then what they give. The inner loops write one or two arrays each,
+``act`` [B, T, 6H] holds the activations f i_T i_F o C_T C_F; one of ``part_x``
+[B, T, 5H] what x gives to f i_T i_F o C_T before them, one of ``part_y`` what
+y gives to f i_T i_F o C_F. The inner loops write one or two arrays each,
 because LLVM makes vector code of only those.
 """
 
@@ -166,15 +167,15 @@ def tanh(x):
 
 
 @compiled()
-def _sigmoids(z, recurrent, bias):
-    for j in range(z.shape[0]):
-        z[j] = sigmoid(z[j] + recurrent[j] + bias[j])
+def _sigmoids(out, part_x, part_y, recurrent, bias):
+    for j in range(out.shape[0]):
+        out[j] = sigmoid(part_x[j] + part_y[j] + recurrent[j] + bias[j])
 
 
 @compiled()
-def _tanhs(z, recurrent, bias):
-    for j in range(z.shape[0]):
-        z[j] = tanh(z[j] + recurrent[j] + bias[j])
+def _tanhs(out, part, recurrent, bias):
+    for j in range(out.shape[0]):
+        out[j] = tanh(part[j] + recurrent[j] + bias[j])
 
 
 @compiled()
@@ -268,20 +269,20 @@ def _gemm(a, b, out, sizes, numbers):
 
 
 @compiled()
-def _moments(act, t, counts, mean, variance):
-    """Mean and biased variance of the gates of step t."""
+def _moments(act, valid, mean, variance):
+    """Mean and biased variance of the gates of a step's valid items."""
     width, n = mean.shape[0], 0
     mean[:] = 0
     variance[:] = 0
     for b in range(act.shape[0]):
-        if t < counts[b]:
+        if valid[b]:
             n += 1
-            _add(mean, act[b, t, :width])
+            _add(mean, act[b, :width])
     for j in range(width):
         mean[j] /= max(n, 1)
     for b in range(act.shape[0]):
-        if t < counts[b]:
-            row = act[b, t]
+        if valid[b]:
+            row = act[b]
             for j in range(width):
                 variance[j] += (row[j] - mean[j]) ** 2
     for j in range(width):
@@ -290,18 +291,20 @@ def _moments(act, t, counts, mean, variance):
 
 @compiled()
 def forward(
-    act, weight, bias, h, c, counts, sizes, numbers, out, h_before, c_all,
-    norm, eps, moments, norm_weight, norm_bias,
+    part_x, part_y, weight, bias, h, c, counts, sizes, numbers,
+    out, act, h_before, c_all, norm, eps, moments, norm_weight, norm_bias,
 ):  # fmt: skip
     """All steps, in the memory given.
 
     Arguments
     ---------
-    act : array, [batch, time, 6 * hidden]
-        The input projections; the activations afterwards.
+    part_x : array, [batch, time, 5 * hidden]
+        The projections of x.
+    part_y : array, [batch, time, 5 * hidden]
+        The projections of y.
     weight : array, [hidden, 6 * hidden]
-        Recurrent weight, transposed; [6 * hidden, hidden], as it is, for a
-        batch below ``FEW``.
+        Recurrent weight, transposed; for a batch below ``FEW`` perhaps
+        [6 * hidden, hidden], as it is.
     bias : array, [6 * hidden]
         Bias.
     h, c : array, [batch, hidden]
@@ -314,6 +317,9 @@ def forward(
         1 and 0, for BLAS.
     out : array, [batch, time, hidden]
         To be filled with the output.
+    act : array, [batch, time, 6 * hidden]
+        To be filled with the activations; [batch, 1, 6 * hidden] keeps those
+        of the last step only.
     h_before : array, [batch, time, hidden] or empty
         To be filled with the hidden state before each step but the first.
     c_all : array, [batch, time + 1, hidden] or empty
@@ -330,43 +336,53 @@ def forward(
 
     Example
     -------
-    >>> act, h, c = np.zeros((1, 1, 6)), np.zeros((1, 1)), np.ones((1, 1))
+    >>> part, h, c = np.zeros((1, 1, 5)), np.zeros((1, 1)), np.ones((1, 1))
     >>> blas = np.array([6, 1, 1, ord("N")], np.int32), np.array([1.0, 0.0])
     >>> none, empty = np.empty(0), np.empty((0, 0, 0))
+    >>> weight, bias = np.zeros((1, 6)), np.zeros(6)
     >>> forward(
-    ...     *(act, np.zeros((6, 1)), np.zeros(6), h, c, np.array([1]), *blas),
-    ...     *(np.empty((1, 1, 1)), empty, empty),
+    ...     *(part, part, weight, bias, h, c, np.array([1]), *blas),
+    ...     *(np.empty((1, 1, 1)), np.empty((1, 1, 6)), empty, empty),
     ...     *(NO_NORM, 0.0, empty, none, none),
     ... )
     >>> float(c[0, 0])  # all gates are half open
     0.5
     """
-    batch, time, six = act.shape
+    batch, time, _ = part_x.shape
     hidden = h.shape[1]
-    four = 4 * hidden
+    four, six = 4 * hidden, 6 * hidden
     recurrent = np.empty((batch, six), act.dtype)
     tanh_c = np.empty(hidden, act.dtype)
     normed = np.empty(four, act.dtype)
     scale, shift = np.empty(four, act.dtype), np.empty(four, act.dtype)
     for t in range(time):
-        if batch < FEW:
-            for b in range(batch):
-                _matrix_vector(recurrent[b], weight, h[b])
-        else:
+        # Where activations are not kept, every step has the same row
+        at = t % act.shape[1]
+        if batch >= FEW:
             _gemm(h, weight, recurrent, sizes, numbers)
+        else:
+            for b in range(batch):
+                if weight.shape[0] == six:
+                    _matrix_vector(recurrent[b], weight, h[b])
+                else:
+                    _vector_matrix(recurrent[b], h[b], weight)
         for b in range(batch):
             if t < counts[b]:
-                _sigmoids(act[b, t, :four], recurrent[b], bias)
-                _tanhs(act[b, t, four:], recurrent[b, four:], bias[four:])
+                row, more = act[b, at], recurrent[b]
+                x, y = part_x[b, t], part_y[b, t]
+                _sigmoids(row[:four], x, y, more, bias)
+                k, end = four, four + hidden
+                _tanhs(row[k:end], x[four:], more[k:end], bias[k:end])
+                _tanhs(row[end:], y[four:], more[end:], bias[end:])
         if norm == BATCH_NORM:
-            _moments(act, t, counts, moments[0, t], moments[1, t])
+            _moments(act[:, at], counts > t, moments[0, t], moments[1, t])
         if norm != NO_NORM:
             for j in range(four):
                 scale[j] = norm_weight[j] / math.sqrt(moments[1, t, j] + eps)
                 shift[j] = norm_bias[j] - moments[0, t, j] * scale[j]
         for b in range(batch):
             if t < counts[b]:
-                gates, candidates = act[b, t, :four], act[b, t, four:]
+                gates, candidates = act[b, at, :four], act[b, at, four:]
                 if norm != NO_NORM:
                     _affine_to(normed, gates, scale, shift)
                     gates = normed
@@ -417,7 +433,7 @@ def _through_sigmoids(grad, act):
 @compiled()
 def backward(
     act, weight, c_all, counts, sizes, numbers, grad_out, dh, dc,
-    grad, grad_bias, norm, eps, moments, norm_weight, norm_bias,
+    grad_x, grad_y, grad_bias, norm, eps, moments, norm_weight, norm_bias,
     grad_norm_weight, grad_norm_bias,
 ):  # fmt: skip
     """All steps backwards, in the memory given; see ``forward``.
@@ -436,8 +452,8 @@ def backward(
         Gradient of the output.
     dh, dc : array, [batch, hidden]
         Gradient of the last state; that of the initial one afterwards.
-    grad : array, [batch, time, 6 * hidden]
-        To be filled with the gradient of the projections.
+    grad_x, grad_y : array, [batch, time, 5 * hidden]
+        To be filled with the gradients of the projections of x and y.
     grad_bias, grad_norm_weight, grad_norm_bias : array
         Gradients that are added to.
 
@@ -448,7 +464,8 @@ def backward(
     >>> dh, dc, none = np.zeros((1, 1)), np.ones((1, 1)), np.empty(0)
     >>> backward(
     ...     *(act, np.zeros((6, 1)), c_all, np.array([1]), *blas),
-    ...     *(np.zeros((1, 1, 1)), dh, dc, np.empty((1, 1, 6)), np.zeros(6)),
+    ...     *(np.zeros((1, 1, 1)), dh, dc),
+    ...     *(np.empty((1, 1, 5)), np.empty((1, 1, 5)), np.zeros(6)),
     ...     *(NO_NORM, 0.0, np.empty((0, 0, 0)), none, none, none, none),
     ... )
     >>> float(dc[0, 0])  # through a forget gate that is half open
@@ -508,7 +525,9 @@ def backward(
                     _multiply(one, scale)
                 _through_sigmoids(one, act[b, t, :four])
                 _add(step_bias, one)
-            grad[b, t] = step[b]
+            grad_x[b, t] = step[b, : four + hidden]
+            grad_y[b, t, :four] = step[b, :four]
+            grad_y[b, t, four:] = step[b, four + hidden :]
         _add(grad_bias, step_bias)
         if batch < FEW:
             for b in range(batch):
