@@ -16,7 +16,7 @@ from speechbrain_dslstm.conv_pool import (
     conv_pool,
     runs_clip_by_clip,
 )
-from speechbrain_dslstm.lengths import length_mask, zero_padding
+from speechbrain_dslstm.lengths import cannot_ask, length_mask, zero_padding
 from speechbrain_dslstm.normalization import MaskedBatchNorm, masked_moments
 
 __all__ = ["LocalFeatureBlock", "LocalFeatureCNN"]
@@ -273,8 +273,11 @@ class LocalFeatureCNN(torch.nn.Module):
             raise ValueError(
                 f"expected {self.input_size} frequency bins, got {x.shape[2]}"
             )
-        shortest = int(counts.min())
-        if self.num_frames(shortest) < 1:
+        shortest = counts.min()
+        expected = "frames enough for the convolutions"
+        known = cannot_ask(self.num_frames(shortest) >= 1, expected)
+        shortest = 0 if known else int(shortest)
+        if not known and self.num_frames(shortest) < 1:
             raise ValueError(
                 f"an item of {shortest} frames is too short: at least "
                 f"{self.min_frames(1)} frames are needed"

@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_dslstm.lengths import to_counts, zero_padding
+from speechbrain_dslstm.lengths import cannot_ask, to_counts, zero_padding
 
 __all__ = ["MFCC39", "LogMelSpectrogram"]
 
@@ -435,11 +435,13 @@ def _check_positive(**sizes):
 
 
 def _check_samples(n):
-    least = n.min() if torch.is_tensor(n) else n
+    least, expected = n, "an utterance needs at least 1 sample"
+    if torch.is_tensor(n):
+        least = n.min()
+        if cannot_ask(least >= 1, expected):
+            return
     if least < 1:
-        raise ValueError(
-            f"an utterance needs at least 1 sample, got {int(least)}"
-        )
+        raise ValueError(f"{expected}, got {int(least)}")
 
 
 def _on_cpu(x):

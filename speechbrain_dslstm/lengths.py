@@ -11,7 +11,43 @@ Symbols: B batch, S samples of the padded batch, T frames.
 
 import torch
 
-__all__ = ["to_counts", "to_relative", "length_mask", "zero_padding"]
+__all__ = [
+    "cannot_ask",
+    "length_mask",
+    "to_counts",
+    "to_relative",
+    "zero_padding",
+]
+
+
+def cannot_ask(condition, expected):
+    """Whether a CUDA graph is being captured, which cannot ask the host.
+
+    Arguments
+    ---------
+    condition : torch.Tensor, bool, []
+        What is to be checked; in a graph, whenever that is replayed.
+    expected : str
+        What has not been so if the replay fails.
+
+    Returns
+    -------
+    bool
+        False: the caller checks the condition itself, and says what is wrong.
+
+    Example
+    -------
+    >>> cannot_ask(torch.tensor(False), "never")
+    False
+    """
+    if not _is_capturing(condition):
+        return False
+    torch._assert_async(condition, expected)
+    return True
+
+
+def _is_capturing(x):
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def to_counts(lengths, size, batch=None, device=None):
@@ -61,11 +97,8 @@ def to_counts(lengths, size, batch=None, device=None):
         counts = lengths
     fit = ((counts >= 1) & (counts <= size)).all()
     expected = f"lengths must be relative in (0, 1] or counts in 1..{size}"
-    if fit.is_cuda and torch.cuda.is_current_stream_capturing():
-        # A CUDA graph cannot ask the host; it fails when it is replayed
-        torch._assert_async(fit, expected)
     # One transfer to the host for all checks
-    elif not bool(fit):
+    if not cannot_ask(fit, expected) and not bool(fit):
         raise ValueError(f"{expected}, got {lengths.tolist()}")
     return counts.to(torch.int64)
 

@@ -55,7 +55,8 @@ def _moments(x, mask):
     """Moments of ``x``, which is zero at masked positions."""
     dims = tuple(range(x.dim() - 1))
     if mask is None:
-        count = x.new_tensor(x.numel() // x.shape[-1])
+        # new_tensor() would wait for a GPU
+        count = x.new_full((), x.numel() // x.shape[-1])
     else:
         repeats = x.numel() // x.shape[-1] // mask.numel()
         count = mask.sum().to(x) * repeats

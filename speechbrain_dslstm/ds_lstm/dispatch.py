@@ -4,10 +4,12 @@ The order of precedence: the environment variable ``DSLSTM_BACKEND``, then the
 layer's ``backend`` argument, then the fastest one that fits. No maths here.
 """
 
+import functools
 import os
 from typing import NamedTuple
 
 import torch
+from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.ds_lstm.equations import ds_lstm_naive
 from speechbrain_dslstm.ds_lstm.kernel_eager import ds_lstm_eager
@@ -22,6 +24,7 @@ __all__ = [
     "BACKENDS",
     "ENVIRONMENT_VARIABLE",
     "Choice",
+    "announce_backend",
     "check_backend",
     "choose_backend",
 ]
@@ -39,6 +42,9 @@ PARTICULAR = {"numba": numba_problem, "triton": triton_problem}
 # Kind of device -> those of them that are looked at, the fastest first
 FASTEST = {"cpu": ["numba"], "cuda": ["triton"]}
 ENVIRONMENT_VARIABLE = "DSLSTM_BACKEND"
+
+
+logger = get_logger(__name__)
 
 
 class Choice(NamedTuple):
@@ -62,6 +68,24 @@ class Choice(NamedTuple):
     name: str
     reason: str
     function: object
+
+
+@functools.cache
+def announce_backend(name, reason):
+    """Log which backend runs and why, once for each such pair.
+
+    Arguments
+    ---------
+    name : str
+        A key of ``BACKENDS``.
+    reason : str
+        Why this one.
+
+    Example
+    -------
+    >>> announce_backend(*choose_backend("naive")[:2])
+    """
+    logger.info("DS-LSTM backend %s (%s)", name, reason)
 
 
 def check_backend(requested="auto", gate_norm=False):
@@ -92,7 +116,7 @@ def check_backend(requested="auto", gate_norm=False):
     ('eager', "backend='eager'")
     """
     override = os.environ.get(ENVIRONMENT_VARIABLE)
-    if override and override != "auto":
+    if override:
         name, reason = override, f"{ENVIRONMENT_VARIABLE}={override}"
     else:
         name, reason = requested, f"backend={requested!r}"

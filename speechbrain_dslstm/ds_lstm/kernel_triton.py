@@ -17,6 +17,8 @@ import functools
 import importlib
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -56,11 +58,22 @@ def _look_around(kind, index, interpreted):
     compilers = os.environ.get("CC"), *map(shutil.which, ("gcc", "clang"))
     if kind == "cuda" and not any(compilers):
         return "triton finds no C compiler to build its launcher with"
+    if kind == "cuda" and not _python_header().exists():
+        return f"triton finds no {_python_header()} to build its launcher with"
     try:
         _loops()
     except ImportError as error:
         return f"triton does not import ({error})"
     return None
+
+
+def _python_header():
+    """Python.h, where triton looks for it; Debian packs it separately."""
+    scheme = sysconfig.get_default_scheme()
+    if scheme == "posix_local":
+        # Debian's, whose folder of headers is that of the system's Python
+        scheme = "posix_prefix"
+    return Path(sysconfig.get_paths(scheme=scheme)["include"], "Python.h")
 
 
 def _machine_problem(*where):
@@ -294,6 +307,8 @@ def ds_lstm_triton(
     projected = project_inputs(x, y, weight_x, weight_y, bias)
     # Autocast may have made them narrower: states keep the weights' precision
     projected, h0, c0 = (v.to(weight_h.dtype) for v in (projected, h0, c0))
+    # The kernels read it by pointer; it may be a column of a table
+    counts = counts if counts is None else counts.contiguous()
     wanting = (projected, h0, c0, weight_h)
     keep = torch.is_grad_enabled() and any(v.requires_grad for v in wanting)
     states, h, c, _, _ = _walk(*wanting, counts, keep)

@@ -10,7 +10,11 @@ first. Source: arXiv:1910.08874; the two norms are options of its public code.
 import torch
 import torch.distributed as dist
 
-from speechbrain_dslstm.ds_lstm.dispatch import check_backend, choose_backend
+from speechbrain_dslstm.ds_lstm.dispatch import (
+    announce_backend,
+    check_backend,
+    choose_backend,
+)
 from speechbrain_dslstm.lengths import to_counts
 from speechbrain_dslstm.normalization import MaskedBatchNorm, StepBatchNorm
 
@@ -209,6 +213,8 @@ class DSLSTM(torch.nn.Module):
         ]
         norm = self.gate_norms[name] if name in self.gate_norms else None
         choice = choose_backend(self.backend, norm is not None, weights[0])
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            announce_backend(choice.name, choice.reason)
         recurrence = choice.function
         if not name.endswith("_reverse"):
             return recurrence(x, y, h0, c0, *weights, counts, norm)

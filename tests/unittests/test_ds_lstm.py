@@ -338,6 +338,24 @@ def test_without_numba_the_next_best(monkeypatch):
         choose_backend("numba")
 
 
+def test_variable_brings_auto_back(monkeypatch):
+    monkeypatch.setenv("DSLSTM_BACKEND", "auto")
+    assert choose_backend("naive")[:2] == ("numba", "auto: the fastest here")
+    monkeypatch.setenv("DSLSTM_BACKEND", "")
+    assert choose_backend("naive").name == "naive"
+
+
+def test_the_choice_is_logged_once(caplog, monkeypatch):
+    monkeypatch.setenv("DSLSTM_BACKEND", "eager")
+    dispatch.announce_backend.cache_clear()
+    with caplog.at_level("INFO"):
+        net, (x, y) = layer(), inputs()
+        net(x, y)
+        net(x, y)
+    said = [one for one in caplog.messages if "backend" in one]
+    assert said == ["DS-LSTM backend eager (DSLSTM_BACKEND=eager)"]
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

@@ -244,6 +244,19 @@ class TestKernels:
             for value in values[1:]:
                 torch.testing.assert_close(value, values[0])
 
+    @pytest.mark.parametrize("kind", ["column", "expanded"])
+    def test_strided_lengths(self, kind):
+        args = [v.to(DEVICE) for v in arguments((3, 4, 3, 2, 5))]
+        table = torch.tensor([[4, 0], [2, 0], [1, 0]], device=DEVICE)
+        counts = table[:, 0]
+        if kind == "expanded":
+            counts = table[1, 0].expand(3)
+        assert counts.stride() != (1,)
+        found = ds_lstm_triton(*args, counts)
+        expected = ds_lstm_naive(*args, counts)
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs)
+
     def test_second_derivatives_are_refused(self):
         args = [v.to(DEVICE) for v in arguments((2, 2, 3, 2, 3))]
         args[0].requires_grad_()
@@ -443,6 +456,21 @@ class TestAnyMachine:
         args = arguments(shape, changed.get("dtype", torch.float32))
         with pytest.raises(ValueError, match=match):
             ds_lstm_triton(*args, gate_norm=changed.get("gate_norm"))
+
+    def test_what_a_launcher_is_built_with(self, monkeypatch, tmp_path):
+        """Where it is missing another backend runs; the step does not die."""
+        look = kernel_triton._look_around.__wrapped__
+        monkeypatch.setattr(torch.version, "cuda", None)
+        monkeypatch.setenv("CC", "cc")
+        assert kernel_triton._python_header().name == "Python.h"
+        header = tmp_path / "Python.h"
+        monkeypatch.setattr(kernel_triton, "_python_header", lambda: header)
+        assert "finds no" in look("cuda", 0, False)
+        header.touch()
+        assert "Python.h" not in str(look("cuda", 0, False))
+        monkeypatch.delenv("CC")
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert "no C compiler" in look("cuda", 0, False)
 
     def test_a_layer_does_not_import_triton(self):
         """Nor the compiler of torch, which does: they take a second."""
