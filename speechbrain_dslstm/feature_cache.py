@@ -50,8 +50,9 @@ class FeatureCache:
     Raises
     ------
     ValueError
-        No extractors, one without ``settings``, a corpus that cannot be the
-        name of a folder, or a folder that cannot be made.
+        No extractors, one without ``settings`` or with some that are not
+        numbers and texts, a corpus that cannot be the name of a folder, or a
+        folder that cannot be made.
 
     Example
     -------
@@ -165,12 +166,18 @@ class FeatureCache:
         # Two processes may write one entry at once: each has its own file
         temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_bytes(save(tensors))
-                os.replace(temporary, file)
-            finally:
-                temporary.unlink(missing_ok=True)
+            for last in (False, True):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    temporary.write_bytes(save(tensors))
+                    os.replace(temporary, file)
+                    break
+                except FileNotFoundError:
+                    # The folder has been deleted meanwhile, once
+                    if last:
+                        raise
+                finally:
+                    temporary.unlink(missing_ok=True)
         except OSError as error:
             raise self._cannot_write(error) from error
 
@@ -191,7 +198,10 @@ def _key(extractor, corpus):
             "so its features cannot be told from others"
         )
     facts = [FEATURES_VERSION, corpus, kind, settings]
-    text = json.dumps(facts, sort_keys=True)
+    try:
+        text = json.dumps(facts, sort_keys=True)
+    except TypeError as error:
+        raise ValueError(f"the settings of {kind}: {error}") from error
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

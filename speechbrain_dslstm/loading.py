@@ -22,6 +22,8 @@ __all__ = [
     "extract_batch",
     "loader_options",
     "open_cache",
+    "pad_to",
+    "speeds_from_cache",
     "token_sequence",
 ]
 
@@ -64,6 +66,87 @@ def open_cache(hparams):
         {name: stream.extractor for name, stream in streams.items()},
         hparams["corpus"],
     )
+
+
+def pad_to(wav, samples):
+    """Silence behind a clip that is too short, as the model puts there.
+
+    Arguments
+    ---------
+    wav : torch.Tensor, [samples]
+        Waveform.
+    samples : int
+        At least so many come out.
+
+    Returns
+    -------
+    torch.Tensor, [samples]
+        The waveform itself where it is long enough.
+
+    Example
+    -------
+    >>> pad_to(torch.ones(2), 3)
+    tensor([1., 1., 0.])
+    """
+    return torch.nn.functional.pad(wav, (0, max(0, samples - len(wav))))
+
+
+def speeds_from_cache(cache, load, audio_hash, facts, percent, speeds):
+    """Features of a clip at one speed; at all speeds where audio is read.
+
+    From the second epoch on no audio is read then, whatever speed is drawn.
+
+    Arguments
+    ---------
+    cache : FeatureCache
+        Where the features are.
+    load : callable
+        Takes a speed in per cent, returns the waveform, [samples].
+    audio_hash : str
+        Hash of the audio.
+    facts : str
+        What else decides the waveform, but for the speed.
+    percent : int
+        The speed that is wanted.
+    speeds : list of int
+        All that may be wanted later.
+
+    Returns
+    -------
+    dict of str to torch.Tensor, [frames, size]
+        Features by name.
+
+    Example
+    -------
+    >>> from speechbrain_dslstm.features import MFCC39
+    >>> extractors = {"mfcc": MFCC39()}
+    >>> cache = FeatureCache(getfixture("tmp_path"), extractors, "tones")
+    >>> def load(percent):
+    ...     print("loads", percent)
+    ...     return torch.rand(1600 * percent)
+    >>> for percent in (90, 100, 90):
+    ...     _ = speeds_from_cache(cache, load, "a0", "", percent, [90, 100])
+    loads 90
+    loads 100
+    """
+    loaded = []
+
+    def at(speed):
+        """Features at a speed."""
+
+        def load_wav():
+            loaded.append(speed)
+            return load(speed)
+
+        variant = f"speed {speed}, {facts}"
+        return cache.get(load_wav, audio_hash=audio_hash, variant=variant)
+
+    feats = at(percent)
+    if loaded:
+        for speed in speeds:
+            if speed != percent:
+                at(speed)
+    return feats
 
 
 def loader_options(hparams, dataset):

@@ -62,6 +62,8 @@ from speechbrain_dslstm.loading import (
     extract_batch,
     loader_options,
     open_cache,
+    pad_to,
+    speeds_from_cache,
     token_sequence,
 )
 from speechbrain_dslstm.metrics import EmotionStats
@@ -83,6 +85,7 @@ from speechbrain_dslstm.results import (
 from speechbrain_dslstm.resuming import RandomStates, ReproducibleDataset
 from speechbrain_dslstm.targets import class_weights, mix_targets, vote_shares
 from speechbrain_dslstm.text import load_tokenizer, to_tokens
+from speechbrain_dslstm.time_shares import TimeShares, model_parts
 from speechbrain_dslstm.training import WeightAverage, split_parameters
 from speechbrain_dslstm.writing import name_errors
 
@@ -309,6 +312,21 @@ class EmotionBrain(sb.Brain):
         """Train; a signal ends it after the next step, with a checkpoint."""
         with self.signals.deferred():
             super().fit(*args, **kwargs)
+
+    def _fit_train(self, train_set, epoch, enable):
+        if epoch != self.hparams.profile_epoch or not if_main_process():
+            super()._fit_train(train_set, epoch, enable)
+            return
+        model = self.hparams.model
+        parts = {
+            "features": [(self, "extract"), (model, "normalize")],
+            **model_parts(model),
+            "optimiser": [(self, "optimizers_step")],
+            "the rest": [(self, "fit_batch")],
+        }
+        with TimeShares(parts, outside="loading") as shares:
+            super()._fit_train(train_set, epoch, enable)
+        print(f"epoch {epoch}, training: {shares.total:.2f} s\n{shares.table()}")
 
     def on_fit_batch_start(self, batch, should_step):
         """Note what the model is about to see."""
@@ -538,6 +556,7 @@ def dataio_prep(hparams):
     }
     extra = {key: item for key, item in wanted.items() if item is not None}
     cache = open_cache(hparams)
+    least = hparams["model"].min_samples
     streams = list(hparams["model"].streams)
 
     def dataset(side, speeds):
@@ -549,15 +568,18 @@ def dataio_prep(hparams):
             """Waveform."""
             return load(wav, draw_speed(speeds))
 
-        @sb.utils.data_pipeline.takes("wav", "audio_hash")
+        @sb.utils.data_pipeline.takes("wav", "audio_hash", "duration")
         @sb.utils.data_pipeline.provides(*streams)
-        def feature_pipeline(wav, audio_hash):
+        def feature_pipeline(wav, audio_hash, duration):
             """Features of every stream, from the cache."""
-            percent = draw_speed(speeds)
-            feats = cache.get(
-                lambda: load(wav, percent),
-                audio_hash=audio_hash,
-                variant=f"speed {percent}",
+            feats = speeds_from_cache(
+                cache,
+                lambda percent: pad_to(load(wav, percent), least),
+                audio_hash,
+                # The hash is of the samples, whatever their rate
+                f"{duration} s to {sample_rate} Hz, {least} samples at least",
+                draw_speed(speeds),
+                speeds,
             )
             for stream in streams:
                 yield feats[stream]
@@ -611,7 +633,9 @@ def save_model(brain, hparams, hparams_file, overrides, temperature):
         tokenizer = hparams["tokenizer"].prefix_model_file + ".model"
         shutil.copy(tokenizer, folder / "tokenizer.model")
         return
-    classifier = EmotionClassifier.from_hparams(folder)
+    # Where the model was trained: a backend may not run elsewhere
+    device = {"device": str(brain.device)}
+    classifier = EmotionClassifier.from_hparams(folder, run_opts=device)
     manifest = Path(hparams["save_folder"], "test.json")
     item = next(iter(json.loads(manifest.read_text("utf-8")).values()))
     wav = item["wav"].format(data_root=hparams["data_folder"])

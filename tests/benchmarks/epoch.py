@@ -1,9 +1,10 @@
 """An epoch over EMO-DB against that of the same system of plain torch parts.
 
 The training side of fold 0 (301 clips), batch 32, 2 threads, the features in
-the cache: what the recipe does from the second epoch on. The plain way
-reads the audio, computes the features, pads batches of random clips. The
-last row says where the time of ours goes, in per cent.
+the cache, as in the recipe from the second epoch on; neither way augments,
+averages weights or validates. The plain way reads the audio, computes the
+features, pads batches of random clips. The last rows say where the time of
+ours goes.
 """
 
 import tempfile
@@ -13,7 +14,6 @@ import torch
 from corpus import emodb_folder
 from plain import PlainClassifier
 from timing import Row, interleave
-from torch.profiler import ProfilerActivity, profile, record_function
 
 from speechbrain_dslstm.audio import load_audio
 from speechbrain_dslstm.corpora import prepare
@@ -21,17 +21,12 @@ from speechbrain_dslstm.feature_cache import FeatureCache
 from speechbrain_dslstm.hparams import load_hparams
 from speechbrain_dslstm.models import Sequence, fusion_loss
 from speechbrain_dslstm.protocols import make_split
+from speechbrain_dslstm.time_shares import TimeShares, model_parts
 
 PARITY = ["test_models.py", "test_paper.py", "test_feature_cache.py"]
 HPARAMS = Path(__file__).resolve().parents[2] / "hparams"
 TARGETS = {"dual_level": 1 / 3, "paper": 1 / 2}
 BATCH, THREADS, TURNS = 32, 2, 2
-# Part of an epoch -> what the profiler calls it
-PARTS = {
-    "loading": ["loading"],
-    "MFCC LSTM": ["aten::mkldnn_rnn_layer", "aten::mkldnn_rnn_layer_backward"],
-    "optimiser": ["optimiser"],
-}
 
 
 class Epoch:
@@ -84,31 +79,34 @@ class Epoch:
         optimizer = self.optimizers[net]
         optimizer.zero_grad()
         loss.backward()
-        with record_function("optimiser"):
-            optimizer.step()
+        optimizer.step()
+
+    def load(self, batch):
+        """Cached features of a batch of indices."""
+        items = [
+            self.cache.get(lambda path=path: load_audio(path), audio_hash=name)
+            for path, name, _ in (self.clips[k] for k in batch.tolist())
+        ]
+        return {
+            name: Sequence(
+                torch.nn.utils.rnn.pad_sequence(
+                    [item[name] for item in items], batch_first=True
+                ),
+                torch.tensor([len(item[name]) for item in items]),
+            )
+            for name in items[0]
+        }
+
+    def learn(self, extracted, targets):
+        """A training step of our modules."""
+        streams = self.model.normalize(extracted)
+        logits = self.model(streams=streams, return_branches=True)[1]
+        self.step(self.model, logits, targets)
 
     def ours(self):
         """Cached features, batches of like length, our modules."""
         for batch in self.by_length:
-            with record_function("loading"):
-                items = [
-                    self.cache.get(
-                        lambda path=path: load_audio(path), audio_hash=name
-                    )
-                    for path, name, _ in (self.clips[k] for k in batch.tolist())
-                ]
-                extracted = {
-                    name: Sequence(
-                        torch.nn.utils.rnn.pad_sequence(
-                            [item[name] for item in items], batch_first=True
-                        ),
-                        torch.tensor([len(item[name]) for item in items]),
-                    )
-                    for name in items[0]
-                }
-            streams = self.model.normalize(extracted)
-            logits = self.model(streams=streams, return_branches=True)[1]
-            self.step(self.model, logits, self.targets(batch))
+            self.learn(self.load(batch), self.targets(batch))
 
     def by_hand(self):
         """Audio and features anew, batches at random, plain modules."""
@@ -124,7 +122,7 @@ class Epoch:
 
 
 def shares(epoch):
-    """Where an epoch's time goes.
+    """Where the time of an epoch in our way goes.
 
     Arguments
     ---------
@@ -134,26 +132,18 @@ def shares(epoch):
     Returns
     -------
     dict of str to float
-        Seconds by part, and "all".
+        Seconds by part.
     """
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        epoch.ours()
-    times = {one.key: one.cpu_time_total for one in profiler.key_averages()}
-    total = sum(one.self_cpu_time_total for one in profiler.key_averages())
-    found = {
-        part: sum(times.get(name, 0) for name in names) / 1e6
-        for part, names in PARTS.items()
+    optimizer = epoch.optimizers[epoch.model]
+    parts = {
+        "normalisation": [(epoch.model, "normalize")],
+        **model_parts(epoch.model),
+        "optimiser": [(optimizer, "step")],
+        "the rest": [(epoch, "learn")],
     }
-    recurrence = [
-        name
-        for name in times
-        if name.startswith("_") and "Recurrence" in name or "_DSLSTM" in name
-    ]
-    found["DS-LSTM"] = sum(times[name] for name in recurrence) / 1e6
-    # Too many operations to be told by name, and little else is left
-    found["CNNs and the rest"] = total / 1e6 - sum(found.values())
-    found["all"] = total / 1e6
-    return found
+    with TimeShares(parts, outside="loading") as found:
+        epoch.ours()
+    return found.seconds
 
 
 def rows(options):
@@ -183,7 +173,7 @@ def rows(options):
             ratio = medians["ours"] / medians["plain"]
             yield Row("epoch", system, ratio, target, medians)
             found = shares(epoch)
-            total = found.pop("all")
+            total = sum(found.values())
             for part, seconds in found.items():
                 name = f"{system}: share of {part}"
                 yield Row(

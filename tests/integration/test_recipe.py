@@ -136,6 +136,7 @@ def test_selection_never_sees_the_test_log(corpus, trained, tmp_path):
 
 
 def test_cached_features_give_the_same_run(corpus, trained, tmp_path):
+    """Another fold and seed then write nothing: every entry is found."""
     output, _ = trained
     options = ["--number_of_epochs=2", f"--feature_cache={tmp_path / 'cache'}"]
     run(corpus, tmp_path / "run", *options)
@@ -144,7 +145,26 @@ def test_cached_features_give_the_same_run(corpus, trained, tmp_path):
         rows = (folder / "save" / "epochs.jsonl").read_text().splitlines()
         found.append([json.loads(row)["train_loss"] for row in rows])
     assert found[0] == pytest.approx(found[1], abs=1e-4)
-    assert any((tmp_path / "cache").rglob("*.safetensors"))
+    entries = {
+        path: path.stat().st_mtime_ns
+        for path in (tmp_path / "cache").rglob("*.safetensors")
+    }
+    sides = {
+        side: len(json.loads((output / "save" / f"{side}.json").read_text()))
+        for side in ("train", "valid", "test")
+    }
+    # Three features; those of the training side at five speeds, drawn or not
+    clips = 5 * sides["train"] + sides["valid"] + sides["test"]
+    assert len(entries) == 3 * clips
+    options += ["--seed=5", "--fold=1", "--speeds=null", "--profile_epoch=2"]
+    console = run(corpus, tmp_path / "more", *options)
+    again = (tmp_path / "cache").rglob("*.safetensors")
+    assert entries == {path: path.stat().st_mtime_ns for path in again}
+    lines = console[console.index("epoch 2, training") :].splitlines()[1:8]
+    assert [line.split("  ")[0] for line in lines] == [
+        *("loading", "features", "CNNs", "DS-LSTM", "LSTMs"),
+        *("optimiser", "the rest"),
+    ]
 
 
 def test_normalisation_by_speaker_is_labelled(corpus, trained, tmp_path):

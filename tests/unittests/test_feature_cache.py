@@ -10,13 +10,15 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from speechbrain_dslstm import feature_cache
+from speechbrain_dslstm import DualLevelClassifier, feature_cache
 from speechbrain_dslstm.audio import load_audio
 from speechbrain_dslstm.feature_cache import FeatureCache
 from speechbrain_dslstm.features import MFCC39, LogMelSpectrogram
+from speechbrain_dslstm.loading import pad_to, speeds_from_cache
 
 EXTRACTORS = {
     "mfcc": MFCC39(),
@@ -120,6 +122,43 @@ def test_with_a_hash_no_audio_is_needed(cache, clips):
         cache.get(not_called, audio_hash=path.name)
     assert len(opened) == CLIPS * len(EXTRACTORS)
     assert all(str(cache.folder) in name for name in opened)
+
+
+@pytest.mark.parametrize("samples", [400, 3000, 4608, 9000])
+def test_short_clips_are_as_without_a_cache(tmp_path, samples):
+    """The model puts silence behind a clip that its CNNs cannot take."""
+    model, wav = DualLevelClassifier(4), torch.rand(samples) - 0.5
+    expected = model.extract(wav.unsqueeze(0))
+    extractors = {name: one.extractor for name, one in model.streams.items()}
+    feats = speeds_from_cache(
+        FeatureCache(tmp_path, extractors, "short"),
+        lambda percent: pad_to(wav, model.min_samples),
+        *("a0", "", 100, [100]),
+    )
+    for name, (value, counts) in expected.items():
+        assert len(feats[name]) == counts
+        torch.testing.assert_close(feats[name], value[0])
+
+
+def test_settings_that_are_no_numbers(tmp_path):
+    extractor = MFCC39(win_length=np.int64(400))
+    with pytest.raises(ValueError, match="settings of .*MFCC39.*int64"):
+        FeatureCache(tmp_path, {"mfcc": extractor}, "clips")
+
+
+def test_folder_deleted_in_mid_write(cache, monkeypatch):
+    """As the module says it may be, at any time."""
+    write, gone = Path.write_bytes, []
+
+    def deleted(path, data):
+        if not gone:
+            gone.append(shutil.rmtree(path.parent))
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", deleted)
+    cache.get(lambda: torch.rand(8000), audio_hash="a0")
+    monkeypatch.undo()
+    assert gone and cache.get(lambda: 1 / 0, audio_hash="a0")
 
 
 def test_features_of_other_systems_are_shared(cache):
