@@ -10,8 +10,11 @@ Source of kernels and channels: arXiv:1910.08874 and its authors' public code.
 """
 
 import torch
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_dslstm.conv_pool import (
+    ClipConvPool,
     conv_moments,
     conv_pool,
     runs_clip_by_clip,
@@ -113,6 +116,27 @@ class LocalFeatureBlock(torch.nn.Module):
         if self.training or self.norm.training or not runs_clip_by_clip(x):
             return False
         return bool((self.norm.weight >= 0).all())
+
+    def for_clips(self, x):
+        """The block in evaluation, for clips one by one, where it can be so.
+
+        Arguments
+        ---------
+        x : torch.Tensor, [batch, in_channels, time, frequency]
+            Images of the type of those that will come.
+
+        Returns
+        -------
+        ClipConvPool or None
+            None: only ``forward`` does it.
+        """
+        if self.pool_first and not self._commutes(x):
+            return None
+        scale, shift = self.norm.affine()
+        weight = self.conv.weight * scale.view(-1, 1, 1, 1)
+        if not weight.dtype == shift.dtype == x.dtype:
+            return None
+        return ClipConvPool(weight, self.padding, self.pool_size, shift)
 
     def forward(self, x, counts):
         """Filter, normalise and pool a batch of images.
@@ -285,17 +309,32 @@ class LocalFeatureCNN(torch.nn.Module):
         # A convolution may look past the end: silence must stand there
         if shortest < x.shape[1]:
             x = zero_padding(x, counts)
-        x = x.unsqueeze(1)
-        clips = [(x, counts)]
-        learns = any(module.training for module in self.modules())
-        if runs_clip_by_clip(x) and not (learns or torch.is_grad_enabled()):
-            # One at a time, what is between the blocks stays in the cache
-            clips = zip(x.split(1), counts.split(1), strict=True)
-        found = [self._run_blocks(*clip) for clip in clips]
-        out = torch.cat(found) if len(found) > 1 else found[0]
-        return out, self.num_frames(counts)
-
-    def _run_blocks(self, x, counts):
+        x, out = x.unsqueeze(1), None
+        if runs_clip_by_clip(x) and not torch.is_grad_enabled():
+            out = self._clip_by_clip(x, counts)
+        if out is not None:
+            return out, self.num_frames(counts)
         for block in self.blocks:
             x, counts = block(x, counts), block.num_frames(counts)
-        return x.permute(0, 2, 3, 1).flatten(2)
+        return x.permute(0, 2, 3, 1).flatten(2), counts
+
+    def _clip_by_clip(self, x, counts):
+        """Features in evaluation: between the blocks all stays in the cache."""
+        if any(module.training for module in self.modules()):
+            return None
+        if torch.is_autocast_enabled(x.device.type):
+            return None
+        blocks = [block.for_clips(x) for block in self.blocks]
+        if None in blocks:
+            return None
+        found = []
+        for clip, frames in zip(x.split(1), counts.tolist(), strict=True):
+            # A clip's own zeros behind it are those of the padding
+            clip = clip[:, :, :frames]
+            for block in blocks:
+                clip = block(clip)
+            found.append(clip.permute(0, 2, 3, 1).flatten(2))
+        if len(found) > 1:
+            found = [pad_sequence([one[0] for one in found], batch_first=True)]
+        missing = self.num_frames(x.shape[2]) - found[0].shape[1]
+        return pad(found[0], (0, 0, 0, missing)) if missing else found[0]

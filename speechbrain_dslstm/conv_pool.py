@@ -19,11 +19,13 @@ from torch.nn.functional import conv2d, max_pool2d, pad
 from speechbrain_dslstm.conv_pool_numba import (
     conv_pool_image,
     conv_pool_problem,
+    fill_rows,
 )
 from speechbrain_dslstm.lengths import zero_padding
 from speechbrain_dslstm.ranks import sum_over_ranks
 
 __all__ = [
+    "ClipConvPool",
     "conv_moments",
     "conv_pool",
     "conv_pool_reference",
@@ -136,6 +138,73 @@ def conv_pool(x, weight, padding, pool_size, shift=None, counts=None):
             function = conv_pool_image
         shift = None if shift is None else shift.to(x.dtype)
         return function(x, weight, tuple(padding), pool_size, shift, counts)
+
+
+class ClipConvPool:
+    """``conv_pool`` of one clip after another, without a graph.
+
+    What does not depend on the clip is done once, and what PyTorch does
+    around an operation that may want a gradient is left out: together a fifth
+    of the time of a clip. Reference: ``conv_pool_reference``.
+
+    Arguments
+    ---------
+    weight : torch.Tensor, [channel, in_channels, height, width]
+        Filters, float32 or float64, on the CPU.
+    padding : tuple of int, (time, frequency)
+        Zeros around the images.
+    pool_size : int
+        Size and stride of the pooling.
+    shift : torch.Tensor, [channel]
+        Added after the pooling, and followed by a ReLU.
+
+    Example
+    -------
+    >>> x, weight = torch.randn(1, 1, 20, 16), torch.randn(8, 1, 2, 4)
+    >>> shift = torch.randn(8)
+    >>> found = ClipConvPool(weight, (0, 1), 2, shift)(x)
+    >>> plain = conv_pool_reference(x, weight, (0, 1), 2, shift)
+    >>> torch.allclose(found, plain, atol=1e-5)
+    True
+    """
+
+    def __init__(self, weight, padding, pool_size, shift):
+        weight, shift = weight.detach(), shift.detach()
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.padding, self.pool_size = tuple(padding), pool_size
+        self.shift = shift.view(-1, 1, 1)
+        self.filters = None
+        if conv_pool_problem(weight[:, :1], weight, pool_size) is None:
+            self.filters = weight.flatten(1).t().contiguous()
+
+    def __call__(self, clip):
+        """Convolve, pool, shift and rectify.
+
+        Arguments
+        ---------
+        clip : torch.Tensor, [1, in_channels, time, frequency]
+            An image of the filters' type, that wants no gradient.
+
+        Returns
+        -------
+        torch.Tensor, [1, channel, time', frequency']
+            Pooled image, in channels-last memory.
+        """
+        if self.filters is None:
+            image = conv2d(clip, self.weight, padding=self.padding)
+            return _maximum(image, self.pool_size).add_(self.shift).relu_()
+        rows, columns = self.padding
+        image = pad(clip[:, 0], (columns, columns, rows, rows))
+        sides = self.pool_size, *self.weight.shape[2:]
+        size = [
+            (n - side + 1) // self.pool_size
+            for n, side in zip(image.shape[1:], sides[1:], strict=True)
+        ]
+        out = image.new_empty(1, *size, len(self.weight))
+        frames = torch.tensor([size[0]])
+        shift = self.shift.flatten()
+        fill_rows(image, self.filters, shift, True, frames, sides, out)
+        return out.permute(0, 3, 1, 2)
 
 
 def conv_moments(x, weight, padding, counts):

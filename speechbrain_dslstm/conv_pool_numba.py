@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from speechbrain_dslstm.threads import import_problem, in_threads
 
-__all__ = ["conv_pool_image", "conv_pool_problem"]
+__all__ = ["conv_pool_image", "conv_pool_problem", "fill_rows"]
 
 # Above this LLVM no longer unrolls the loops over a window
 MOST_PRODUCTS = 64
@@ -96,6 +96,48 @@ def conv_pool_image(x, weight, padding, pool_size, shift=None, counts=None):
     return _ConvPoolImage.apply(x, weight, padding, pool_size, shift, counts)
 
 
+def fill_rows(image, filters, shift, rectify, frames, sides, out):
+    """Convolve and pool a batch into the memory given, in threads.
+
+    Arguments
+    ---------
+    image : torch.Tensor, [batch, rows, columns]
+        Padded images.
+    filters : torch.Tensor, [K, channel]
+        Filters.
+    shift : torch.Tensor, [channel]
+        Added after the pooling.
+    rectify : bool
+        Whether a ReLU follows.
+    frames : torch.Tensor, int64, [batch]
+        Valid frames of the output; those behind them become zero.
+    sides : tuple of int
+        Pool size, and height and width of the filters.
+    out : torch.Tensor, [batch, time', frequency', channel]
+        Is filled.
+
+    Example
+    -------
+    >>> image, out = torch.ones(1, 2, 2), torch.empty(1, 1, 1, 3)
+    >>> filters, shift = torch.ones(1, 3), torch.arange(3.0)
+    >>> frames, sides = torch.tensor([1]), (2, 1, 1)
+    >>> fill_rows(image, filters, shift, False, frames, sides, out)
+    >>> out.flatten()
+    tensor([1., 2., 3.])
+    """
+    tensors = (image, filters, shift, frames, out)
+    image, filters, shift, frames, values = (v.numpy() for v in tensors)
+    sides = tuple(tuple(range(side)) for side in sides)
+
+    def work(_, share):
+        """Some rows of the batch."""
+        _loops().forward(
+            image, filters, shift, rectify, frames, share, sides, values
+        )
+
+    in_threads(work, len(out) * out.shape[1], out.numel())
+
+
 class _ConvPoolImage(torch.autograd.Function):
     """``conv_pool_image`` and its gradients."""
 
@@ -110,24 +152,15 @@ class _ConvPoolImage(torch.autograd.Function):
             (size - side + 1) // pool_size
             for size, side in zip(image.shape[1:], (high, wide), strict=True)
         )
-        sides = (pool_size, high, wide)
+        sides = pool_size, high, wide
         ctx.sides = tuple(tuple(range(side)) for side in sides)
         out = image.new_empty(len(x), time, bins, channels)
         frames = torch.full((len(x),), time) if counts is None else counts
         moved = image.new_zeros(channels) if shift is None else shift.detach()
         ctx.shape, ctx.shifted = weight.shape, shift is not None
         ctx.save_for_backward(image, filters, frames, out)
-        arrays = [v.detach().numpy() for v in (image, filters, moved, frames)]
-
-        def work(_, share):
-            """Some rows of the batch."""
-            image, filters, moved, frames = arrays
-            _loops().forward(
-                image, filters, moved, ctx.shifted, frames, share, ctx.sides,
-                out.numpy(),
-            )  # fmt: skip
-
-        in_threads(work, len(x) * time, out.numel())
+        given = image.detach(), filters.detach(), moved
+        fill_rows(*given, ctx.shifted, frames, sides, out)
         return out.permute(0, 3, 1, 2)
 
     @staticmethod

@@ -1,6 +1,7 @@
 """How the time of a training step grows with T, batch and hidden size.
 
-One axis at a time, the others at T 50, batch 16 and hidden 200; x 496, y 1008.
+One axis at a time, the others at T 50, batch 16 (along T: 4) and hidden 200;
+x 496, y 1008.
 The ratio of a row is the slope of a straight line through the logarithms:
 1 where twice as much takes twice as long.
 """
@@ -108,7 +109,8 @@ def plot(found, folder):
                 label = f"{side}, slope {row.ratio:.2f}"
                 times = list(row.medians.values())
                 place.loglog(values, times, "o-", label=label)
-        place.set_xlabel(axis)
+        rest = [f"{k} {v}" for k, v in _sizes(axis, 0).items() if v]
+        place.set_xlabel(f"{axis} ({', '.join(rest)})")
         place.set_xticks(values, [str(v) for v in values], rotation=45)
         place.minorticks_off()
         place.grid(alpha=0.3)
