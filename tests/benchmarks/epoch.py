@@ -23,7 +23,10 @@ from speechbrain_dslstm.models import Sequence, fusion_loss
 from speechbrain_dslstm.protocols import make_split
 from speechbrain_dslstm.time_shares import TimeShares, model_parts
 
-PARITY = ["test_models.py", "test_paper.py", "test_feature_cache.py"]
+PARITY = [
+    *("test_models.py", "test_paper.py", "test_feature_cache.py"),
+    "test_time_shares.py",
+]
 HPARAMS = Path(__file__).resolve().parents[2] / "hparams"
 TARGETS = {"dual_level": 1 / 3, "paper": 1 / 2}
 BATCH, THREADS, TURNS = 32, 2, 2

@@ -7,17 +7,21 @@
 Both sides of a ratio are timed in turns in one run, on one thread, and the
 ratio is that of the medians. A part is a module beside this file with
 ``PARITY``, the unit tests that must pass first, ``rows(options)``, which
-yields lines of the table, and perhaps ``plot(rows, folder)``.
+yields lines of the table, and perhaps ``plot(rows, folder)``. Each part has a
+process of its own: how often new memory must be fetched from the system, which
+can be half of the time of plain torch, hangs on what a process did before.
 """
 
 import argparse
 import importlib
 import json
+import multiprocessing
 import os
 import platform
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -86,26 +90,47 @@ def check_parity(parts):
         sys.exit("nothing is timed: the fast paths do not agree with the slow")
 
 
+def time_part(name, options):
+    """Time one part and print its rows.
+
+    Arguments
+    ---------
+    name : str
+        One of ``PARTS``.
+    options : argparse.Namespace
+        The command line.
+
+    Returns
+    -------
+    list of Row
+        Lines of the table.
+    """
+    part = importlib.import_module(name)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if options.cpu_time:
+        importlib.import_module("timing").clock = time.process_time
+    rows = []
+    for row in part.rows(options):
+        rows.append(row)
+        print(row, flush=True)
+    if rows and hasattr(part, "plot"):
+        part.plot(rows, options.output)
+    return rows
+
+
 def main():
     """Check parity, time, print the table, write JSON and plots."""
     options = parse()
     parts = [importlib.import_module(name) for name in options.only]
     check_parity(parts)
-    torch.set_num_threads(1)
-    if options.cpu_time:
-        importlib.import_module("timing").clock = time.process_time
     options.output.mkdir(parents=True, exist_ok=True)
     found = []
     print(f"{'part':10} {'row':40} {'ratio':>6} {'target':>6}        ms")
-    for part in parts:
-        torch.manual_seed(0)
-        rows = []
-        for row in part.rows(options):
-            rows.append(row)
-            print(row, flush=True)
-        if rows and hasattr(part, "plot"):
-            part.plot(rows, options.output)
-        found += rows
+    context = multiprocessing.get_context("spawn")
+    for name in options.only:
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            found += process.submit(time_part, name, options).result()
     missed = sum(row.ok is False for row in found)
     print(f"{missed} of {sum(row.ok is not None for row in found)} missed")
     result = {
