@@ -27,7 +27,7 @@ from pathlib import Path
 import speechbrain as sb
 from hyperpyyaml import resolve_references
 from report import add_options, make_report
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, MappingNode
 from tqdm import tqdm
 
 from speechbrain_dslstm.answers import DIGITS
@@ -101,6 +101,17 @@ class Job:
         return fold_command(command) if one != two else None
 
     @property
+    def other_settings(self):
+        """Keys of the YAML that a finished fold had other values for."""
+        kept = self.folder / "hyperparams.yaml"
+        if not (self.done and kept.exists()):
+            return []
+        one = _top_level(kept.read_text(encoding="utf-8"))
+        two = _top_level(_resolved(self.arguments))
+        keys = {*one, *two} - {*PER_FOLD, "data_folder"}
+        return sorted(k for k in keys if one.get(k) != two.get(k))
+
+    @property
     def progress(self):
         """Share of the fold that is done, in [0, 1]."""
         if self.done:
@@ -111,6 +122,37 @@ class Job:
         # Evaluation comes after the last epoch
         passed = log.read_bytes().count(b"\n")
         return min(passed / (self.epochs + 1), 0.99)
+
+
+def _resolved(arguments):
+    """Text of the YAML that arguments for train.py name, under them."""
+    path, _, overrides = sb.parse_arguments(arguments)
+    with open(path, encoding="utf-8") as file:
+        overrides = nest_overrides(path, overrides)
+        return resolve_references(file, overrides).getvalue()
+
+
+def _top_level(text):
+    """Keys of a YAML and of what it includes, without comments or objects."""
+
+    def plain(node):
+        """A node's tag and value."""
+        # Two ways of writing nothing
+        value = None if node.tag.endswith(":null") else node.value
+        if isinstance(value, list):
+            pairs = isinstance(node, MappingNode)
+            value = [
+                tuple(map(plain, one)) if pairs else plain(one) for one in value
+            ]
+        return str(node.tag), value
+
+    own, shared = {}, {}
+    for key, node in YAML().compose(text).value:
+        if key.value == SHARED:
+            shared = {name.value: plain(one) for name, one in node.value}
+        else:
+            own[key.value] = plain(node)
+    return {**shared, **own}
 
 
 def read_settings(arguments):
@@ -132,12 +174,11 @@ def read_settings(arguments):
     ValueError
         The file is no system's, but for instance one to be included.
     """
-    path, _, overrides = sb.parse_arguments(arguments)
-    with open(path, encoding="utf-8") as file:
-        text = resolve_references(file, nest_overrides(path, overrides))
-    settings = YAML().load(text.getvalue())
+    settings = YAML().load(_resolved(arguments))
     if "output_folder" not in settings:
-        raise ValueError(f"{path} is no system: it has no output_folder")
+        raise ValueError(
+            f"{arguments[0]} is no system: it has no output_folder"
+        )
     return {**settings.get(SHARED, {}), **settings}
 
 
@@ -486,10 +527,13 @@ def main():
     except ValueError as error:
         sys.exit(f"{Path(__file__).name}: {error}")
     for job in jobs:
-        if job.other_options:
+        how = job.other_options
+        if not how and job.other_settings:
+            how = f"a YAML with other {', '.join(job.other_settings)}"
+        if how:
             print(
-                f"NOTE: {job.name} is kept, though it was made by "
-                f"{job.other_options}; remove it to train it again"
+                f"NOTE: {job.name} is kept, though it was made by {how}; "
+                "remove it to train it again"
             )
     if options.dry_run:
         for job in jobs:

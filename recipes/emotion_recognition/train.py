@@ -326,7 +326,9 @@ class EmotionBrain(sb.Brain):
         }
         with TimeShares(parts, outside="loading") as shares:
             super()._fit_train(train_set, epoch, enable)
-        print(f"epoch {epoch}, training: {shares.total:.2f} s\n{shares.table()}")
+        print(
+            f"epoch {epoch}, training: {shares.total:.2f} s\n{shares.table()}"
+        )
 
     def on_fit_batch_start(self, batch, should_step):
         """Note what the model is about to see."""

@@ -140,6 +140,25 @@ def lines(place, name):
     return [json.loads(line) for line in text.splitlines()]
 
 
+def test_a_yaml_that_was_edited_since(place):
+    """A finished fold is kept, and it is said what was other then."""
+    path = place / "dual_level.yaml"
+    options = ["dual_level.yaml", f"--data_folder={place}/data"]
+    run(place, *options, "--resamples", "200")
+    folders = {Path(row[0]) for row in lines(place, "started.txt")}
+    assert len(folders) == 3
+    for folder in folders:
+        # What SpeechBrain leaves there
+        text = f"# Generated\n{path.read_text()}# the end\n"
+        (place / folder / "hyperparams.yaml").write_text(text)
+    out, _ = run(place, *options, "--dry_run")
+    assert "is kept" not in out
+    text = path.read_text().replace("such.Module", "such.Thing")
+    path.write_text(text + "lr: 0.1  # new\n")
+    out, _ = run(place, *options, "--dry_run")
+    assert out.count("made by a YAML with other lr, model; remove it") == 3
+
+
 def test_everything_that_was_asked_for_once(place):
     """2 protocols x 2 normalisations x 2 seeds x 3 folds."""
     options = ["dual_level.yaml", f"--data_folder={place}/data"]
