@@ -10,6 +10,7 @@ whose validation side is its test side, such as ``paper``, has the latter only.
 import csv
 import json
 import shlex
+from contextlib import contextmanager
 from pathlib import Path
 
 from speechbrain_dslstm.protocols import PROTOCOLS
@@ -163,7 +164,7 @@ def read_fold(folder):
     FileNotFoundError
         A file is missing; the message names it.
     ValueError
-        The files contradict each other.
+        The files contradict each other, or one lacks what it should hold.
 
     Example
     -------
@@ -172,7 +173,25 @@ def read_fold(folder):
         ...
     FileNotFoundError: [Errno 2] No such file or directory: ...
     """
-    folder = Path(folder)
+    with _damage_named(folder):
+        return _read_fold(Path(folder))
+
+
+@contextmanager
+def _damage_named(place):
+    """Say in whose files something is missing."""
+    damage = KeyError, TypeError, AttributeError, json.JSONDecodeError
+    try:
+        yield
+    except damage as error:
+        raise ValueError(
+            f"{place}: a file of this fold is damaged "
+            f"({type(error).__name__}: {error}); remove the folder and train "
+            "the fold again"
+        ) from error
+
+
+def _read_fold(folder):
     fold = _read_json(folder / "results.json")
     sides = {
         side: _read_json(folder / "save" / f"{side}.json")
@@ -255,25 +274,24 @@ def read_runs(*folders):
     for path in sorted(paths):
         place = path.parent.parent
         done = (place / "results.json").exists()
-        fold = read_fold(place) if done else _read_json(path)
-        key = tuple(fold[name] for name in IDENTITY)
-        run = runs.setdefault(
-            key,
-            {
+        with _damage_named(place):
+            fold = read_fold(place) if done else _read_json(path)
+            key = tuple(fold[name] for name in IDENTITY)
+            one = (*key, fold["seed"], fold["fold"])
+            new = {
                 **dict(zip(IDENTITY, key, strict=True)),
                 "labels": fold["labels"],
                 "n_folds": fold["n_folds"],
                 "seeds": {},
                 "unfinished": 0,
-            },
-        )
+            }
+        run = runs.setdefault(key, new)
         for name in ("labels", "n_folds"):
             if run[name] != fold[name]:
                 raise ValueError(
                     f"{place}: {name} is {fold[name]}, in other folds of "
                     f"{', '.join(map(str, key))} it is {run[name]}"
                 )
-        one = (*key, fold["seed"], fold["fold"])
         if one in where:
             raise ValueError(f"{place} and {where[one]} hold the same fold")
         where[one] = place

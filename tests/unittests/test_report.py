@@ -255,6 +255,39 @@ def test_chain_from_flattering_to_honest(report):
             assert pooled[one][name]["mean"] >= pooled[two][name]["mean"]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("results.json", "{}"),
+        ("results.json", "[]"),
+        ("results.json", "{"),
+        ("predictions.csv", None),
+        ("predictions.csv", ""),
+        ("save/test.json", '{"a": {}}'),
+        ("save/epochs.jsonl", '{"epoch": 1}\n'),
+    ],
+)
+def test_damaged_fold_is_named(tmp_path, name, text):
+    miniature.write(tmp_path, seed=1, folds=[0])
+    (results,) = tmp_path.rglob("results.json")
+    file = results.parent / name
+    if text is None:
+        file.unlink()
+    else:
+        file.write_text(text)
+    with pytest.raises((ValueError, OSError), match=results.parent.name):
+        read_runs(tmp_path)
+
+
+def test_damaged_run_that_has_not_ended_is_named(tmp_path):
+    miniature.write(tmp_path, seed=1, folds=[0])
+    (results,) = tmp_path.rglob("results.json")
+    results.unlink()
+    (results.parent / "save" / "run.json").write_text("{}")
+    with pytest.raises(ValueError, match="is damaged .*train the fold again"):
+        read_runs(tmp_path)
+
+
 def test_chain_of_partial_runs_says_what_is_missing(tmp_path):
     miniature.write(tmp_path, protocol="random")
     miniature.write(tmp_path, protocol="session", folds=[0])
