@@ -135,6 +135,7 @@ def speeds_from_cache(cache, load, audio_hash, facts, percent, speeds):
         """Features at a speed."""
 
         def load_wav():
+            """The waveform, once it is known to be needed."""
             loaded.append(speed)
             return load(speed)
 

@@ -155,6 +155,7 @@ def _marked(part, method):
 
     @functools.wraps(method)
     def run(*args, **kwargs):
+        """The method itself."""
         with record_function(MARK + part):
             return method(*args, **kwargs)
 

@@ -84,6 +84,8 @@ def announce_backend(name, reason):
     Example
     -------
     >>> announce_backend(*choose_backend("naive")[:2])
+    >>> announce_backend.cache_info().currsize > 0
+    True
     """
     logger.info("DS-LSTM backend %s (%s)", name, reason)
 
