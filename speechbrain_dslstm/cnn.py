@@ -183,6 +183,10 @@ class LocalFeatureBlock(torch.nn.Module):
         return out.permute(0, 3, 1, 2)
 
 
+def _is_watched(module):
+    return module._forward_hooks or module._forward_pre_hooks
+
+
 class LocalFeatureCNN(torch.nn.Module):
     """A stack of ``LocalFeatureBlock`` over one spectrogram.
 
@@ -320,9 +324,12 @@ class LocalFeatureCNN(torch.nn.Module):
 
     def _clip_by_clip(self, x, counts):
         """Features in evaluation: between the blocks all stays in the cache."""
-        if any(module.training for module in self.modules()):
-            return None
         if torch.is_autocast_enabled(x.device.type):
+            return None
+        parts = [part for block in self.blocks for part in block.modules()]
+        if any(part.training or _is_watched(part) for part in parts):
+            return None
+        if any(type(block) is not LocalFeatureBlock for block in self.blocks):
             return None
         blocks = [block.for_clips(x) for block in self.blocks]
         if None in blocks:

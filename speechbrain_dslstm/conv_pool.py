@@ -150,7 +150,7 @@ class ClipConvPool:
     Arguments
     ---------
     weight : torch.Tensor, [channel, in_channels, height, width]
-        Filters, float32 or float64, on the CPU.
+        Filters, on the CPU.
     padding : tuple of int, (time, frequency)
         Zeros around the images.
     pool_size : int
@@ -194,7 +194,7 @@ class ClipConvPool:
             image = conv2d(clip, self.weight, padding=self.padding)
             return _maximum(image, self.pool_size).add_(self.shift).relu_()
         rows, columns = self.padding
-        image = pad(clip[:, 0], (columns, columns, rows, rows))
+        image = pad(clip[:, 0], (columns, columns, rows, rows)).contiguous()
         sides = self.pool_size, *self.weight.shape[2:]
         size = [
             (n - side + 1) // self.pool_size

@@ -128,12 +128,7 @@ class FeatureCache:
             ...
         ValueError: expected either a path or an audio_hash, got neither
         """
-        content = self._content(path, audio_hash)
-        name = hashlib.sha256(f"{content}\n{variant}".encode()).hexdigest()
-        files = {
-            feature: folder / f"{name[:32]}.safetensors"
-            for feature, folder in self.entries.items()
-        }
+        files = self._files(self._content(path, audio_hash), variant)
         feats = {feature: _read(file) for feature, file in files.items()}
         missing = [feature for feature in feats if feats[feature] is None]
         if missing:
@@ -143,6 +138,41 @@ class FeatureCache:
                 feats[feature] = self.extractors[feature](wavs)[0].float()
             self._write(files[feature], feats[feature])
         return feats
+
+    def has(self, audio_hash, variant=""):
+        """Whether ``get`` would find all features, if none is damaged.
+
+        Arguments
+        ---------
+        audio_hash : str
+            As of ``get``.
+        variant : str
+            As of ``get``.
+
+        Returns
+        -------
+        bool
+            Whether there are such files.
+
+        Example
+        -------
+        >>> from speechbrain_dslstm.features import MFCC39
+        >>> folder, extractors = getfixture("tmp_path"), {"mfcc": MFCC39()}
+        >>> cache = FeatureCache(folder, extractors, "tones")
+        >>> _ = cache.get(lambda: torch.rand(8000), audio_hash="a0")
+        >>> cache.has("a0"), cache.has("a0", "speed 90")
+        (True, False)
+        """
+        files = self._files(self._content(None, audio_hash), variant)
+        return all(file.exists() for file in files.values())
+
+    def _files(self, content, variant):
+        """Where an utterance's features are: feature -> path."""
+        name = hashlib.sha256(f"{content}\n{variant}".encode()).hexdigest()
+        return {
+            feature: folder / f"{name[:32]}.safetensors"
+            for feature, folder in self.entries.items()
+        }
 
     def _content(self, path, audio_hash):
         """What tells an utterance's audio from all others."""

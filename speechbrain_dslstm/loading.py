@@ -18,12 +18,11 @@ from speechbrain_dslstm.models import Sequence
 from speechbrain_dslstm.normalization import FeatureNormalization
 
 __all__ = [
+    "SpeedCache",
     "collect_statistics",
     "extract_batch",
     "loader_options",
     "open_cache",
-    "pad_to",
-    "speeds_from_cache",
     "token_sequence",
 ]
 
@@ -68,86 +67,93 @@ def open_cache(hparams):
     )
 
 
-def pad_to(wav, samples):
-    """Silence behind a clip that is too short, as the model puts there.
+class SpeedCache:
+    """Features of clips at several speeds, from a cache.
 
-    Arguments
-    ---------
-    wav : torch.Tensor, [samples]
-        Waveform.
-    samples : int
-        At least so many come out.
-
-    Returns
-    -------
-    torch.Tensor, [samples]
-        The waveform itself where it is long enough.
-
-    Example
-    -------
-    >>> pad_to(torch.ones(2), 3)
-    tensor([1., 1., 0.])
-    """
-    return torch.nn.functional.pad(wav, (0, max(0, samples - len(wav))))
-
-
-def speeds_from_cache(cache, load, audio_hash, facts, percent, speeds):
-    """Features of a clip at one speed; at all speeds where audio is read.
-
-    From the second epoch on no audio is read then, whatever speed is drawn.
+    A clip that is used gets entries for all its speeds, so that from the
+    second epoch on no audio is read, whatever speed is drawn.
 
     Arguments
     ---------
     cache : FeatureCache
         Where the features are.
     load : callable
-        Takes a speed in per cent, returns the waveform, [samples].
-    audio_hash : str
-        Hash of the audio.
-    facts : str
-        What else decides the waveform, but for the speed.
-    percent : int
-        The speed that is wanted.
+        Takes a clip's path and a speed in per cent, returns the waveform,
+        [samples], at ``sample_rate``.
     speeds : list of int
-        All that may be wanted later.
-
-    Returns
-    -------
-    dict of str to torch.Tensor, [frames, size]
-        Features by name.
+        In per cent.
+    sample_rate : int
+        In Hz.
+    min_samples : int
+        A waveform that is shorter gets silence behind it, as the model does.
 
     Example
     -------
     >>> from speechbrain_dslstm.features import MFCC39
     >>> extractors = {"mfcc": MFCC39()}
     >>> cache = FeatureCache(getfixture("tmp_path"), extractors, "tones")
-    >>> def load(percent):
-    ...     print("loads", percent)
+    >>> def load(path, percent):
+    ...     print("loads", path, percent)
     ...     return torch.rand(1600 * percent)
+    >>> clips = SpeedCache(cache, load, [90, 100], 16000, 400)
     >>> for percent in (90, 100, 90):
-    ...     _ = speeds_from_cache(cache, load, "a0", "", percent, [90, 100])
-    loads 90
-    loads 100
+    ...     _ = clips.get("a.wav", "a0", 10.0, percent)
+    loads a.wav 90
+    loads a.wav 100
     """
-    loaded = []
 
-    def at(speed):
-        """Features at a speed."""
+    def __init__(self, cache, load, speeds, sample_rate, min_samples):
+        self.cache = cache
+        self.load = load
+        self.speeds = speeds
+        self.sample_rate = sample_rate
+        self.min_samples = min_samples
 
+    def get(self, path, audio_hash, duration, percent):
+        """Features of a clip at one speed.
+
+        Arguments
+        ---------
+        path : str
+            The audio, read only where it must be.
+        audio_hash : str
+            Hash of its samples.
+        duration : float
+            In seconds.
+        percent : int
+            The speed.
+
+        Returns
+        -------
+        dict of str to torch.Tensor, [frames, size]
+            Features by name.
+        """
+        feats = self._at(path, audio_hash, duration, percent)
+        for speed in self.speeds:
+            variant = self._variant(duration, speed)
+            if speed != percent and not self.cache.has(audio_hash, variant):
+                self._at(path, audio_hash, duration, speed)
+        return feats
+
+    def _at(self, path, audio_hash, duration, percent):
         def load_wav():
             """The waveform, once it is known to be needed."""
-            loaded.append(speed)
-            return load(speed)
+            wav = self.load(path, percent)
+            missing = max(0, self.min_samples - len(wav))
+            return torch.nn.functional.pad(wav, (0, missing))
 
-        variant = f"speed {speed}, {facts}"
-        return cache.get(load_wav, audio_hash=audio_hash, variant=variant)
+        variant = self._variant(duration, percent)
+        return self.cache.get(load_wav, audio_hash=audio_hash, variant=variant)
 
-    feats = at(percent)
-    if loaded:
-        for speed in speeds:
-            if speed != percent:
-                at(speed)
-    return feats
+    def _variant(self, duration, percent):
+        """What decides the waveform besides the samples of the audio."""
+        # The hash does not know their rate
+        variant = f"speed {percent}, {duration} s to {self.sample_rate} Hz"
+        samples = duration * self.sample_rate * 100 / percent
+        # Other systems have other limits, and share the longer clips
+        if samples < 1.02 * self.min_samples:
+            variant += f", {self.min_samples} samples"
+        return variant
 
 
 def loader_options(hparams, dataset):

@@ -6,7 +6,9 @@ operation it is the gradient of.
 """
 
 import functools
+import math
 import time
+from contextlib import ExitStack
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
@@ -18,6 +20,8 @@ from speechbrain_dslstm.encoders import SelfSupervisedFrames
 __all__ = ["TimeShares", "model_parts"]
 
 MARK = "speechbrain_dslstm: "
+# Calls of parts that are in no other part, until their notes are summed up
+CALLS_AT_ONCE = 20
 WAY_BACK = "autograd::engine::evaluate_function"
 # Part -> the modules that it consists of
 KINDS = {
@@ -58,9 +62,10 @@ def model_parts(model):
 class TimeShares:
     """Measures in which parts of a system the time of a block goes.
 
-    The times are the processor's, of the thread that enters the block: on a
-    GPU, what it takes to start the work, not the work. The profiler makes
-    everything a little slower.
+    The times are the processor's: on a GPU, what it takes to start the work,
+    not the work. Now and then the profiler's notes are summed up and thrown
+    away, which takes longer than what they are of; that time is not counted,
+    but waited for. torch.compile compiles again what is measured.
 
     Arguments
     ---------
@@ -87,54 +92,92 @@ class TimeShares:
     def __init__(self, parts, outside="the rest"):
         self.parts = parts
         self.outside = outside
-        self.seconds = {}
-        self.total = 0.0
-        self._profiler = self._started = None
+        self.seconds = dict.fromkeys([outside, *parts], 0.0)
+        self._open = self._done = 0
+        self._restore = self._profiler = self._started = None
+
+    @property
+    def total(self):
+        """Seconds altogether."""
+        return sum(self.seconds.values())
 
     def __enter__(self):
-        for part, methods in self.parts.items():
-            for owner, name in methods:
-                setattr(owner, name, _marked(part, getattr(owner, name)))
+        with ExitStack() as restore:
+            for part, methods in self.parts.items():
+                for owner, name in methods:
+                    before = vars(owner).get(name)
+                    marked = self._marked(part, getattr(owner, name))
+                    setattr(owner, name, marked)
+                    restore.callback(_put_back, owner, name, before)
+            self._start()
+            self._restore = restore.pop_all()
+        return self
+
+    def __exit__(self, kind, error, trace):
+        with self._restore:
+            self._stop()
+
+    def _start(self):
         self._profiler = profile(
             activities=[ProfilerActivity.CPU], acc_events=True
         )
         self._profiler.__enter__()
         self._started = time.perf_counter()
-        return self
 
-    def __exit__(self, kind, error, trace):
-        self.total = time.perf_counter() - self._started
-        self._profiler.__exit__(kind, error, trace)
-        for methods in self.parts.values():
-            for owner, name in methods:
-                delattr(owner, name)
-        if error is None:
-            self._sum(self._profiler.events())
-        self._profiler = None
+    def _stop(self):
+        """Add what has been noted."""
+        taken = time.perf_counter() - self._started
+        self._profiler.__exit__(None, None, None)
+        micro = self._sum(self._profiler.events())
+        micro[self.outside] += 1e6 * taken
+        for part, more in micro.items():
+            self.seconds[part] += more / 1e6
+
+    def _marked(self, part, method):
+        """A method that the profiler sees as a part."""
+
+        @functools.wraps(method)
+        def run(*args, **kwargs):
+            """The method itself."""
+            self._open += 1
+            try:
+                with record_function(MARK + part):
+                    return method(*args, **kwargs)
+            finally:
+                self._open -= 1
+                self._done += not self._open
+                if not self._open and self._done % CALLS_AT_ONCE == 0:
+                    self._stop()
+                    self._start()
+
+        return run
 
     def _sum(self, events):
-        """Seconds of each part, without those of the parts in it."""
-        events = sorted(events, key=lambda one: one.time_range.start)
-        # The last operation with a number is the one with that gradient
-        owners = {
-            one.sequence_nr: _part_around(one)
-            for one in events
-            if one.sequence_nr >= 0 and not _on_the_way_back(one)
-        }
-        micro = dict.fromkeys([self.outside, *self.parts], 0.0)
-        micro[self.outside] = 1e6 * self.total
-        for one in events:
+        """Microseconds of each part, without those of the parts in it."""
+        micro = dict.fromkeys(self.seconds, 0.0)
+        # Parts that have begun, with their ends, innermost last
+        around = [(self.outside, math.inf)]
+        owners, way_back = {}, {}
+        for one in sorted(events, key=_outermost_first):
+            start, end = one.time_range.start, one.time_range.end
+            while around[-1][1] <= start:
+                around.pop()
+            inner, _ = around[-1]
             if one.name.startswith(MARK):
                 part = one.name.removeprefix(MARK)
+                around.append((part, end))
             elif one.name.startswith(WAY_BACK):
-                part = owners.get(one.sequence_nr)
+                # A GPU's has a thread of its own, while this one waits
+                part = owners.get(one.sequence_nr, inner)
+                way_back[one.thread] = end
             else:
+                if start >= way_back.get(one.thread, 0):
+                    # The last one with a number is what has that gradient
+                    owners[one.sequence_nr] = inner
                 continue
-            around = _part_around(one)
-            taken = one.time_range.elapsed_us()
-            micro[part or around or self.outside] += taken
-            micro[around or self.outside] -= taken
-        self.seconds = {part: max(0, t) / 1e6 for part, t in micro.items()}
+            micro[part] += end - start
+            micro[inner] -= end - start
+        return micro
 
     def table(self):
         """Say it in lines.
@@ -150,31 +193,13 @@ class TimeShares:
         )
 
 
-def _marked(part, method):
-    """A method that the profiler sees as a part."""
-
-    @functools.wraps(method)
-    def run(*args, **kwargs):
-        """The method itself."""
-        with record_function(MARK + part):
-            return method(*args, **kwargs)
-
-    return run
+def _outermost_first(event):
+    return event.time_range.start, -event.time_range.end
 
 
-def _part_around(event):
-    """Name of the innermost part that an event is in; None if in none."""
-    parent = event.cpu_parent
-    while parent is not None:
-        if parent.name.startswith(MARK):
-            return parent.name.removeprefix(MARK)
-        parent = parent.cpu_parent
-    return None
-
-
-def _on_the_way_back(event):
-    while event is not None:
-        if event.name.startswith(WAY_BACK):
-            return True
-        event = event.cpu_parent
-    return False
+def _put_back(owner, name, before):
+    """Undo a setattr: what was there before, or the class's own."""
+    if before is None:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, before)

@@ -52,6 +52,11 @@ from speechbrain_dslstm.runs import (
 
 TRAIN = Path(__file__).with_name("train.py")
 POLL_SECONDS = 0.1
+# Keys of the YAML that change no result
+WITHOUT_EFFECT = (
+    *("data_folder", "feature_cache", "num_workers", "profile_epoch"),
+    *("ckpt_interval_minutes", "ddp_timeout", "use_tensorboard"),
+)
 # Between two looks at how far the folds are
 LOOK_SECONDS = 2
 # Between SIGTERM and SIGKILL
@@ -108,8 +113,19 @@ class Job:
             return []
         one = _top_level(kept.read_text(encoding="utf-8"))
         two = _top_level(_resolved(self.arguments))
-        keys = {*one, *two} - {*PER_FOLD, "data_folder"}
+        keys = {*one, *two} - {*PER_FOLD, *WITHOUT_EFFECT}
         return sorted(k for k in keys if one.get(k) != two.get(k))
+
+    @property
+    def origin(self):
+        """What made a finished fold, where that was something else."""
+        try:
+            if self.other_options:
+                return self.other_options
+            other = self.other_settings
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            return f"a run whose files are damaged ({error!r})"
+        return f"a YAML with other {', '.join(other)}" if other else None
 
     @property
     def progress(self):
@@ -137,8 +153,10 @@ def _top_level(text):
 
     def plain(node):
         """A node's tag and value."""
-        # Two ways of writing nothing
-        value = None if node.tag.endswith(":null") else node.value
+        # However it is written, as if it were not there
+        if node.tag.endswith(":null"):
+            return None
+        value = node.value
         if isinstance(value, list):
             pairs = isinstance(node, MappingNode)
             value = [
@@ -527,12 +545,10 @@ def main():
     except ValueError as error:
         sys.exit(f"{Path(__file__).name}: {error}")
     for job in jobs:
-        how = job.other_options
-        if not how and job.other_settings:
-            how = f"a YAML with other {', '.join(job.other_settings)}"
-        if how:
+        origin = job.origin
+        if origin:
             print(
-                f"NOTE: {job.name} is kept, though it was made by {how}; "
+                f"NOTE: {job.name} is kept, though it was made by {origin}; "
                 "remove it to train it again"
             )
     if options.dry_run:

@@ -58,12 +58,11 @@ from speechbrain_dslstm.hparams import (
 )
 from speechbrain_dslstm.inference import EmotionClassifier
 from speechbrain_dslstm.loading import (
+    SpeedCache,
     collect_statistics,
     extract_batch,
     loader_options,
     open_cache,
-    pad_to,
-    speeds_from_cache,
     token_sequence,
 )
 from speechbrain_dslstm.metrics import EmotionStats
@@ -558,11 +557,12 @@ def dataio_prep(hparams):
     }
     extra = {key: item for key, item in wanted.items() if item is not None}
     cache = open_cache(hparams)
-    least = hparams["model"].min_samples
     streams = list(hparams["model"].streams)
 
     def dataset(side, speeds):
         """One side; its clips at one of the speeds, in per cent."""
+        min_samples = hparams["model"].min_samples
+        clips = SpeedCache(cache, load, speeds, sample_rate, min_samples)
 
         @sb.utils.data_pipeline.takes("wav")
         @sb.utils.data_pipeline.provides("sig")
@@ -574,15 +574,8 @@ def dataio_prep(hparams):
         @sb.utils.data_pipeline.provides(*streams)
         def feature_pipeline(wav, audio_hash, duration):
             """Features of every stream, from the cache."""
-            feats = speeds_from_cache(
-                cache,
-                lambda percent: pad_to(load(wav, percent), least),
-                audio_hash,
-                # The hash is of the samples, whatever their rate
-                f"{duration} s to {sample_rate} Hz, {least} samples at least",
-                draw_speed(speeds),
-                speeds,
-            )
+            percent = draw_speed(speeds)
+            feats = clips.get(wav, audio_hash, duration, percent)
             for stream in streams:
                 yield feats[stream]
 
@@ -667,6 +660,9 @@ def run(signals):
     hparams = plain_hparams(hparams_file, overrides)
     init_group(run_opts, hparams["ddp_timeout"])
     hparams = load_hparams(hparams_file, overrides)
+    profiled, last = hparams["profile_epoch"], hparams["number_of_epochs"]
+    if profiled is not None and not 1 <= profiled <= last:
+        raise ValueError(f"profile_epoch must be in 1..{last}, got {profiled}")
     hparams["output_folder"] = run_folder(hparams)
     folder = Path(hparams["output_folder"])
     hparams["save_folder"] = str(folder / "save")

@@ -25,7 +25,7 @@ from speechbrain_dslstm.threads import import_problem
 
 __all__ = ["ds_lstm_numba", "numba_problem"]
 
-# Values of the projections that are worked on at a time: 8 MB of float32
+# Activations that are worked on at a time: 8 MB of float32
 PIECE_VALUES = 1 << 21
 # Fewer items than this make a slow matrix product
 PIECE_ITEMS = 16
@@ -79,7 +79,7 @@ def numba_problem(like, gate_norm=False):
 def _scratch(like, *shape):
     """Memory that is used again: fresh pages cost more than what is done."""
     values = math.prod(shape)
-    if values > 2 * PIECE_VALUES:
+    if values > 4 * PIECE_VALUES:
         return like.new_empty(shape)
     have = getattr(_memory, "values", None)
     if have is None or len(have) < values or have.dtype != like.dtype:
@@ -87,11 +87,13 @@ def _scratch(like, *shape):
     return have[:values].view(shape)
 
 
-def _joined(pieces):
-    """One tensor of several, copied only if there are several."""
-    if len(pieces) > 1:
-        return torch.cat(pieces)
-    return pieces[0] if pieces else None
+def _placed(found, like, piece, whole):
+    """A piece of the batch in its place; itself, where it is all."""
+    found = found.view(like[piece].shape)
+    if whole is None:
+        return found
+    whole[piece] = found
+    return whole
 
 
 def _own(state):
@@ -215,11 +217,17 @@ class _Recurrence(torch.autograd.Function):
         hidden = six // 6
         four, five = 4 * hidden, 5 * hidden
         dh, dc, grad_out = _own(grad_h), _own(grad_c), grad_out.contiguous()
-        grads_x, grads_y, grads_w = [], [], None
+        pieces = _pieces(batch, time, six, norm)
+        # The product of a single piece is the gradient, without a copy
+        grad_x, grad_y = (
+            v.new_empty(v.shape) if need and len(pieces) > 1 else None
+            for v, need in ((x, needs[0]), (y, needs[1]))
+        )
+        grads_w = None
         weight = weight_h.contiguous().numpy()
         sums = [x.new_zeros(six)]
         sums += [torch.zeros_like(v) for v in norm.tensors[1:]]
-        for piece in _pieces(batch, time, six, norm):
+        for piece in pieces:
             acts = act[piece].numpy()
             grads = _scratch(x, 2, len(acts), time, five)
             _loops().backward(
@@ -243,16 +251,14 @@ class _Recurrence(torch.autograd.Function):
             else:
                 torch._foreach_add_(grads_w, more)
             if needs[0]:
-                found = product(for_x, weight_x)
-                grads_x.append(found.view(x[piece].shape))
+                grad_x = _placed(product(for_x, weight_x), x, piece, grad_x)
             if needs[1]:
-                found = product(for_y, weight_y)
-                grads_y.append(found.view(y[piece].shape))
+                grad_y = _placed(product(for_y, weight_y), y, piece, grad_y)
         grad_wx, grad_wy, *grad_wh = grads_w
         grad_norm = sums[1:] if norm.kind != _loops().NO_NORM else [None] * 2
         return (
-            *(_joined(grads_x), _joined(grads_y), dh, dc),
-            *(grad_wx, grad_wy, _joined(grad_wh), sums[0]),
+            *(grad_x, grad_y, dh, dc),
+            *(grad_wx, grad_wy, torch.cat(grad_wh), sums[0]),
             *(*grad_norm, None, None),
         )
 

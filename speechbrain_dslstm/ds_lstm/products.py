@@ -39,7 +39,7 @@ def product(left, right):
     """
     rows, (inner, columns) = len(left), right.shape
     large = max(rows, inner) * columns >= LARGE
-    if rows > 1 and large and left.dtype == torch.float32:
+    if rows > 1 and inner and large and left.dtype == torch.float32:
         linear = _onednn() if torch.backends.mkldnn.enabled else None
         if linear is not None:
             return linear(left, right.t(), None, "none", [], "")

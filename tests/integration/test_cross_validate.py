@@ -154,9 +154,12 @@ def test_a_yaml_that_was_edited_since(place):
     out, _ = run(place, *options, "--dry_run")
     assert "is kept" not in out
     text = path.read_text().replace("such.Module", "such.Thing")
-    path.write_text(text + "lr: 0.1  # new\n")
+    path.write_text(text + "lr: 0.1  # new\nprofile_epoch: 2\nnew: null\n")
     out, _ = run(place, *options, "--dry_run")
     assert out.count("made by a YAML with other lr, model; remove it") == 3
+    (place / folder / "hyperparams.yaml").write_text("# nothing\n")
+    out, _ = run(place, *options, "--dry_run")
+    assert out.count("made by a run whose files are damaged") == 1
 
 
 def test_everything_that_was_asked_for_once(place):

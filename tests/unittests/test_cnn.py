@@ -244,3 +244,24 @@ def test_wrong_bins():
         LocalFeatureCNN(20, [2, 2])(torch.zeros(1, 9, 21), torch.tensor([9]))
     with pytest.raises(ValueError, match="4 frequency bins are too few for 2"):
         LocalFeatureCNN(4, [2, 2], (2, 4))
+
+
+def test_hooks_and_other_blocks_are_seen_in_evaluation():
+    """There the blocks are otherwise not called one by one."""
+    cnn = LocalFeatureCNN(32, channels=(4, 2), kernel_size=(2, 4)).eval()
+    x, counts, seen = torch.randn(2, 30, 32), torch.tensor([30, 20]), []
+    with torch.no_grad():
+        expected, _ = cnn(x, counts)
+        cnn.blocks[0].register_forward_hook(lambda *args: seen.append(1))
+        found, _ = cnn(x, counts)
+        assert seen
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+        class Other(type(cnn.blocks[1])):
+            """Someone's own block."""
+
+            def forward(self, x, counts):
+                return 2 * super().forward(x, counts)
+
+        cnn.blocks[1].__class__ = Other
+        assert torch.equal(cnn(x, counts)[0], 2 * found)

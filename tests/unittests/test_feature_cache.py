@@ -18,7 +18,7 @@ from speechbrain_dslstm import DualLevelClassifier, feature_cache
 from speechbrain_dslstm.audio import load_audio
 from speechbrain_dslstm.feature_cache import FeatureCache
 from speechbrain_dslstm.features import MFCC39, LogMelSpectrogram
-from speechbrain_dslstm.loading import pad_to, speeds_from_cache
+from speechbrain_dslstm.loading import SpeedCache
 
 EXTRACTORS = {
     "mfcc": MFCC39(),
@@ -130,14 +130,57 @@ def test_short_clips_are_as_without_a_cache(tmp_path, samples):
     model, wav = DualLevelClassifier(4), torch.rand(samples) - 0.5
     expected = model.extract(wav.unsqueeze(0))
     extractors = {name: one.extractor for name, one in model.streams.items()}
-    feats = speeds_from_cache(
-        FeatureCache(tmp_path, extractors, "short"),
-        lambda percent: pad_to(wav, model.min_samples),
-        *("a0", "", 100, [100]),
+    cache = FeatureCache(tmp_path, extractors, "short")
+    clips = SpeedCache(
+        *(cache, lambda path, percent: wav, [100]),
+        *(16000, model.min_samples),
     )
+    feats = clips.get("a.wav", "a0", samples / 16000, 100)
     for name, (value, counts) in expected.items():
         assert len(feats[name]) == counts
         torch.testing.assert_close(feats[name], value[0])
+
+
+def test_all_speeds_are_there_after_one_use(tmp_path):
+    """Also where statistics or another run have put one of them there."""
+    loads = []
+
+    def load(path, percent):
+        loads.append(percent)
+        return torch.rand(100 * percent)
+
+    cache = FeatureCache(tmp_path, {"mfcc": MFCC39()}, "clips")
+    speeds = [90, 100, 110]
+    plain = SpeedCache(cache, load, [100], 16000, 400)
+    drawn = SpeedCache(cache, load, speeds, 16000, 400)
+    plain.get("a.wav", "a0", 1.0, 100)
+    assert loads == [100]
+    drawn.get("a.wav", "a0", 1.0, 100)
+    assert loads == [100, 90, 110]
+    for speed in speeds:
+        drawn.get("a.wav", "a0", 1.0, speed)
+    assert len(loads) == 3
+
+
+def test_systems_share_but_what_the_model_pads(tmp_path):
+    cache = FeatureCache(tmp_path, {"mfcc": MFCC39()}, "clips")
+    loads = []
+
+    def load(path, percent):
+        loads.append(path)
+        return torch.rand(16000 if path == "long" else 3000)
+
+    for least in (1, 4608):
+        clips = SpeedCache(cache, load, [100], 16000, least)
+        frames = len(clips.get("long", "a0", 1.0, 100)["mfcc"])
+        assert frames == 98
+        frames = len(clips.get("short", "a1", 3000 / 16000, 100)["mfcc"])
+        assert frames == (17 if least == 1 else 27)
+    assert loads == ["long", "short", "short"]
+    # Other rates of the same samples are other audio
+    SpeedCache(cache, load, [100], 16000, 1).get("long", "a0", 2.0, 100)
+    SpeedCache(cache, load, [100], 8000, 1).get("long", "a0", 1.0, 100)
+    assert len(loads) == 5
 
 
 def test_settings_that_are_no_numbers(tmp_path):
