@@ -110,7 +110,8 @@ def plot(found, folder):
                 times = list(row.medians.values())
                 place.loglog(values, times, "o-", label=label)
         rest = [f"{k} {v}" for k, v in _sizes(axis, 0).items() if v]
-        place.set_xlabel(f"{axis} ({', '.join(rest)})")
+        rest = ", ".join(rest).replace("steps", "T")
+        place.set_xlabel(f"{axis} ({rest})")
         place.set_xticks(values, [str(v) for v in values], rotation=45)
         place.minorticks_off()
         place.grid(alpha=0.3)
