@@ -101,16 +101,10 @@ def fill_rows(image, filters, shift, rectify, frames, sides, out):
 
     Arguments
     ---------
-    image : torch.Tensor, [batch, rows, columns]
-        Padded images.
-    filters : torch.Tensor, [K, channel]
-        Filters.
-    shift : torch.Tensor, [channel]
-        Added after the pooling.
+    image, filters, shift, frames : torch.Tensor
+        As the arrays of ``conv_pool_loops.forward``.
     rectify : bool
-        Whether a ReLU follows.
-    frames : torch.Tensor, int64, [batch]
-        Valid frames of the output; those behind them become zero.
+        As there.
     sides : tuple of int
         Pool size, and height and width of the filters.
     out : torch.Tensor, [batch, time', frequency', channel]
