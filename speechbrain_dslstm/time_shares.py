@@ -171,7 +171,8 @@ class TimeShares:
                 part = owners.get(one.sequence_nr, inner)
                 way_back[one.thread] = end
             else:
-                if start >= way_back.get(one.thread, 0):
+                forward = start >= way_back.get(one.thread, 0)
+                if forward and one.sequence_nr >= 0:
                     # The last one with a number is what has that gradient
                     owners[one.sequence_nr] = inner
                 continue

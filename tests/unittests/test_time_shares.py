@@ -110,6 +110,8 @@ def test_a_way_back_in_another_thread():
         Event(back, 5, 9, 7, thread=2),
         Event("relu", 5, 6, 8, thread=2),
         Event("late", 9, 10, 8),
+        Event("without a gradient", 4, 5),
+        Event(back, 9, 10, thread=2),
     ]
     shares = TimeShares({"cnn": [], "rest": []}, outside="loading")
     assert shares._sum(events) == {"loading": -7, "cnn": 6, "rest": 1}
