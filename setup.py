@@ -27,7 +27,14 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     packages=find_packages(include=["speechbrain_dslstm*"]),
-    package_data={"speechbrain_dslstm": ["templates/*.j2", "shipped/*/*"]},
+    package_data={
+        "speechbrain_dslstm": [
+            "py.typed",
+            "**/*.pyi",
+            "report/templates/*.j2",
+            "shipped/*/*",
+        ]
+    },
     python_requires=">=3.10",
     install_requires=[
         # PyPI's newest torch and torchaudio are built for different CUDAs and
@@ -39,6 +46,7 @@ setup(
         "hyperpyyaml>=1.2.3",
         "jinja2>=3.1",
         "jsonschema>=4.20",
+        "lazy_loader>=0.4",
         "librosa>=0.11",
         "matplotlib>=3.8",
         "numpy>=1.26",

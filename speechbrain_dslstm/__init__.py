@@ -1,45 +1,34 @@
 """Dual-Sequence LSTM speech emotion recognition for SpeechBrain.
 
-======================  ====================================================
-stage                   module
-======================  ====================================================
-lengths and masks       ``speechbrain_dslstm.lengths``
-waveform -> features    ``speechbrain_dslstm.features``, ``.feature_cache``
-normalisation           ``speechbrain_dslstm.normalization``
-features -> CNN         ``speechbrain_dslstm.cnn``, ``.conv_pool``
-two rates -> one        ``speechbrain_dslstm.alignment``
-the DS-LSTM             ``speechbrain_dslstm.ds_lstm``
-frames -> utterance     ``speechbrain_dslstm.pooling``
-encoder's frames        ``speechbrain_dslstm.encoders``
-transcripts             ``speechbrain_dslstm.text``
-waveform -> emotion     ``speechbrain_dslstm.models``, ``.embedding``
-what is learnt          ``speechbrain_dslstm.targets``, ``.dimensions``
-what feeds training     ``speechbrain_dslstm.loading``, ``.training``
-corpora and splits      ``speechbrain_dslstm.corpora``, ``.protocols``
-systems' YAMLs          ``speechbrain_dslstm.hparams``
-training and its files  ``speechbrain_dslstm.training``, ``.results``
-what outlives a kill    ``speechbrain_dslstm.checkpointing``, ``.resuming``
-scores and pictures     ``speechbrain_dslstm.metrics``, ``.plots``
-intervals and reports   ``speechbrain_dslstm.statistics``, ``.report``
-pretrained models       ``speechbrain_dslstm.inference``, ``.pretrained``
-models of strangers     ``speechbrain_dslstm.safe_loader``
-streams and exports     ``speechbrain_dslstm.streaming``, ``.export``
-command line            ``speechbrain_dslstm.cli``
-======================  ====================================================
+The folders, from the first to read to the last. Each imports only from those
+below it, and its ``__init__`` says which file to read first.
+
+==============  ============================================================
+``cli``         the command ``dslstm``
+``export``      a trained model as ONNX or torch.export program
+``inference``   from a recording to an emotion, with a trained model
+``report``      from finished runs to tables, figures and one HTML page
+``pretrained``  the folder of a trained model: written, found and checked
+``evaluation``  scores, calibration and intervals of a run
+``training``    everything a run needs around SpeechBrain's ``Brain``
+``models``      from features to log-posteriors, and the losses
+``ds_lstm``     the DS-LSTM: equations, layer and compiled backends
+``layers``      CNN, alignment of frame rates, batch norm, pooling
+``corpora``     one module for each corpus, one manifest for all
+``kernels``     compiled CPU loops of the CNN
+``features``    MFCC-39 and log-mel spectrograms, their normalisation
+``splits``      training, validation and test subsets, and the leak guard
+``audio``       any audio file as a mono waveform, or an ``AudioError``
+``hparams``     the YAML of a system, and what identifies a run
+``lengths``     relative lengths, sample and frame counts, masks
+``utils``       distributed sums, atomic files, compiled loops
+``shipped``     the trained model that comes with the package
+==============  ============================================================
 """
 
 from importlib.metadata import version
 
-from speechbrain_dslstm.ds_lstm import DSLSTM
-from speechbrain_dslstm.features import MFCC39, LogMelSpectrogram
-from speechbrain_dslstm.inference import EmotionClassifier
-from speechbrain_dslstm.models import DualLevelClassifier
+import lazy_loader
 
-__all__ = [
-    "DSLSTM",
-    "MFCC39",
-    "LogMelSpectrogram",
-    "DualLevelClassifier",
-    "EmotionClassifier",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __version__ = version("speechbrain-dslstm")

@@ -98,10 +98,10 @@ def _load(model, trust_yaml, device=None):
     """A classifier, by data only unless the user trusts the folder."""
     options = {"device": device} if device else None
     if trust_yaml:
-        from speechbrain_dslstm.inference import EmotionClassifier
+        from speechbrain_dslstm.inference.classifier import EmotionClassifier
 
         return EmotionClassifier.from_hparams(model, run_opts=options)
-    from speechbrain_dslstm.safe_loader import load_safe
+    from speechbrain_dslstm.inference.classifier import load_safe
 
     return load_safe(model, options)
 
@@ -192,7 +192,7 @@ def _rows_of_files(classifier, files, options):
 
 def _rows_of_windows(classifier, files, options):
     from speechbrain_dslstm.audio import AudioError
-    from speechbrain_dslstm.files import find_audio
+    from speechbrain_dslstm.inference.files import find_audio
 
     for path in find_audio(list(files)):
         try:
@@ -275,7 +275,7 @@ def _stream(model, trust_yaml, every, normalization, as_json, any_sound):
     """Tell the emotion of standard input."""
     import torch
 
-    from speechbrain_dslstm.activity import measure_activity
+    from speechbrain_dslstm.inference.speech_activity import measure_activity
 
     classifier = _load(model, trust_yaml)
     needed = "running" if _centres(classifier) else None
@@ -345,7 +345,7 @@ def _export(output, model, trust_yaml, int8, step, normalization):
     """Write the whole chain to a file."""
     import torch
 
-    from speechbrain_dslstm import export as exporter
+    from speechbrain_dslstm.export import onnx_export as exporter
 
     output = Path(output)
     if output.suffix not in (".onnx", ".pt2"):
@@ -371,8 +371,9 @@ def _export(output, model, trust_yaml, int8, step, normalization):
 @click.argument("model", default=DEFAULT_MODEL)
 def _info(model):
     """Say what is in a model folder."""
-    from speechbrain_dslstm.inference import find_folder
-    from speechbrain_dslstm.safe_loader import load_safe, read_description
+    from speechbrain_dslstm.inference.classifier import load_safe
+    from speechbrain_dslstm.pretrained.safe_format import read_description
+    from speechbrain_dslstm.pretrained.sources import find_folder
 
     folder = find_folder(model)
     if folder is None:
@@ -421,10 +422,12 @@ def _info(model):
 )
 def _explain(file, model, trust_yaml, output):
     """Draw what the cell listened to."""
-    from speechbrain_dslstm.activity import check_speech
     from speechbrain_dslstm.audio import LONGEST_CLIP, load_audio
-    from speechbrain_dslstm.explain import explain as follow
-    from speechbrain_dslstm.plots import plot_explanation
+    from speechbrain_dslstm.inference.explain import (
+        explain as follow,
+        plot_explanation,
+    )
+    from speechbrain_dslstm.inference.speech_activity import check_speech
 
     classifier = _load(model, trust_yaml, "cpu")
     rate = classifier.hparams.sample_rate

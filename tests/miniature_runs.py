@@ -9,8 +9,8 @@ import json
 
 import numpy as np
 
-from speechbrain_dslstm.metrics import scores
-from speechbrain_dslstm.protocols import (
+from speechbrain_dslstm.evaluation import scores
+from speechbrain_dslstm.splits import (
     check_leaks,
     count_folds,
     make_split,

@@ -30,24 +30,24 @@ from report import add_options, make_report
 from ruamel.yaml import YAML, MappingNode
 from tqdm import tqdm
 
-from speechbrain_dslstm.answers import DIGITS
 from speechbrain_dslstm.corpora import prepare
-from speechbrain_dslstm.folds import write_folds
+from speechbrain_dslstm.evaluation import format_confusion
 from speechbrain_dslstm.hparams import SHARED, nest_overrides, run_folder
-from speechbrain_dslstm.metrics import format_confusion
-from speechbrain_dslstm.protocols import (
+from speechbrain_dslstm.report import (
+    DIGITS,
+    IDENTITY,
+    NORMALIZATIONS,
+    fold_command,
+    read_runs,
+)
+from speechbrain_dslstm.report.runs import PER_FOLD
+from speechbrain_dslstm.splits import (
     PROTOCOLS,
     count_folds,
     format_leak_summary,
     identical_recordings,
     leak_summary,
-)
-from speechbrain_dslstm.runs import (
-    IDENTITY,
-    NORMALIZATIONS,
-    PER_FOLD,
-    fold_command,
-    read_runs,
+    write_folds,
 )
 
 TRAIN = Path(__file__).with_name("train.py")

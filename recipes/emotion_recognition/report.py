@@ -14,14 +14,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from speechbrain_dslstm.answers import gather_runs
-from speechbrain_dslstm.rendering import (
+from speechbrain_dslstm.report import (
+    build_report,
+    gather_runs,
     read_yardsticks,
+    shorten,
     write_json,
     write_report,
 )
-from speechbrain_dslstm.report import build_report
-from speechbrain_dslstm.runs import shorten
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 

@@ -33,22 +33,18 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.audio import LONGEST_CLIP, load_audio
-from speechbrain_dslstm.augment import change_speed, mixup
-from speechbrain_dslstm.checkpointing import AtomicCheckpointer
 from speechbrain_dslstm.corpora import vote_names
-from speechbrain_dslstm.dimensions import (
+from speechbrain_dslstm.corpora.manifest import to_scale
+from speechbrain_dslstm.corpora.transcripts import load_tokenizer, to_tokens
+from speechbrain_dslstm.evaluation import (
     DimensionStats,
-    dimension_loss,
-    to_scale,
+    EmotionStats,
+    append_row,
+    print_results,
+    selection_score,
+    write_results,
 )
-from speechbrain_dslstm.encoders import SelfSupervisedFrames
-from speechbrain_dslstm.guards import (
-    StepGuard,
-    StopSignals,
-    check_finite,
-    init_group,
-    shield_worker,
-)
+from speechbrain_dslstm.features import SpeedCache, change_speed, mixup
 from speechbrain_dslstm.hparams import (
     load_hparams,
     nest_overrides,
@@ -57,36 +53,41 @@ from speechbrain_dslstm.hparams import (
     run_folder,
 )
 from speechbrain_dslstm.inference import EmotionClassifier
-from speechbrain_dslstm.loading import (
-    SpeedCache,
+from speechbrain_dslstm.models import (
+    SelfSupervisedFrames,
+    class_weights,
+    dimension_loss,
+    fusion_loss,
+    mix_targets,
+    vote_shares,
+)
+from speechbrain_dslstm.pretrained import save_pretrained
+from speechbrain_dslstm.splits import PROTOCOLS
+from speechbrain_dslstm.time_shares import TimeShares, model_parts
+from speechbrain_dslstm.training import (
+    AtomicCheckpointer,
+    RandomStates,
+    ReproducibleDataset,
+    StepGuard,
+    StopSignals,
+    WeightAverage,
+    check_finite,
     collect_statistics,
     extract_batch,
     loader_options,
     open_cache,
+    prepare_data,
+    shield_worker,
+    split_parameters,
     token_sequence,
 )
-from speechbrain_dslstm.metrics import EmotionStats
-from speechbrain_dslstm.models import fusion_loss
-from speechbrain_dslstm.preparation import prepare_data
-from speechbrain_dslstm.pretrained import save_pretrained
-from speechbrain_dslstm.protocols import PROTOCOLS
-from speechbrain_dslstm.ranks import (
+from speechbrain_dslstm.utils.distributed import (
     any_rank,
+    init_group,
     mean_over_ranks,
     share_of_ranks,
 )
-from speechbrain_dslstm.results import (
-    append_row,
-    print_results,
-    selection_score,
-    write_results,
-)
-from speechbrain_dslstm.resuming import RandomStates, ReproducibleDataset
-from speechbrain_dslstm.targets import class_weights, mix_targets, vote_shares
-from speechbrain_dslstm.text import load_tokenizer, to_tokens
-from speechbrain_dslstm.time_shares import TimeShares, model_parts
-from speechbrain_dslstm.training import WeightAverage, split_parameters
-from speechbrain_dslstm.writing import name_errors
+from speechbrain_dslstm.utils.files import name_errors
 
 logger = get_logger(__name__)
 

@@ -5,7 +5,7 @@ A file name such as ``03a01Wa`` holds the speaker (03), the sentence (a01), the
 emotion's German initial (W) and the version (a).
 """
 
-from speechbrain_dslstm.corpora.audio import find_clips
+from speechbrain_dslstm.corpora.clips import find_clips
 from speechbrain_dslstm.corpora.manifest import select_labels
 
 __all__ = ["records"]

@@ -14,17 +14,17 @@ from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_dslstm.corpora.iemocap_files import (
+from speechbrain_dslstm.corpora.iemocap_annotations import (
     is_dialogue,
     read_evaluation,
     read_transcription,
 )
 from speechbrain_dslstm.corpora.manifest import select_labels
+from speechbrain_dslstm.corpora.transcripts import normalise_text
 
-__all__ = ["compare_counts", "left_out", "records"]
+__all__ = ["records", "left_out", "compare_counts"]
 
 logger = get_logger(__name__)
-
 NAME = "IEMOCAP"
 LICENSE = "IEMOCAP release licence: research use, on request, no passing on"
 CITATION = (
@@ -34,7 +34,6 @@ CITATION = (
     "42(4), pp. 335-359, 2008."
 )
 URL = "https://sail.usc.edu/iemocap"
-
 LABEL_SETS = {
     "4class": {
         "ang": "anger",
@@ -81,7 +80,6 @@ VOTES = {
     "Surprise": "sur",
 }
 CODES = "ang dis exc fea fru hap neu oth sad sur xxx".split()
-
 # utterances a session of the complete corpus has in the default label set
 COUNTED = ("anger", "happiness", "neutral", "sadness", "F", "M")
 COUNTS = {
@@ -91,7 +89,6 @@ COUNTS = {
     "Ses04": (327, 303, 258, 143, 528, 503),
     "Ses05": (170, 442, 384, 245, 590, 651),
 }
-
 TREE = "Session1..5/dialog/EmoEvaluation/*.txt"
 HINT = f"IEMOCAP_full_release with {TREE} (licensed; see {URL})"
 TURN_NAME = re.compile(r"((Ses0[1-5])[FM]_(?:impro|script)\w+)_([FM])\d{3}")
@@ -264,28 +261,6 @@ def _evaluation_files(data_folder):
         if files:
             return files
     raise ValueError(f"{NAME}: {data_folder} has no {TREE}; expected {HINT}")
-
-
-def normalise_text(text):
-    """Reduce words to what makes two of them the same sentence.
-
-    Arguments
-    ---------
-    text : str
-        A transcribed turn.
-
-    Returns
-    -------
-    str
-        Lower-case letters and digits, single spaces.
-
-    Example
-    -------
-    >>> normalise_text("[LAUGHTER] I don't -- know.")
-    'laughter i dont know'
-    """
-    words = re.sub(r"['’]", "", text.lower())
-    return " ".join(re.findall(r"[^\W_]+", words))
 
 
 def compare_counts(entries, label_set=DEFAULT_LABEL_SET, improvised_only=False):

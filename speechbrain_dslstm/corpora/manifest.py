@@ -10,22 +10,24 @@ import json
 import math
 from pathlib import Path
 
+import torch
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_dslstm.corpora.audio import read_audio_facts
-from speechbrain_dslstm.writing import replace_file
+from speechbrain_dslstm.corpora.clips import read_audio_facts
+from speechbrain_dslstm.utils.files import replace_file
 
 __all__ = [
     "build_manifest",
-    "check_entries",
-    "read_manifest",
     "select_labels",
-    "write_left_out",
+    "check_entries",
     "write_manifest",
+    "write_left_out",
+    "read_manifest",
+    "check_dimensions",
+    "to_scale",
 ]
 
 logger = get_logger(__name__)
-
 ROOT = "{data_root}/"
 REQUIRED = {
     "wav": str,
@@ -324,3 +326,60 @@ def _no_repeats(pairs):
             raise ValueError(f"{key} stands there twice")
         result[key] = value
     return result
+
+
+# IEMOCAP's ratings, whose middle becomes 0 and whose ends +-1
+MIDDLE, HALF_RANGE = 3.0, 2.0
+
+
+def check_dimensions(entries, dimensions, corpus):
+    """See that every utterance has the dimensions to be learnt.
+
+    Arguments
+    ---------
+    entries : dict
+        Utterance id -> manifest entry.
+    dimensions : list of str
+        Those wanted.
+    corpus : str
+        Its name, for the message.
+
+    Raises
+    ------
+    ValueError
+        Names the first utterance and dimension that is missing.
+
+    Example
+    -------
+    >>> check_dimensions({"a": {"emotion": "anger"}}, ["valence"], "emodb")
+    Traceback (most recent call last):
+    ValueError: emodb has no valence (utterance a): set dimensions to []
+    """
+    for key, entry in entries.items():
+        for name in dimensions:
+            if name not in entry:
+                raise ValueError(
+                    f"{corpus} has no {name} (utterance {key}): set "
+                    "dimensions to []"
+                )
+
+
+def to_scale(values):
+    """Bring ratings of 1 to 5 to -1 to 1.
+
+    Arguments
+    ---------
+    values : list of float
+        Ratings.
+
+    Returns
+    -------
+    torch.Tensor, [values]
+        On the new scale.
+
+    Example
+    -------
+    >>> to_scale([1.0, 3.0, 4.5])
+    tensor([-1.0000,  0.0000,  0.7500])
+    """
+    return (torch.tensor(values) - MIDDLE) / HALF_RANGE

@@ -4,7 +4,7 @@ Acted Polish sentences: 9 speakers, 90 sentences, 6 emotions, 4481 clips.
 A file name such as ``EB0_anger_1`` holds speaker, emotion and sentence.
 """
 
-from speechbrain_dslstm.corpora.audio import find_clips
+from speechbrain_dslstm.corpora.clips import find_clips
 from speechbrain_dslstm.corpora.manifest import select_labels
 
 __all__ = ["records"]

@@ -6,7 +6,7 @@ only), the channel (01 speech), emotion, intensity, sentence, repetition and
 actor (odd male, even female). Song and video files are passed over.
 """
 
-from speechbrain_dslstm.corpora.audio import find_clips
+from speechbrain_dslstm.corpora.clips import find_clips
 from speechbrain_dslstm.corpora.manifest import select_labels
 
 __all__ = ["records"]

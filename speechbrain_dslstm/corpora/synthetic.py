@@ -20,7 +20,7 @@ import soundfile
 from scipy.signal import lfilter, sosfilt
 
 from speechbrain_dslstm.corpora.manifest import select_labels
-from speechbrain_dslstm.writing import replace_file
+from speechbrain_dslstm.utils.files import replace_file
 
 __all__ = ["generate", "records"]
 

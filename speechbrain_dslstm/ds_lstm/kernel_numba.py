@@ -1,4 +1,4 @@
-r"""DS-LSTM on a CPU: numba's compiled loops between torch's matrix products.
+"""DS-LSTM on a CPU: numba's compiled loops between torch's matrix products.
 
 The input projections of all steps are two products, of x and of y as they
 come: nothing is concatenated. One compiled call then walks through all steps,
@@ -19,11 +19,10 @@ import numpy as np
 import torch
 from torch.amp import custom_bwd, custom_fwd
 
-from speechbrain_dslstm.ds_lstm.kernel_fused import refuse_second_derivatives
-from speechbrain_dslstm.ds_lstm.products import product
-from speechbrain_dslstm.threads import import_problem
+from speechbrain_dslstm.ds_lstm.kernel_torch import refuse_second_derivatives
+from speechbrain_dslstm.utils.loops import import_problem
 
-__all__ = ["ds_lstm_numba", "numba_problem"]
+__all__ = ["numba_problem", "ds_lstm_numba", "product"]
 
 # Activations that are worked on at a time: 8 MB of float32
 PIECE_VALUES = 1 << 21
@@ -32,9 +31,7 @@ PIECE_ITEMS = 16
 # Steps that are worth a transposed copy of the recurrent weight
 TURNING = 16
 _memory = threading.local()
-
-
-LOOPS = "speechbrain_dslstm.ds_lstm.numba_loops"
+LOOPS = "speechbrain_dslstm.ds_lstm.kernel_numba_loops"
 
 
 @functools.cache
@@ -351,3 +348,47 @@ def ds_lstm_numba(
         return _run(tensors, counts, gate_norm)
     with torch.autocast("cpu", enabled=False):
         return _run(tensors, counts, gate_norm)
+
+
+# Values of the right matrix or the product that are worth oneDNN's longer call
+LARGE = 1 << 18
+
+
+def product(left, right):
+    """Matrix product, without a gradient.
+
+    Arguments
+    ---------
+    left : torch.Tensor, [n, k]
+        Copied if it is neither contiguous nor small.
+    right : torch.Tensor, [k, m]
+        Contiguous or the transpose of what is.
+
+    Returns
+    -------
+    torch.Tensor, [n, m]
+        left right.
+
+    Example
+    -------
+    >>> left, right = torch.randn(3, 600), torch.randn(600, 500)
+    >>> torch.allclose(product(left, right), left @ right, atol=1e-4)
+    True
+    """
+    rows, (inner, columns) = len(left), right.shape
+    large = max(rows, inner) * columns >= LARGE
+    if rows > 1 and inner and large and left.dtype == torch.float32:
+        linear = _onednn() if torch.backends.mkldnn.enabled else None
+        if linear is not None:
+            return linear(left, right.t(), None, "none", [], "")
+    return left @ right
+
+
+@functools.cache
+def _onednn():
+    """OneDNN's product with a transposed matrix; None where it is not."""
+    if not torch.backends.mkldnn.is_available():
+        return None
+    # What torch.compile emits for a linear layer: not in its documentation
+    linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    return None if linear is None else linear.default

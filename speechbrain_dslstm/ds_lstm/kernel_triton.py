@@ -23,8 +23,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from speechbrain_dslstm.ds_lstm.kernel_eager import project_inputs
-from speechbrain_dslstm.ds_lstm.kernel_fused import refuse_second_derivatives
+from speechbrain_dslstm.ds_lstm.kernel_torch import (
+    project_inputs,
+    refuse_second_derivatives,
+)
 
 __all__ = ["ds_lstm_triton", "triton_problem"]
 
@@ -41,7 +43,9 @@ SIZES = {
 
 @functools.cache
 def _loops():
-    return importlib.import_module("speechbrain_dslstm.ds_lstm.triton_loops")
+    return importlib.import_module(
+        "speechbrain_dslstm.ds_lstm.kernel_triton_loops"
+    )
 
 
 @functools.cache

@@ -8,15 +8,15 @@ first. Source: arXiv:1910.08874; the two norms are options of its public code.
 """
 
 import torch
-import torch.distributed as dist
 
-from speechbrain_dslstm.ds_lstm.dispatch import (
+from speechbrain_dslstm.ds_lstm.backends import (
     announce_backend,
     check_backend,
     choose_backend,
 )
+from speechbrain_dslstm.layers.batch_norm import MaskedBatchNorm, StepBatchNorm
 from speechbrain_dslstm.lengths import to_counts
-from speechbrain_dslstm.normalization import MaskedBatchNorm, StepBatchNorm
+from speechbrain_dslstm.utils.distributed import most_steps_of_any_rank
 
 __all__ = ["DSLSTM"]
 
@@ -181,7 +181,7 @@ class DSLSTM(torch.nn.Module):
         padded_time = time
         if self.gate_norms and self.training:
             # Every rank must take part in the statistics of every step
-            padded_time = _most_steps_of_any_rank(time, x.device)
+            padded_time = most_steps_of_any_rank(time, x.device)
         if padded_time > time:
             counts = to_counts(counts, time, batch, x.device)
             grow = (0, 0, 0, padded_time - time)
@@ -249,7 +249,7 @@ class DSLSTM(torch.nn.Module):
             raise ValueError(
                 "x and y must be aligned, of one batch size and of one length "
                 f"of at least 1; got {list(x.shape[:2])} and "
-                f"{list(y.shape[:2])} (see speechbrain_dslstm.alignment)"
+                f"{list(y.shape[:2])} (see speechbrain_dslstm.layers.alignment)"
             )
 
 
@@ -261,11 +261,3 @@ def _reverse(x, counts):
     index = counts.unsqueeze(1) - 1 - steps
     index = torch.where(index < 0, steps, index)
     return x.gather(1, index.unsqueeze(-1).expand_as(x))
-
-
-def _most_steps_of_any_rank(time, device):
-    if not (dist.is_available() and dist.is_initialized()):
-        return time
-    most = torch.tensor(time, device=device)
-    dist.all_reduce(most, dist.ReduceOp.MAX)
-    return int(most)

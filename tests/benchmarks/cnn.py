@@ -8,7 +8,7 @@ import torch
 from plain import PlainCNN
 from timing import compare
 
-from speechbrain_dslstm.cnn import LocalFeatureCNN
+from speechbrain_dslstm.layers import LocalFeatureCNN
 
 PARITY = ["test_cnn.py", "test_conv_pool.py", "test_normalization.py"]
 # bins, frames, kernel

@@ -21,9 +21,9 @@ import torch
 from timing import interleave
 
 from speechbrain_dslstm.audio import load_audio
+from speechbrain_dslstm.evaluation import scores
 from speechbrain_dslstm.export import export_onnx, quantize_onnx
-from speechbrain_dslstm.metrics import scores
-from speechbrain_dslstm.safe_loader import load_safe
+from speechbrain_dslstm.inference import load_safe
 
 THREADS = 1
 

@@ -17,10 +17,10 @@ from timing import Row, interleave
 
 from speechbrain_dslstm.audio import load_audio
 from speechbrain_dslstm.corpora import prepare
-from speechbrain_dslstm.feature_cache import FeatureCache
+from speechbrain_dslstm.features import FeatureCache
 from speechbrain_dslstm.hparams import load_hparams
 from speechbrain_dslstm.models import Sequence, fusion_loss
-from speechbrain_dslstm.protocols import make_split
+from speechbrain_dslstm.splits import make_split
 from speechbrain_dslstm.time_shares import TimeShares, model_parts
 
 PARITY = [

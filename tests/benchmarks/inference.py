@@ -20,10 +20,7 @@ from timing import Row, compare
 from speechbrain_dslstm import EmotionClassifier
 from speechbrain_dslstm.hparams import load_hparams
 from speechbrain_dslstm.models import Sequence
-from speechbrain_dslstm.pretrained import (
-    make_label_encoder,
-    save_pretrained,
-)
+from speechbrain_dslstm.pretrained import make_label_encoder, save_pretrained
 
 TESTS = Path(__file__).resolve().parents[1]
 PARITY = ["test_inference.py", "test_features.py", "test_models.py"]

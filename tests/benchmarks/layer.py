@@ -11,7 +11,7 @@ import torch
 from timing import compare, training_step
 
 from speechbrain_dslstm import DSLSTM
-from speechbrain_dslstm.ds_lstm.dispatch import choose_backend
+from speechbrain_dslstm.ds_lstm.backends import choose_backend
 
 PARITY = [
     *("test_ds_lstm.py", "test_kernel_numba.py", "test_products.py"),

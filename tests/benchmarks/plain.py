@@ -23,7 +23,7 @@ class PlainCNN(nn.Module):
 
     Example
     -------
-    >>> from speechbrain_dslstm.cnn import LocalFeatureCNN
+    >>> from speechbrain_dslstm.layers import LocalFeatureCNN
     >>> cnn = LocalFeatureCNN(128, kernel_size=(2, 4), pool_first=False)
     >>> x, counts = torch.randn(2, 50, 128), torch.tensor([50, 50])
     >>> plain = PlainCNN(cnn.eval()).eval()

@@ -23,14 +23,10 @@ torch.set_num_threads(1)
 from click.testing import CliRunner  # noqa: E402
 
 from speechbrain_dslstm import cli  # noqa: E402
-from speechbrain_dslstm.audio import (  # noqa: E402
-    LONGEST_CLIP,
-    AudioError,
-    load_audio,
-)
+from speechbrain_dslstm.audio import LONGEST_CLIP, AudioError, load_audio
 from speechbrain_dslstm.corpora.manifest import build_manifest  # noqa: E402
-from speechbrain_dslstm.onnx_model import load_onnx  # noqa: E402
-from speechbrain_dslstm.safe_loader import load_safe  # noqa: E402
+from speechbrain_dslstm.export import load_onnx  # noqa: E402
+from speechbrain_dslstm.inference import load_safe  # noqa: E402
 
 MODEL = "pretrained/emotion-dslstm-emodb"
 SECONDS = 60  # after which a call is taken to hang

@@ -10,8 +10,11 @@ from pathlib import Path
 import torch
 from speechbrain.utils.epoch_loop import EpochCounter
 
-from speechbrain_dslstm.checkpointing import AtomicCheckpointer, CheckpointError
-from speechbrain_dslstm.resuming import RandomStates
+from speechbrain_dslstm.training import (
+    AtomicCheckpointer,
+    CheckpointError,
+    RandomStates,
+)
 
 sys.path.append(str(Path(__file__).parent))
 

@@ -21,18 +21,20 @@ import soundfile
 import soxr
 import torch
 
-from speechbrain_dslstm.activity import NoSpeechError
 from speechbrain_dslstm.audio import (
     AudioError,
     check_samples,
     load_audio,
     printable,
 )
-from speechbrain_dslstm.corpora.audio import read_audio_facts
-from speechbrain_dslstm.export import export_onnx, export_step_onnx
-from speechbrain_dslstm.onnx_model import load_onnx
-from speechbrain_dslstm.safe_loader import load_safe
-from speechbrain_dslstm.streaming import EmotionStream, with_normalization
+from speechbrain_dslstm.corpora.clips import read_audio_facts
+from speechbrain_dslstm.export import export_onnx, export_step_onnx, load_onnx
+from speechbrain_dslstm.inference import (
+    EmotionStream,
+    NoSpeechError,
+    load_safe,
+    with_normalization,
+)
 
 HERE = Path(__file__).parent
 SPEC = importlib.util.spec_from_file_location(

@@ -18,15 +18,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_dslstm import DSLSTM, DualLevelClassifier, EmotionClassifier
 from speechbrain_dslstm.audio import load_audio
-from speechbrain_dslstm.cnn import LocalFeatureCNN
-from speechbrain_dslstm.models import (
-    MFCCBranch,
-    SpectrogramBranch,
-    fusion_loss,
+from speechbrain_dslstm.inference import (
+    EmotionStream,
+    load_safe,
+    with_normalization,
 )
+from speechbrain_dslstm.layers import LocalFeatureCNN
+from speechbrain_dslstm.models import MFCCBranch, SpectrogramBranch, fusion_loss
 from speechbrain_dslstm.pretrained import make_label_encoder
-from speechbrain_dslstm.safe_loader import load_safe
-from speechbrain_dslstm.streaming import EmotionStream, with_normalization
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -292,7 +291,7 @@ import hashlib, sys, torch
 torch.set_num_threads(int(sys.argv[1]))
 from speechbrain_dslstm.audio import load_audio
 from speechbrain_dslstm.models import fusion_loss
-from speechbrain_dslstm.safe_loader import load_safe
+from speechbrain_dslstm.inference import load_safe
 classifier = load_safe("pretrained/emotion-dslstm-emodb")
 wavs = [load_audio(path) for path in sys.argv[2:]]
 digest = hashlib.sha256()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from speechbrain.utils.checkpoints import Checkpointer
 
-from speechbrain_dslstm.checkpointing import CheckpointError
+from speechbrain_dslstm.training import CheckpointError
 
 sys.path.append(str(Path(__file__).parent))
 

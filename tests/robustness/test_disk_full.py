@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechbrain_dslstm.checkpointing import CheckpointError
 from speechbrain_dslstm.corpora.manifest import read_manifest, write_manifest
-from speechbrain_dslstm.results import append_row, read_rows
+from speechbrain_dslstm.evaluation import append_row, read_rows
+from speechbrain_dslstm.training import CheckpointError
 
 sys.path.append(str(Path(__file__).parent))
 
@@ -147,7 +147,7 @@ def test_log_on_a_full_device(tmp_path):
 
 COMPILE = """
 import resource
-from speechbrain_dslstm.jit import compiled
+from speechbrain_dslstm.utils.compiled import compiled
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
 
 @compiled()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechbrain_dslstm.guards import StepGuard, check_finite
+from speechbrain_dslstm.training import StepGuard, check_finite
 
 _spec = importlib.util.spec_from_file_location(
     "step_faults", Path(__file__).with_name("step_faults.py")

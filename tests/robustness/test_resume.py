@@ -8,7 +8,7 @@ import pytest
 import torch
 from speechbrain.utils.checkpoints import Checkpointer
 
-from speechbrain_dslstm.results import read_rows
+from speechbrain_dslstm.evaluation import read_rows
 
 sys.path.append(str(Path(__file__).parent))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_dslstm.guards import StopSignals
+from speechbrain_dslstm.training import StopSignals
 
 _spec = importlib.util.spec_from_file_location(
     "step_faults", Path(__file__).with_name("step_faults.py")

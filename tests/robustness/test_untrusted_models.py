@@ -29,9 +29,9 @@ from speechbrain.inference.interfaces import foreign_class
 from speechbrain.utils import fetching
 
 from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
+from speechbrain_dslstm.inference import load_safe
 from speechbrain_dslstm.models import MFCCBranch
-from speechbrain_dslstm.pretrained import save_pretrained
-from speechbrain_dslstm.safe_loader import load_safe, read_description
+from speechbrain_dslstm.pretrained import read_description, save_pretrained
 
 LABELS = ["sadness", "anger", "neutral"]
 HPARAMS = """

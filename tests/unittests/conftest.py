@@ -5,7 +5,7 @@ import torch
 
 from speechbrain_dslstm import DSLSTM, DualLevelClassifier, EmotionClassifier
 from speechbrain_dslstm.audio import load_audio
-from speechbrain_dslstm.cnn import LocalFeatureCNN
+from speechbrain_dslstm.layers import LocalFeatureCNN
 from speechbrain_dslstm.models import MFCCBranch, SpectrogramBranch
 from speechbrain_dslstm.pretrained import make_label_encoder
 

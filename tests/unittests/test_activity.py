@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from speechbrain_dslstm.activity import (
+from speechbrain_dslstm.audio import AudioError, load_audio
+from speechbrain_dslstm.inference import (
     NoSpeechError,
     check_speech,
     measure_activity,
 )
-from speechbrain_dslstm.audio import AudioError, load_audio
 
 SAMPLES = 80000
 

@@ -4,10 +4,9 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from speechbrain_dslstm.alignment import AveragePoolAlignment, RateAlignment
+from speechbrain_dslstm.layers import AveragePoolAlignment, RateAlignment
 
 pairs = st.lists(
     st.tuples(st.integers(4, 40), st.integers(1, 20)), min_size=1, max_size=5

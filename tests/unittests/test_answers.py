@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_dslstm.answers import encode_answers, gather_runs, read_report
-from speechbrain_dslstm.rendering import write_json
-from speechbrain_dslstm.report import build_report
-from speechbrain_dslstm.runs import read_runs
+from speechbrain_dslstm.report import (
+    build_report,
+    encode_answers,
+    gather_runs,
+    read_report,
+    read_runs,
+    write_json,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location(

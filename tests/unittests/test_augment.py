@@ -3,7 +3,7 @@
 import torch
 from speechbrain.augment.freq_domain import SpectrogramDrop
 
-from speechbrain_dslstm.augment import StreamAugment
+from speechbrain_dslstm.features import StreamAugment
 from speechbrain_dslstm.lengths import length_mask
 from speechbrain_dslstm.models import Sequence
 

@@ -3,11 +3,8 @@
 import pytest
 import torch
 
-from speechbrain_dslstm.calibration import (
-    TemperatureScaling,
-    calibration_report,
-    fit_temperature,
-)
+from speechbrain_dslstm.evaluation import calibration_report, fit_temperature
+from speechbrain_dslstm.models import TemperatureScaling
 
 
 def sharpened(temperature, n=4000, classes=5):

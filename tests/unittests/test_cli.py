@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from speechbrain_dslstm import cli as cli_module
 from speechbrain_dslstm.cli import cli, main
-from speechbrain_dslstm.safe_loader import load_safe, write_safe
+from speechbrain_dslstm.inference import load_safe
+from speechbrain_dslstm.pretrained import write_safe
 
 LABELS = ["sadness", "anger", "neutral"]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -194,7 +195,7 @@ def test_export_says_what_it_cannot(dslstm, tmp_path):
 @pytest.mark.parametrize("options", [[], ["--int8"], ["--step"]])
 def test_export_hands_on(options, dslstm, monkeypatch, tmp_path):
     """Which export is called; the exports have tests of their own."""
-    from speechbrain_dslstm import export
+    from speechbrain_dslstm.export import onnx_export as export
 
     called = []
 

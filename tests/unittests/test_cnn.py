@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
-from speechbrain_dslstm.cnn import LocalFeatureBlock, LocalFeatureCNN
+from speechbrain_dslstm.layers import LocalFeatureBlock, LocalFeatureCNN
 
 kernels = st.tuples(st.integers(1, 5), st.integers(1, 5))
 # Of mel x and mel y: input_size, kernel_size

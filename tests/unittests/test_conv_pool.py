@@ -2,17 +2,16 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
-from speechbrain_dslstm import conv_pool_numba
-from speechbrain_dslstm.conv_pool import (
+from speechbrain_dslstm.kernels import conv_pool_numba
+from speechbrain_dslstm.kernels.conv_pool import (
     conv_moments,
     conv_pool,
     conv_pool_reference,
 )
-from speechbrain_dslstm.conv_pool_numba import conv_pool_problem
-from speechbrain_dslstm.normalization import masked_moments
+from speechbrain_dslstm.kernels.conv_pool_numba import conv_pool_problem
+from speechbrain_dslstm.layers import masked_moments
 
 
 def run(function, x, weight, shift, counts, padding, pool):
@@ -80,7 +79,7 @@ def test_the_first_of_equal_values_gets_the_gradient():
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_share_the_rows(threads, monkeypatch):
-    monkeypatch.setattr("speechbrain_dslstm.threads.THREAD_VALUES", 1)
+    monkeypatch.setattr("speechbrain_dslstm.utils.loops.THREAD_VALUES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     x = torch.randn(2, 1, 15, 9, dtype=torch.float64)
     weight = torch.randn(3, 1, 2, 4, dtype=torch.float64, requires_grad=True)
@@ -102,7 +101,7 @@ def test_what_a_thread_raises_is_raised(monkeypatch):
     def fail(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("speechbrain_dslstm.threads.THREAD_VALUES", 1)
+    monkeypatch.setattr("speechbrain_dslstm.utils.loops.THREAD_VALUES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(conv_pool_numba._loops(), "forward", fail)
     with pytest.raises(OSError, match="no space left"):

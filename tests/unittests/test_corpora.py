@@ -17,10 +17,10 @@ from speechbrain_dslstm.corpora import (
     CORPORA,
     get_corpus,
     iemocap,
+    manifest as schema,
     prepare,
     synthetic,
 )
-from speechbrain_dslstm.corpora import manifest as schema
 
 spec = importlib.util.spec_from_file_location(
     "miniature", Path(__file__).parents[1] / "corpora" / "miniature.py"

@@ -11,13 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from speechbrain_dslstm.dimensions import (
-    DimensionStats,
-    check_dimensions,
-    concordance,
-    dimension_loss,
-    to_scale,
-)
+from speechbrain_dslstm.corpora.manifest import check_dimensions, to_scale
+from speechbrain_dslstm.evaluation import DimensionStats
+from speechbrain_dslstm.models import concordance, dimension_loss
 
 
 def definition(x, y):

@@ -2,18 +2,17 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from speechbrain_dslstm import DSLSTM
-from speechbrain_dslstm.ds_lstm import dispatch, ds_lstm_naive
-from speechbrain_dslstm.ds_lstm.dispatch import (
+from speechbrain_dslstm.ds_lstm import backends as dispatch, ds_lstm_naive
+from speechbrain_dslstm.ds_lstm.backends import (
     BACKENDS,
     WITH_GATE_NORM,
     choose_backend,
 )
+from speechbrain_dslstm.layers import StepBatchNorm
 from speechbrain_dslstm.lengths import to_relative
-from speechbrain_dslstm.normalization import StepBatchNorm
 
 # test_kernel_triton.py holds triton to the same, on a GPU or interpreted
 HERE = [name for name in BACKENDS if name != "triton"]

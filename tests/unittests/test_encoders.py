@@ -12,13 +12,13 @@ import torch
 from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
 
 from speechbrain_dslstm import DSLSTM, LogMelSpectrogram
-from speechbrain_dslstm.alignment import RateAlignment
-from speechbrain_dslstm.cnn import LocalFeatureCNN
-from speechbrain_dslstm.encoders import SelfSupervisedFrames, Waveform
+from speechbrain_dslstm.layers import LocalFeatureCNN, RateAlignment
 from speechbrain_dslstm.models import (
     DualLevelClassifier,
     FeatureStream,
+    SelfSupervisedFrames,
     SpectrogramBranch,
+    Waveform,
 )
 
 SCRIPT = Path(__file__).parents[1] / "recipes" / "setup" / "tiny_encoder.py"

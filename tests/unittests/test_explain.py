@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from speechbrain_dslstm.calibration import TemperatureScaling
-from speechbrain_dslstm.explain import explain
-from speechbrain_dslstm.plots import plot_explanation
-from speechbrain_dslstm.streaming import EmotionStream
+from speechbrain_dslstm.inference import (
+    EmotionStream,
+    explain,
+    plot_explanation,
+)
+from speechbrain_dslstm.models import TemperatureScaling
 
 OPTIONS = [
     {},

@@ -20,11 +20,11 @@ from speechbrain_dslstm.export import (
     export_torch,
     quantize_onnx,
 )
-from speechbrain_dslstm.exportable import ExportableClassifier
-from speechbrain_dslstm.exportable_step import ExportableStep
+from speechbrain_dslstm.export.stream_graph import ExportableStep
+from speechbrain_dslstm.export.utterance_graph import ExportableClassifier
+from speechbrain_dslstm.inference import EmotionStream, with_normalization
 from speechbrain_dslstm.models import MFCCBranch
 from speechbrain_dslstm.pretrained import make_label_encoder
-from speechbrain_dslstm.streaming import EmotionStream, with_normalization
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

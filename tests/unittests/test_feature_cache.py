@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from speechbrain_dslstm import DualLevelClassifier, feature_cache
+from speechbrain_dslstm import DualLevelClassifier
 from speechbrain_dslstm.audio import load_audio
-from speechbrain_dslstm.feature_cache import FeatureCache
-from speechbrain_dslstm.features import MFCC39, LogMelSpectrogram
-from speechbrain_dslstm.loading import SpeedCache
+from speechbrain_dslstm.features import (
+    MFCC39,
+    FeatureCache,
+    LogMelSpectrogram,
+    SpeedCache,
+    cache as feature_cache,
+)
 
 EXTRACTORS = {
     "mfcc": MFCC39(),

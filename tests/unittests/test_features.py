@@ -8,8 +8,7 @@ import pytest
 import scipy.fft
 import soundfile
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from speechbrain_dslstm import features
 from speechbrain_dslstm.features import MFCC39, LogMelSpectrogram

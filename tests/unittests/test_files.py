@@ -10,10 +10,14 @@ import pytest
 import soundfile
 import torch
 
-from speechbrain_dslstm import files as files_module
 from speechbrain_dslstm.audio import AudioError, load_audio
-from speechbrain_dslstm.files import _batches, find_audio
-from speechbrain_dslstm.segments import Segment, _windows
+from speechbrain_dslstm.inference import (
+    Segment,
+    files as files_module,
+    find_audio,
+)
+from speechbrain_dslstm.inference.files import _batches
+from speechbrain_dslstm.inference.long_recordings import _windows
 
 
 @pytest.fixture

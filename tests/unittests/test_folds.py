@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_dslstm.folds import write_folds
-from speechbrain_dslstm.protocols import PROTOCOLS, make_split, split_hash
+from speechbrain_dslstm.splits import (
+    PROTOCOLS,
+    make_split,
+    split_hash,
+    write_folds,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location(

@@ -4,11 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_dslstm.hparams import (
-    load_hparams,
-    nest_overrides,
-    run_folder,
-)
+from speechbrain_dslstm.hparams import load_hparams, nest_overrides, run_folder
 
 HPARAMS = Path(__file__).resolve().parents[2] / "hparams"
 

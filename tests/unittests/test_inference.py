@@ -17,7 +17,7 @@ from speechbrain.inference import interfaces
 
 from speechbrain_dslstm import EmotionClassifier
 from speechbrain_dslstm.hparams import load_hparams, resolve_hparams
-from speechbrain_dslstm.inference import load_weights, save_pretrained
+from speechbrain_dslstm.pretrained import load_weights, save_pretrained
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Neither in the order of the alphabet nor of length

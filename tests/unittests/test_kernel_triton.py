@@ -16,7 +16,7 @@ import torch
 
 from speechbrain_dslstm import DSLSTM
 from speechbrain_dslstm.ds_lstm import ds_lstm_naive, kernel_triton
-from speechbrain_dslstm.ds_lstm.dispatch import choose_backend
+from speechbrain_dslstm.ds_lstm.backends import choose_backend
 from speechbrain_dslstm.ds_lstm.kernel_triton import ds_lstm_triton
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

@@ -10,7 +10,7 @@ import soundfile
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_dslstm.corpora import manifest
-from speechbrain_dslstm.corpora.audio import read_audio_facts
+from speechbrain_dslstm.corpora.clips import read_audio_facts
 
 
 def record(path, **changes):

@@ -10,10 +10,9 @@ import pytest
 import sklearn.metrics
 import torch
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from speechbrain_dslstm.metrics import (
+from speechbrain_dslstm.evaluation import (
     EmotionStats,
     expected_calibration_error,
     format_confusion,

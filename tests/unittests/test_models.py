@@ -8,15 +8,13 @@ import pytest
 import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from ruamel.yaml import YAML
 
 from speechbrain_dslstm import DSLSTM, DualLevelClassifier
-from speechbrain_dslstm.alignment import AveragePoolAlignment
-from speechbrain_dslstm.cnn import LocalFeatureCNN
 from speechbrain_dslstm.features import MFCC39, LogMelSpectrogram
 from speechbrain_dslstm.hparams import load_hparams
+from speechbrain_dslstm.layers import AveragePoolAlignment, LocalFeatureCNN
 from speechbrain_dslstm.lengths import to_relative
 from speechbrain_dslstm.models import (
     CNNLSTMBranch,
@@ -588,15 +586,15 @@ def test_yaml_of_another_system():
         fine_frequency: !new:speechbrain_dslstm.LogMelSpectrogram
             n_fft: 1024
             hop_length: 320
-        align: !new:speechbrain_dslstm.alignment.AveragePoolAlignment
-        norm: !new:speechbrain_dslstm.normalization.MaskedBatchNorm [256]
+        align: !new:speechbrain_dslstm.layers.AveragePoolAlignment
+        norm: !new:speechbrain_dslstm.layers.MaskedBatchNorm [256]
         ds_lstm: !new:speechbrain_dslstm.DSLSTM
             input_size_x: 20
             input_size_y: 256
             hidden_size: 6
             num_layers: 2
             bidirectional: True
-        pool: !new:speechbrain_dslstm.pooling.MaskedMeanPooling
+        pool: !new:speechbrain_dslstm.layers.MaskedMeanPooling
         """
     )
     wavs = noise(2, 8000)

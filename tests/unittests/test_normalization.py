@@ -13,17 +13,16 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from speechbrain_dslstm import DSLSTM, normalization
-from speechbrain_dslstm.lengths import length_mask
-from speechbrain_dslstm.normalization import (
-    FeatureNormalization,
+from speechbrain_dslstm.features import FeatureNormalization
+from speechbrain_dslstm.layers import (
     MaskedBatchNorm,
     StepBatchNorm,
     masked_moments,
 )
+from speechbrain_dslstm.lengths import length_mask
 
 NAN = float("nan")
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
@@ -526,11 +525,11 @@ def test_the_output_can_be_changed_in_place():
 def test_batch_norm_is_the_formula(shape, masked, relu, way, monkeypatch):
     """Whether numba is there or not."""
     if way == "threads":
-        monkeypatch.setattr("speechbrain_dslstm.threads.THREAD_VALUES", 1)
+        monkeypatch.setattr("speechbrain_dslstm.utils.loops.THREAD_VALUES", 1)
         monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     elif way == "plain torch":
         monkeypatch.setattr(
-            "speechbrain_dslstm.normalization.batch_norm_problem",
+            "speechbrain_dslstm.kernels.batch_norm_numba.batch_norm_problem",
             lambda x: "no numba",
         )
     batch_norm_problem = normalization.batch_norm_problem

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from speechbrain_dslstm.plots import (
-    format_confusion,
+from speechbrain_dslstm.evaluation import format_confusion
+from speechbrain_dslstm.evaluation.plots import (
     plot_confusion,
     plot_intervals,
     plot_learning_curves,

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
+from speechbrain_dslstm.layers import MaskedMeanPooling
 from speechbrain_dslstm.lengths import length_mask
-from speechbrain_dslstm.pooling import MaskedMeanPooling
 
 
 @pytest.mark.parametrize("garbage", [1e6, float("nan"), float("inf")])

@@ -14,10 +14,10 @@ from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.inference.interfaces import foreign_class
 
 from speechbrain_dslstm import EmotionClassifier
-from speechbrain_dslstm.architecture import TABLE, build, describe
 from speechbrain_dslstm.hparams import load_hparams, resolve_hparams
+from speechbrain_dslstm.inference import load_safe
 from speechbrain_dslstm.pretrained import save_pretrained
-from speechbrain_dslstm.safe_loader import load_safe
+from speechbrain_dslstm.pretrained.architecture import TABLE, build, describe
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SYSTEMS = [

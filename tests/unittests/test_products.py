@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from speechbrain_dslstm.ds_lstm import ds_lstm_naive, products
-from speechbrain_dslstm.ds_lstm.kernel_numba import ds_lstm_numba
-from speechbrain_dslstm.ds_lstm.products import product
+from speechbrain_dslstm.ds_lstm import ds_lstm_naive, kernel_numba as products
+from speechbrain_dslstm.ds_lstm.kernel_numba import ds_lstm_numba, product
 
 
 @pytest.fixture

@@ -5,11 +5,10 @@ import logging
 import random
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 
 from speechbrain_dslstm.corpora import prepare
-from speechbrain_dslstm.protocols import (
+from speechbrain_dslstm.splits import (
     PROTOCOLS,
     LeakError,
     check_leaks,

@@ -11,23 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from speechbrain_dslstm.answers import DIGITS
-from speechbrain_dslstm.metrics import scores
-from speechbrain_dslstm.rendering import (
+from speechbrain_dslstm.evaluation import METRICS, scores
+from speechbrain_dslstm.report import (
+    DIGITS,
+    RULES,
+    build_report,
+    inflation_chain,
+    read_fold,
+    read_runs,
     read_yardsticks,
+    shorten,
+    warnings_of,
     write_json,
     write_report,
 )
-from speechbrain_dslstm.report import build_report, inflation_chain
-from speechbrain_dslstm.runs import (
-    RULES,
-    read_fold,
-    read_runs,
-    shorten,
-    warnings_of,
-)
-from speechbrain_dslstm.sections import sections
-from speechbrain_dslstm.statistics import METRICS
+from speechbrain_dslstm.report.tables import sections
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location(

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from speechbrain_dslstm.metrics import scores_from_confusion
-from speechbrain_dslstm.statistics import (
+from speechbrain_dslstm.evaluation import (
     METRICS,
     bootstrap_scores,
     compare,
     mcnemar,
     score_counts,
+    scores_from_confusion,
     speaker_counts,
 )
 

@@ -6,17 +6,13 @@ import weakref
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
+from speechbrain_dslstm.features import RunningNormalization
+from speechbrain_dslstm.inference import EmotionStream, with_normalization
 from speechbrain_dslstm.models import MFCCBranch
 from speechbrain_dslstm.pretrained import make_label_encoder
-from speechbrain_dslstm.streaming import (
-    EmotionStream,
-    RunningNormalization,
-    with_normalization,
-)
 
 CONFIGURATIONS = {
     "dual_level": {},

@@ -3,10 +3,15 @@
 import pytest
 import torch
 
-from speechbrain_dslstm.augment import mixup
 from speechbrain_dslstm.corpora import get_labels, vote_names
-from speechbrain_dslstm.models import Sequence, fusion_loss
-from speechbrain_dslstm.targets import class_weights, mix_targets, vote_shares
+from speechbrain_dslstm.features import mixup
+from speechbrain_dslstm.models import (
+    Sequence,
+    class_weights,
+    fusion_loss,
+    mix_targets,
+    vote_shares,
+)
 
 LABELS = get_labels("iemocap")
 

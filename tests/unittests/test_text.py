@@ -5,15 +5,14 @@ import torch
 
 from speechbrain_dslstm import DualLevelClassifier
 from speechbrain_dslstm.corpora import CORPORA
-from speechbrain_dslstm.models import Sequence
-from speechbrain_dslstm.text import (
+from speechbrain_dslstm.corpora.transcripts import (
     FIXED_SENTENCES,
-    TextBranch,
     check_transcripts,
     load_tokenizer,
     to_tokens,
     write_transcripts,
 )
+from speechbrain_dslstm.models import Sequence, TextBranch
 
 SAID = ["I can't read your mind.", "Nothing.", "What's wrong?", "", "Oh no!"]
 ENTRIES = {str(k): {"text": text} for k, text in enumerate(SAID)}

@@ -5,8 +5,11 @@ import torch
 from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_dslstm import DSLSTM
-from speechbrain_dslstm.checkpointing import AtomicCheckpointer
-from speechbrain_dslstm.training import EarlyStoppingEpochCounter, WeightAverage
+from speechbrain_dslstm.training import (
+    AtomicCheckpointer,
+    EarlyStoppingEpochCounter,
+    WeightAverage,
+)
 
 
 def epochs(counter, scores):

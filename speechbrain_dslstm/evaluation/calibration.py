@@ -1,0 +1,169 @@
+"""Probabilities that mean what they say: a temperature, fitted afterwards.
+
+A network trained to the end is over-confident. Dividing its log-posteriors by
+one number, the temperature, before they are normalised again leaves the order
+of the classes as it is and brings confidence and accuracy together.
+
+Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural
+Networks", ICML 2017, arXiv:1706.04599.
+"""
+
+import math
+
+import torch
+from scipy.optimize import minimize_scalar
+
+from speechbrain_dslstm.evaluation.metrics import _some, _to_indices
+from speechbrain_dslstm.models.calibration import (
+    COLDEST,
+    HOTTEST,
+    TemperatureScaling,
+)
+
+__all__ = [
+    "fit_temperature",
+    "calibration_report",
+    "expected_calibration_error",
+]
+
+
+def fit_temperature(log_posteriors, targets):
+    """Find the temperature of the smallest negative log-likelihood.
+
+    Arguments
+    ---------
+    log_posteriors : torch.Tensor, [n, n_classes]
+        Of validation data: never of training or test data.
+    targets : torch.Tensor, int64, [n]
+        True classes.
+
+    Returns
+    -------
+    float
+        In [0.05, 20].
+
+    Raises
+    ------
+    ValueError
+        No items, or values that are not finite.
+
+    Example
+    -------
+    >>> sure = torch.tensor([[0.99, 0.01]]).log().repeat(10, 1)
+    >>> targets = torch.tensor([0] * 8 + [1] * 2)  # right in 8 of 10 cases
+    >>> temperature = fit_temperature(sure, targets)
+    >>> TemperatureScaling(temperature)(sure)[0].exp()
+    tensor([0.8000, 0.2000])
+    """
+    log_posteriors = torch.as_tensor(log_posteriors).detach().double().cpu()
+    targets = torch.as_tensor(targets).cpu()
+    if not len(targets) or not bool(log_posteriors.isfinite().all()):
+        raise ValueError(
+            "a temperature is fitted on finite log-posteriors of at least one "
+            f"item, got {len(targets)} items"
+        )
+
+    def loss(log_temperature):
+        """Negative log-likelihood."""
+        scaled = log_posteriors / math.exp(log_temperature)
+        return float(torch.nn.functional.cross_entropy(scaled, targets))
+
+    bounds = math.log(COLDEST), math.log(HOTTEST)
+    found = minimize_scalar(
+        loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}
+    )
+    return math.exp(found.x)
+
+
+def calibration_report(log_posteriors, targets, temperature):
+    """Compare before and after.
+
+    Arguments
+    ---------
+    log_posteriors : torch.Tensor, [n, n_classes]
+        Log-posteriors of data the temperature was not fitted on, best.
+    targets : torch.Tensor, int64, [n]
+        True classes.
+    temperature : float
+        What ``fit_temperature`` found.
+
+    Returns
+    -------
+    dict of str to float
+        ``temperature``, and ``ece_before``, ``ece_after`` (expected
+        calibration error, in [0, 1]), ``nll_before``, ``nll_after``.
+
+    Example
+    -------
+    >>> sure = torch.tensor([[0.99, 0.01]]).log().repeat(10, 1)
+    >>> targets = torch.tensor([0] * 8 + [1] * 2)
+    >>> found = calibration_report(sure, targets, 3.3147)
+    >>> round(found["ece_before"], 2), round(found["ece_after"], 2)
+    (0.19, 0.0)
+    """
+    log_posteriors = torch.as_tensor(log_posteriors).detach().double().cpu()
+    targets = torch.as_tensor(targets).cpu()
+    scaled = TemperatureScaling(temperature)(log_posteriors)
+    found = {"temperature": float(temperature)}
+    for name, values in [("before", log_posteriors), ("after", scaled)]:
+        found[f"ece_{name}"] = expected_calibration_error(values, targets)
+        loss = torch.nn.functional.nll_loss(values, targets)
+        found[f"nll_{name}"] = float(loss)
+    return found
+
+
+def expected_calibration_error(log_probs, targets, n_bins=15):
+    """How far the confidence is from the accuracy, on average.
+
+    Arguments
+    ---------
+    log_probs : torch.Tensor, [n, K]
+        Log-posteriors; each row's probabilities sum to 1.
+    targets : torch.Tensor, int64, [n]
+        Indices of the true classes.
+    n_bins : int
+        Number of equally wide bins of the confidence.
+
+    Returns
+    -------
+    float
+        In [0, 1]: the gap between mean confidence and accuracy of each bin,
+        weighted by the number of items in it.
+
+    Raises
+    ------
+    ValueError
+        There are no items, shapes do not fit, a target is no class, or the
+        rows are not log-posteriors (logits, for instance).
+
+    Example
+    -------
+    >>> log_probs = torch.tensor([[0.9, 0.1], [0.9, 0.1]]).log()
+    >>> round(expected_calibration_error(log_probs, torch.tensor([0, 1])), 3)
+    0.4
+    """
+    probs = torch.as_tensor(log_probs).detach().double().cpu().exp()
+    targets = torch.as_tensor(targets).cpu()
+    if probs.dim() != 2 or targets.shape != probs.shape[:1] or not len(probs):
+        raise ValueError(
+            "expected log_probs [n, K] and targets [n] with n > 0, got "
+            f"{list(probs.shape)} and {list(targets.shape)}"
+        )
+    if n_bins < 1:
+        raise ValueError(f"n_bins must be at least 1, got {n_bins}")
+    # Written so that NaN, too, is no distribution
+    wrong = ~((probs.sum(dim=1) - 1).abs() < 0.01)
+    if wrong.any():
+        raise ValueError(
+            "the probabilities of rows "
+            f"{_some(wrong.nonzero().flatten().tolist())} do not sum to 1; "
+            "log-posteriors are expected, not logits"
+        )
+    _to_indices(targets, range(probs.shape[1]), "targets")
+    confidence, predicted = probs.max(dim=1)
+    correct = (predicted == targets).double()
+    # Bin i is (i / n_bins, (i + 1) / n_bins]
+    bins = ((confidence * n_bins).ceil() - 1).clamp(0, n_bins - 1).long()
+    gaps = torch.zeros(n_bins, dtype=torch.float64)
+    gaps.index_add_(0, bins, confidence - correct)
+    return float(gaps.abs().sum() / len(probs))

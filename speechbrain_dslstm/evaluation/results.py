@@ -1,0 +1,299 @@
+"""What a run of the recipe leaves behind, written and printed.
+
+``results.json`` says which system was tested on what, by which rule the epoch
+was chosen, and what came out; ``predictions.csv`` holds every test clip.
+"""
+
+import errno
+import json
+import math
+import os
+import sys
+import textwrap
+from pathlib import Path
+
+import speechbrain
+import torch
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_dslstm.corpora.manifest import read_manifest
+from speechbrain_dslstm.evaluation.calibration import (
+    calibration_report,
+    fit_temperature,
+)
+from speechbrain_dslstm.evaluation.metrics import format_confusion
+from speechbrain_dslstm.evaluation.plots import plot_confusion
+from speechbrain_dslstm.splits.protocols import PROTOCOLS
+from speechbrain_dslstm.utils.files import name_errors, replace_file
+
+__all__ = [
+    "append_row",
+    "print_results",
+    "read_rows",
+    "selection_score",
+    "write_results",
+]
+
+logger = get_logger(__name__)
+
+HEADLINE = ("wa", "ua", "macro_f1")
+
+
+def selection_score(ua, epoch, number_of_epochs, selection_start):
+    """What the best epoch is chosen by: UA, once the schedule has annealed.
+
+    The maximum over many epochs of a score on few speakers is mostly luck,
+    so the epochs before compete only where there is no later one.
+
+    Arguments
+    ---------
+    ua : float
+        Validation UA, in [0, 1].
+    epoch : int
+        The epoch, from 1.
+    number_of_epochs : int
+        Epochs of the whole schedule.
+    selection_start : float
+        Share of the epochs that must have passed.
+
+    Returns
+    -------
+    float
+        UA, less 1 for an early epoch; -2 for one without a score, so that it
+        is never the best.
+
+    Example
+    -------
+    >>> selection_score(0.75, 9, 10, 0.8), selection_score(0.75, 8, 10, 0.8)
+    (0.75, -0.25)
+    >>> selection_score(float("nan"), 9, 10, 0.8)
+    -2.0
+    """
+    if math.isnan(ua):
+        return -2.0
+    return ua if epoch > selection_start * number_of_epochs else ua - 1.0
+
+
+def append_row(path, row):
+    """Add a line to a log of JSON objects.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The file; made if it is not there.
+    row : dict
+        What can be written as JSON.
+
+    Raises
+    ------
+    OSError
+        The line could not be written; the log is as it was.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "log.jsonl"
+    >>> append_row(path, {"epoch": 1, "ua": 0.5})
+    >>> read_rows(path)
+    [{'epoch': 1, 'ua': 0.5}]
+    """
+    line = (json.dumps(row) + "\n").encode()
+    with name_errors(path), open(path, "a+b", buffering=0) as log:
+        size = log.seek(0, os.SEEK_END)
+        if size:
+            # A line that a power failure cut stays one of its own
+            log.seek(-1, os.SEEK_END)
+            line = line if log.read(1) == b"\n" else b"\n" + line
+        # Unbuffered: one call, which a kill does not cut in two
+        written = log.write(line)
+        if written < len(line):
+            log.truncate(size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def read_rows(path):
+    """Read a log of epochs; of an epoch written twice the later row counts.
+
+    A line that was cut is left out, with a warning.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The file.
+
+    Returns
+    -------
+    list of dict
+        One for each epoch, in their order; none where there is no file.
+
+    Example
+    -------
+    >>> read_rows("nowhere.jsonl")
+    []
+    """
+    if not Path(path).exists():
+        return []
+    rows = {}
+    text = Path(path).read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            # The start of a row is what is left of one; else it is no log
+            if not line.startswith('{"epoch"'):
+                raise
+            logger.warning(f"{path}:{number} is cut, and left out")
+        else:
+            rows[row["epoch"]] = row
+    return [rows[epoch] for epoch in sorted(rows)]
+
+
+def write_results(hparams, scores, seconds):
+    """Write results.json, predictions.csv and confusion.png of a tested run.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded hyperparameters.
+    scores : dict of str to dict
+        For "valid" and "test" an ``EmotionStats`` of "fused" and of each
+        branch.
+    seconds : float
+        Wall time of this process.
+
+    Returns
+    -------
+    dict
+        What stands in results.json.
+
+    Example
+    -------
+    >>> write_results({"output_folder": "x", "save_folder": "nowhere"}, {}, 1)
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: ...
+    """
+    from speechbrain_dslstm import __version__
+
+    folder = Path(hparams["output_folder"])
+    save = Path(hparams["save_folder"])
+    run = json.loads((save / "run.json").read_text(encoding="utf-8"))
+    epochs = read_rows(hparams["epoch_log"])
+    best = max(epochs, key=lambda row: row["score"])
+    test = {name: one.summarize() for name, one in scores["test"].items()}
+    test_epochs = read_rows(hparams["test_epoch_log"])
+    test_best = {
+        name: _maximum(test_epochs, name) for name in HEADLINE if test_epochs
+    }
+    found = {name: test["fused"][name] for name in HEADLINE}
+    notes = []
+    if "speaker" not in PROTOCOLS[run["protocol"]].forbidden:
+        notes.append("speakers on both sides")
+    selection = "best validation UA"
+    if hparams["selection_start"] > 0:
+        first = int(hparams["selection_start"] * hparams["number_of_epochs"])
+        selection += f" after epoch {first}"
+    if run["protocol"] == "paper":
+        # The paper's own rule: two maxima over the epochs of the test fold
+        selection = "best epoch chosen on the test fold, WA and UA apart"
+        notes.append(selection)
+        rows = [{"epoch": row["epoch"], **row["valid"]} for row in epochs]
+        for name in ("wa", "ua"):
+            found[name] = _maximum(rows, name)["value"]
+    if run["protocol"] == "all":
+        notes.append("no test side: scored on the validation speakers")
+    if run["normalization"] == "speaker":
+        notes.append("features normalised with all audio of each test speaker")
+    if run.get("text_note"):
+        notes.append(run["text_note"])
+    results = {
+        **run,
+        "note": "; ".join(notes),
+        "selection": selection,
+        **found,
+        "test": test,
+        "test_best_epoch": test_best,
+        "best_epoch": best["epoch"],
+        "epochs": len(epochs),
+        "valid": best["valid"],
+        "calibration": _calibrate(scores),
+        "parameters": sum(p.numel() for p in hparams["model"].parameters()),
+        "seconds": round(seconds, 1),
+        "command": sys.argv,
+        "versions": {
+            "speechbrain_dslstm": __version__,
+            "speechbrain": speechbrain.__version__,
+            "torch": torch.__version__,
+        },
+    }
+    entries = read_manifest(save / "test.json")
+    speakers = {key: entry["speaker"] for key, entry in entries.items()}
+    scores["test"]["fused"].write_predictions(
+        folder / "predictions.csv", {"speaker": speakers}
+    )
+    plot_confusion(
+        test["fused"]["confusion"],
+        run["labels"],
+        folder / "confusion.png",
+        f"{run['system']} on {run['corpus']}: {run['protocol']}, "
+        f"fold {run['fold']}\n{textwrap.fill('; '.join(notes), 50)}".rstrip(),
+    )
+    # Last, because who finds it takes the run for finished
+    text = json.dumps(results, indent=2) + "\n"
+    replace_file(folder / "results.json", text)
+    return results
+
+
+def _calibrate(scores):
+    """Temperature from the validation side, and what it does to the test."""
+    valid, test = (
+        (torch.tensor(one["fused"].scores), torch.tensor(one["fused"].targets))
+        for one in (scores["valid"], scores["test"])
+    )
+    return calibration_report(*test, fit_temperature(*valid))
+
+
+def _maximum(rows, name):
+    """The best value over the epochs, and its first epoch."""
+    best = max(rows, key=lambda row: row[name])
+    return {"epoch": best["epoch"], "value": best[name]}
+
+
+def print_results(results, folder):
+    """Print what a person wants to know first.
+
+    Arguments
+    ---------
+    results : dict
+        What ``write_results`` returned.
+    folder : str or pathlib.Path
+        Where it is kept.
+
+    Example
+    -------
+    >>> fused = {"confusion": [[1, 0], [1, 2]], "n": 4}
+    >>> results = {"description": "session, fold 0", "note": ""}
+    >>> results |= {"wa": 0.75, "ua": 0.8333, "macro_f1": 0.7333}
+    >>> results |= {"labels": ["anger", "sadness"], "test": {"fused": fused}}
+    >>> print_results(results, "runs/fold0")
+    <BLANKLINE>
+    session, fold 0
+    test: WA 75.0%  UA 83.3%  macro-F1 73.3%  (4 clips)
+    ...
+    results: runs/fold0
+    """
+    fused = results["test"]["fused"]
+    print(f"\n{results['description']}")
+    if results["note"]:
+        print(f"NOTE: {results['note']}")
+    print(
+        f"test: WA {results['wa']:.1%}  UA {results['ua']:.1%}  "
+        f"macro-F1 {results['macro_f1']:.1%}  ({fused['n']} clips)\n"
+    )
+    print(format_confusion(fused["confusion"], results["labels"]))
+    found = results.get("calibration")
+    if found:
+        print(
+            f"\ncalibration: temperature {found['temperature']:.2f}, ECE "
+            f"{found['ece_before']:.3f} -> {found['ece_after']:.3f}"
+        )
+    print(f"\nresults: {folder}")

@@ -1,0 +1,112 @@
+"""Log-mel spectrograms, equal to librosa's."""
+
+import torch
+
+from speechbrain_dslstm.features.extractor import (
+    Extractor,
+    check_positive,
+    groups,
+)
+
+__all__ = ["LogMelSpectrogram"]
+
+
+class LogMelSpectrogram(Extractor):
+    """Log-mel power spectrogram in dB, as librosa's defaults make it.
+
+    Frames are centred on multiples of the hop, with silence around the clip;
+    hann window, Slaney's mel scale and band normalisation,
+    10 * log10(max(power, floor)).
+
+    Arguments
+    ---------
+    n_fft : int
+        Samples per frame and points of the Fourier transform; even.
+    hop_length : int, optional
+        Samples from frame to frame; ``n_fft // 2`` if left out.
+    n_mels : int, optional
+        Mel bands from 0 Hz to half the sample rate; ``n_fft // 4`` if left
+        out.
+    sample_rate : int
+        In Hz.
+    scale : float
+        Factor on the samples; 32768 gives the level of 16-bit integers.
+    floor : float
+        Smallest power; the smallest output is ``10 * log10(floor)`` dB.
+
+    Raises
+    ------
+    ValueError
+        A size below 1, an odd ``n_fft``, or a floor or scale not above 0.
+
+    Example
+    -------
+    >>> compute_mel = LogMelSpectrogram(n_fft=512)
+    >>> compute_mel(torch.rand(2, 16000)).shape
+    torch.Size([2, 63, 128])
+    >>> compute_mel.num_frames(torch.tensor([16000, 1]))
+    tensor([63,  1])
+    >>> compute_mel(torch.zeros(1, 16000)).unique()
+    tensor([-100.])
+    """
+
+    def __init__(
+        self,
+        n_fft=512,
+        hop_length=None,
+        n_mels=None,
+        sample_rate=16000,
+        scale=1.0,
+        floor=1e-10,
+    ):
+        super().__init__()
+        hop_length = n_fft // 2 if hop_length is None else hop_length
+        n_mels = n_fft // 4 if n_mels is None else n_mels
+        check_positive(
+            n_fft=n_fft,
+            hop_length=hop_length,
+            n_mels=n_mels,
+            sample_rate=sample_rate,
+        )
+        if n_fft % 2:
+            raise ValueError(f"n_fft must be even, got {n_fft}")
+        if scale <= 0 or floor <= 0:
+            raise ValueError(
+                f"scale and floor must be above 0, got {scale} and {floor}"
+            )
+        self.n_fft = n_fft
+        self.hop_length = hop_length
+        self.n_mels = n_mels
+        self.sample_rate = sample_rate
+        self.scale = scale
+        self.floor = floor
+        self.output_size = n_mels
+        mel = _slaney_mel_matrix(sample_rate, n_fft, n_mels)
+        self.register_buffer("mel", mel.float(), persistent=False)
+        self.groups = groups(mel)
+        # No buffer: a window rounded to float32 leaks into the quiet bands
+        self.window = scale * torch.hann_window(n_fft, dtype=torch.float64)
+
+    def _frames(self, n):
+        return 1 + n // self.hop_length
+
+    def _static(self, wavs):
+        half = self.n_fft // 2
+        return self._by_pieces(wavs, half, half, self.n_fft)
+
+    def _of_piece(self, wavs):
+        frames = wavs.unfold(-1, self.n_fft, self.hop_length)
+        power = self._bands(self._power(frames * self.window.to(frames)))
+        return self._output(power).clamp_(min=self.floor).log10_().mul_(10)
+
+    def _finish(self, feats, lengths=None):
+        return feats
+
+
+def _slaney_mel_matrix(sample_rate, n_fft, n_mels):
+    """Slaney's triangles of equal area: [K, M]."""
+    # Imported here because it takes a second, and only a constructor needs it.
+    from librosa.filters import mel
+
+    matrix = mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, dtype="float64")
+    return torch.from_numpy(matrix.T.copy())

@@ -1,0 +1,209 @@
+"""MFCC-39, the features of openSMILE's configuration MFCC12_E_D_A."""
+
+import math
+
+import torch
+from torch.nn.functional import pad
+
+from speechbrain_dslstm.features.extractor import (
+    Extractor,
+    check_positive,
+    groups,
+)
+
+__all__ = ["MFCC39"]
+
+
+class MFCC39(Extractor):
+    """openSMILE's MFCC12_E_D_A: c1..c12, log energy, deltas, accelerations.
+
+    Frames are not centred: the first one starts at sample 0. A clip shorter
+    than one frame counts as followed by silence up to one frame. Deltas repeat
+    the first and the last frame; openSMILE does so from 4 frames on, and puts
+    zeros behind shorter clips. Its Python package cuts samples to 16 bits.
+
+    Arguments
+    ---------
+    sample_rate : int
+        In Hz.
+    win_length : int
+        Samples per frame.
+    hop_length : int
+        Samples from frame to frame.
+    n_fft : int
+        Points of the Fourier transform, at least ``win_length``.
+    n_mels : int
+        Triangular mel bands.
+    f_min : float
+        Lower edge of the first band in Hz.
+    f_max : float
+        Upper edge of the last band in Hz, at most half the sample rate.
+    n_mfcc : int
+        Cepstral coefficients, from the first one; the zeroth is left out.
+    preemphasis : float
+        Share of the previous sample that is subtracted, inside each frame.
+    lifter : int
+        Length of the cepstral lifter.
+    delta_window : int
+        Frames on either side that a delta looks at.
+    scale : float
+        Factor on the samples, which makes [-1, 1] the range of 16-bit
+        integers: the floors of the logarithms are 1 on that scale.
+
+    Raises
+    ------
+    ValueError
+        A size below 1, a frame longer than the transform, bands outside
+        0..``sample_rate / 2``, or as many coefficients as bands.
+
+    Example
+    -------
+    >>> compute_mfcc = MFCC39()
+    >>> compute_mfcc(torch.rand(2, 16000)).shape
+    torch.Size([2, 98, 39])
+    >>> compute_mfcc.num_frames(16000)
+    98
+    >>> compute_mfcc(torch.zeros(1, 16000)).abs().max()
+    tensor(0.)
+    """
+
+    def __init__(
+        self,
+        sample_rate=16000,
+        win_length=400,
+        hop_length=160,
+        n_fft=512,
+        n_mels=26,
+        f_min=0.0,
+        f_max=8000.0,
+        n_mfcc=12,
+        preemphasis=0.97,
+        lifter=22,
+        delta_window=2,
+        scale=32767.0,
+    ):
+        super().__init__()
+        check_positive(
+            sample_rate=sample_rate,
+            win_length=win_length,
+            hop_length=hop_length,
+            n_mels=n_mels,
+            n_mfcc=n_mfcc,
+            lifter=lifter,
+            delta_window=delta_window,
+        )
+        if win_length > n_fft:
+            raise ValueError(
+                f"win_length must be at most n_fft, got {win_length} > {n_fft}"
+            )
+        if not 0 <= f_min < f_max <= sample_rate / 2:
+            raise ValueError(
+                f"expected 0 <= f_min < f_max <= {sample_rate / 2} Hz (half "
+                f"the sample rate), got f_min {f_min} and f_max {f_max}"
+            )
+        if n_mfcc >= n_mels:
+            raise ValueError(
+                f"n_mfcc must be below n_mels, got {n_mfcc} >= {n_mels}"
+            )
+        self.sample_rate = sample_rate
+        self.win_length = win_length
+        self.hop_length = hop_length
+        self.n_fft = n_fft
+        self.n_mels = n_mels
+        self.f_min = f_min
+        self.f_max = f_max
+        self.n_mfcc = n_mfcc
+        self.preemphasis = preemphasis
+        self.lifter = lifter
+        self.delta_window = delta_window
+        self.scale = scale
+        self.output_size = 3 * (n_mfcc + 1)
+        mel = _htk_mel_matrix(sample_rate, n_fft, n_mels, f_min, f_max)
+        # The log energy comes last and passes through
+        dct = torch.block_diag(
+            _cosine_matrix(n_mels, n_mfcc, lifter), torch.ones(1, 1)
+        )
+        self.register_buffer("mel", mel.float(), persistent=False)
+        self.register_buffer("dct", dct.float(), persistent=False)
+        self.groups = groups(mel)
+        # No buffer: a window rounded to float32 leaks into the quiet bands
+        window = torch.hamming_window(win_length, False, dtype=torch.float64)
+        self.window = pad(scale * window, (0, n_fft - win_length))
+        self.first_weight = float((1 - preemphasis) * self.window[0])
+
+    def _frames(self, n):
+        past = n - self.win_length
+        past = past.clamp(min=0) if torch.is_tensor(n) else max(past, 0)
+        return 1 + past // self.hop_length
+
+    def _static(self, wavs):
+        # One sample before each frame; behind it, those that the window drops
+        after = max(0, self.win_length - wavs.shape[-1])
+        after += self.n_fft - self.win_length
+        return self._by_pieces(wavs, 1, after, self.n_fft + 1)
+
+    def _of_piece(self, wavs):
+        now, before = wavs[..., 1:], wavs[..., :-1]
+        emphasised = torch.sub(now, before, alpha=self.preemphasis)
+        window = self.window.to(wavs)
+        frames = emphasised.unfold(-1, self.n_fft, self.hop_length) * window
+        # The first sample of a frame is its own predecessor
+        first = now.unfold(-1, self.n_fft, self.hop_length)[..., 0]
+        frames[..., 0] = first * self.first_weight
+        energy = torch.linalg.vector_norm(frames, dim=-1, keepdim=True).square()
+        # sqrt() has no gradient at zero
+        magnitude = self._power(frames).clamp_(min=1e-20).sqrt_()
+        levels = self._bands(magnitude, energy.to(magnitude.dtype))
+        cepstra = levels.clamp_(min=1.0).log_() @ self.dct.to(levels.dtype)
+        return self._output(cepstra)
+
+    def _finish(self, static, lengths=None):
+        size, width = static.shape[-2], self.delta_window
+        steps = torch.arange(-width, size + 2 * width, device=static.device)
+        # Both edges repeat; the right one is each utterance's own
+        if lengths is None:
+            wide = static[..., steps.clamp_(0, size - 1), :]
+        else:
+            index = steps.clamp_(min=0).minimum(lengths.unsqueeze(1) - 1)
+            index = index.unsqueeze(2).expand(-1, -1, static.shape[2])
+            wide = static.gather(1, index)
+        delta = self._slope(wide)
+        # openSMILE repeats the first delta, but goes on after the last one
+        first = delta[..., :1, :].expand(*delta.shape[:-2], width, -1)
+        acceleration = self._slope(torch.cat([first, delta], dim=-2))
+        return torch.cat([static, delta[..., :size, :], acceleration], dim=-1)
+
+    def _slope(self, x):
+        """Slope over the frames around each, but for those at the ends."""
+        width = self.delta_window
+        size = x.shape[-2] - 2 * width
+
+        def from_frame(start):
+            """As many frames as come out, from one on."""
+            return x.narrow(-2, start, size)
+
+        rise = from_frame(width + 1) - from_frame(width - 1)
+        for k in range(2, width + 1):
+            more = from_frame(width + k) - from_frame(width - k)
+            rise = rise.add_(more, alpha=k)
+        return rise / (2 * sum(k * k for k in range(1, width + 1)))
+
+
+def _htk_mel_matrix(sample_rate, n_fft, n_mels, f_min, f_max):
+    """HTK's triangles, which are straight in mel, not in Hz: [K, M]."""
+    hz = torch.arange(n_fft // 2 + 1, dtype=torch.float64)
+    hz = hz * (sample_rate / n_fft)
+    low, high = (1127 * math.log1p(f / 700) for f in (f_min, f_max))
+    spacing = (high - low) / (n_mels + 1)
+    position = ((1127 * (hz / 700).log1p() - low) / spacing).unsqueeze(1)
+    centre = torch.arange(1, n_mels + 1, dtype=torch.float64)
+    return (1 - (position - centre).abs()).clamp(min=0)
+
+
+def _cosine_matrix(n_mels, n_mfcc, lifter):
+    """DCT-II without its zeroth row, liftered: [M, n_mfcc]."""
+    order = torch.arange(1, n_mfcc + 1, dtype=torch.float64)
+    band = torch.arange(n_mels, dtype=torch.float64).unsqueeze(1) + 0.5
+    lift = 1 + lifter / 2 * (math.pi * order / lifter).sin()
+    cosine = (math.pi * order * band / n_mels).cos()
+    return math.sqrt(2 / n_mels) * cosine * lift

@@ -1,0 +1,298 @@
+"""What the DS-LSTM listened to: its input gates, and the posterior over time.
+
+The gate i_T opens for the spectrogram of fine time, i_F for the one of fine
+frequency. Their means over the hidden units say which resolution the cell took
+in at each moment. Computed with the readable reference of the cell.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from speechbrain_dslstm.ds_lstm.equations import ds_lstm_naive
+from speechbrain_dslstm.evaluation.plots import COLORS, FAINT, INK, _save
+from speechbrain_dslstm.models.branches import SpectrogramBranch
+
+__all__ = ["Explanation", "explain", "plot_explanation"]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What ``explain`` finds.
+
+    Arguments
+    ---------
+    mel_x : torch.Tensor, [time_x, bands_x]
+        Spectrogram of fine time in dB.
+    mel_y : torch.Tensor, [time_y, bands_y]
+        Spectrogram of fine frequency in dB.
+    seconds : float
+        Length of the recording.
+    times : torch.Tensor, [steps]
+        End of each step of the DS-LSTM in seconds.
+    posteriors : torch.Tensor, [steps, n_classes]
+        Of all up to that step; the last row is the answer.
+    gate_x : torch.Tensor, [layers, steps]
+        Input gate i_T, mean over the hidden units.
+    gate_y : torch.Tensor, [layers, steps]
+        Input gate i_F, mean over the hidden units.
+
+    Example
+    -------
+    >>> fields = [torch.zeros(1, 1)] * 2 + [0.5] + [torch.zeros(1, 1)] * 4
+    >>> Explanation(*fields).seconds
+    0.5
+    """
+
+    mel_x: torch.Tensor
+    mel_y: torch.Tensor
+    seconds: float
+    times: torch.Tensor
+    posteriors: torch.Tensor
+    gate_x: torch.Tensor
+    gate_y: torch.Tensor
+
+
+@torch.no_grad()
+def explain(model, wav, calibrate=None, sample_rate=16000):
+    """Follow a model through one recording.
+
+    Arguments
+    ---------
+    model : DualLevelClassifier
+        In evaluation mode, with a ``SpectrogramBranch``.
+    wav : torch.Tensor, [samples]
+        Waveform in [-1, 1].
+    calibrate : torch.nn.Module, optional
+        Maps log-posteriors to log-posteriors, ``TemperatureScaling``.
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    Explanation
+        Spectrograms, posteriors and gates over time.
+
+    Raises
+    ------
+    ValueError
+        The model has no DS-LSTM, or one that reads backwards, too.
+
+    Example
+    -------
+    >>> from speechbrain_dslstm import DualLevelClassifier
+    >>> model = DualLevelClassifier(n_classes=2).eval()
+    >>> found = explain(model, torch.randn(16000))
+    >>> found.posteriors.shape, found.gate_x.shape
+    (torch.Size([6, 2]), torch.Size([2, 6]))
+    """
+    branches = getattr(model, "branches", {})
+    branch = branches["spectrogram"] if "spectrogram" in branches else None
+    if type(branch) is not SpectrogramBranch:
+        raise ValueError(
+            "only a model with a DS-LSTM has gates to look at; this one has "
+            + (", ".join(type(b).__name__ for b in branches.values()) or "none")
+        )
+    if branch.ds_lstm.bidirectional:
+        raise ValueError("a DS-LSTM that reads backwards has no order in time")
+    wavs = wav.unsqueeze(0)
+    streams = model.features(wavs)
+    x, counts_x = branch.cnn_x(*streams["mel_x"])
+    y, counts_y = branch.cnn_y(*streams["mel_y"])
+    x, y, counts = branch.alignment(x, y, counts_x, counts_y)
+    out, gate_x, gate_y = _gates(branch.ds_lstm, x, y)
+    steps = out.shape[1]
+    logits = {"spectrogram": branch.head(_running_mean(out))}
+    if "mfcc" in branches:
+        feats, _ = streams["mfcc"]
+        mfcc = branches["mfcc"]
+        out, _ = mfcc.lstm(feats)
+        every = mfcc.head(_running_mean(out))
+        # The MFCC frames heard by the end of each step; all at the last
+        ends = torch.arange(1, steps + 1) * len(every) // steps - 1
+        logits["mfcc"] = every[ends.clamp(min=0)]
+    weights = model.branch_weights
+    fused = sum(weights[name] * value for name, value in logits.items())
+    log_posteriors = fused.log_softmax(dim=-1)
+    if calibrate is not None:
+        log_posteriors = calibrate(log_posteriors)
+    samples = torch.tensor([max(len(wav), model.min_samples)])
+    padded = torch.nn.functional.pad(wavs, (0, int(samples) - len(wav)))
+    seconds = int(samples) / sample_rate
+    return Explanation(
+        *(model.streams[n].extract(padded, samples).feats[0] for n in MELS),
+        seconds,
+        _ends(model, branch, steps, seconds, sample_rate),
+        log_posteriors.exp(),
+        gate_x,
+        gate_y,
+    )
+
+
+MELS = ("mel_x", "mel_y")
+
+
+def _ends(model, branch, steps, seconds, sample_rate):
+    """Where each step ends in seconds; the last one with the recording."""
+    stream = model.streams["mel_y"]
+    if stream.resize is None:
+        hop = stream.extractor.hop_length / sample_rate
+        hop *= math.prod(block.pool_size for block in branch.cnn_y.blocks)
+    else:
+        hop = seconds / steps
+    ends = torch.arange(1, steps + 1) * hop
+    ends[-1] = seconds
+    return ends
+
+
+def _gates(layer, x, y):
+    """Output of the last layer, and the mean input gates of every layer."""
+    gate_x, gate_y = [], []
+    for k in range(layer.num_layers):
+        weights = [
+            getattr(layer, f"{kind}_l{k}")
+            for kind in ("weight_x", "weight_y", "weight_h", "bias")
+        ]
+        name = f"l{k}"
+        norm = layer.gate_norms[name] if name in layer.gate_norms else None
+        seen = []
+
+        def record(gates, step, valid, norm=norm, seen=seen):
+            """Note the gates as the cell uses them."""
+            if norm is not None:
+                gates = norm(gates, step, valid)
+            seen.append(gates[0].view(4, -1).mean(dim=1))
+            return gates
+
+        zeros = x.new_zeros(1, layer.hidden_size)
+        x, _, _ = ds_lstm_naive(
+            x, y, zeros, zeros, *weights, None, gate_norm=record
+        )
+        if layer.output_norms:
+            x = layer.output_norms[k](x)
+        _, i_x, i_y, _ = torch.stack(seen).unbind(1)
+        gate_x.append(i_x)
+        gate_y.append(i_y)
+    return x, torch.stack(gate_x), torch.stack(gate_y)
+
+
+def _running_mean(out):
+    """Mean over all steps up to each one, [steps, features]."""
+    steps = torch.arange(1, out.shape[1] + 1).unsqueeze(1)
+    return (out[0].double().cumsum(dim=0) / steps).float()
+
+
+def plot_explanation(found, labels, path, title=None):
+    """Draw spectrograms, posterior and input gates above one another.
+
+    Arguments
+    ---------
+    found : Explanation
+        What ``speechbrain_dslstm.inference.explain`` returns.
+    labels : list of str, [K]
+        Names of the classes.
+    path : str or pathlib.Path
+        Where to; the ending chooses the format (.png, .svg, .pdf).
+    title : str, optional
+        Stands above the picture.
+
+    Raises
+    ------
+    ValueError
+        As many labels as there are no classes.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> import torch
+    >>> from speechbrain_dslstm import DualLevelClassifier
+    >>> from speechbrain_dslstm.inference import explain
+    >>> model = DualLevelClassifier(n_classes=2).eval()
+    >>> found = explain(model, torch.randn(16000))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = Path(folder, "explained.png")
+    ...     plot_explanation(found, ["anger", "sadness"], file)
+    ...     file.read_bytes()[1:4]
+    b'PNG'
+    """
+    from matplotlib.figure import Figure
+
+    if len(labels) != found.posteriors.shape[1]:
+        raise ValueError(
+            f"{len(labels)} labels for {found.posteriors.shape[1]} classes"
+        )
+    figure = Figure(figsize=(9, 9), layout="constrained")
+    mel_x, mel_y, posterior, gates = figure.subplots(
+        4, 1, sharex=True, height_ratios=[1, 1.4, 1.3, 1.1]
+    )
+    for axes, mel, name in [
+        (mel_x, found.mel_x, "mel x\nfine time"),
+        (mel_y, found.mel_y, "mel y\nfine frequency"),
+    ]:
+        top = float(mel.max())
+        axes.imshow(
+            mel.T.numpy(),
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=top - 70,
+            vmax=top,
+            extent=(0, found.seconds, 0, mel.shape[1]),
+            interpolation="nearest",
+        )
+        axes.set_ylabel(f"{name}\n(mel band)", color=FAINT)
+
+    # A value holds from the step before to its own end
+    edges = np.concatenate([[0.0], found.times.numpy()])
+    colors = list(COLORS) * (1 + len(labels) // len(COLORS))
+    answer = int(found.posteriors[-1].argmax())
+    for k, label in enumerate(labels):
+        values = found.posteriors[:, k].numpy()
+        posterior.stairs(
+            values,
+            edges,
+            baseline=None,
+            color=colors[k],
+            linewidth=2.6 if k == answer else 1.2,
+            label=f"{label} {values[-1]:.2f}",
+        )
+    posterior.set_ylim(0, 1.02)
+    posterior.set_ylabel("posterior of\nall heard so far", color=FAINT)
+
+    layers = len(found.gate_x)
+    for k in range(layers):
+        style = ["-", "--", ":"][min(k, 2)]
+        layer = f", layer {k + 1}" if layers > 1 else ""
+        for gate, color, name in [
+            (found.gate_x, COLORS[0], "$i_T$ (fine time)"),
+            (found.gate_y, COLORS[1], "$i_F$ (fine frequency)"),
+        ]:
+            gates.stairs(
+                gate[k].numpy(),
+                edges,
+                baseline=None,
+                color=color,
+                linestyle=style,
+                linewidth=1.8,
+                label=f"{name}{layer}",
+            )
+    gates.set_ylabel("mean input gate", color=FAINT)
+    gates.set_xlabel("seconds", color=FAINT)
+    gates.set_xlim(0, found.seconds)
+    for axes in (posterior, gates):
+        axes.set_axisbelow(True)
+        axes.grid(color="#e4e7eb", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(
+            loc="center left",
+            bbox_to_anchor=(1.01, 0.5),
+            frameon=False,
+            fontsize=9,
+        )
+    for axes in (mel_x, mel_y, posterior, gates):
+        axes.tick_params(colors=INK)
+    if title:
+        figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
+    _save(figure, path)

@@ -1,0 +1,263 @@
+"""Many audio files: batches of like length, bounded memory, no surprises."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from speechbrain_dslstm.audio import (
+    LONGEST_CLIP,
+    AudioError,
+    load_audio,
+    open_audio,
+    printable,
+)
+from speechbrain_dslstm.inference.long_recordings import classify_long
+from speechbrain_dslstm.inference.speech_activity import check_speech
+
+__all__ = ["FileResult", "find_audio", "classify_files"]
+
+ENDINGS = {".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".au"}
+LARGEST_BATCH = 8  # clips
+LONGEST_BATCH = 120.0  # seconds, padding included
+LONGEST_FILE = 2 * 3600.0  # seconds; an hour of silence takes 0.8 s
+
+
+@dataclass(frozen=True)
+class FileResult:
+    """The answer for one file: an emotion, or why there is none.
+
+    Arguments
+    ---------
+    path : pathlib.Path
+        The file.
+    answer : tuple, optional
+        ``(out_prob, score, index, text_lab)`` as ``classify_file`` gives.
+    error : str, optional
+        Why there is no answer.
+    reason : str, optional
+        "too short", "silence" or "noise" where that is why.
+
+    Example
+    -------
+    >>> FileResult(Path("a.wav"), error="cannot read a.wav").label is None
+    True
+    """
+
+    path: Path
+    answer: tuple = None
+    error: str = None
+    reason: str = None
+
+    @property
+    def label(self):
+        """Name of the class, or None."""
+        return self.answer[3][0] if self.answer else None
+
+    @property
+    def log_posteriors(self):
+        """Log-posterior of every class, [n_classes], or None."""
+        return self.answer[0][0] if self.answer else None
+
+
+def find_audio(paths):
+    """List audio files.
+
+    Arguments
+    ---------
+    paths : str, pathlib.Path or list of them
+        Files, taken as they are, and folders, which stand for the audio files
+        below them in the order of the alphabet; a link to nothing is one of
+        them, and an error when it is read.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The files.
+
+    Raises
+    ------
+    FileNotFoundError
+        A folder without audio files, or no files at all.
+
+    Example
+    -------
+    >>> find_audio(["b.wav", "a.wav"])
+    [PosixPath('b.wav'), PosixPath('a.wav')]
+    """
+    if isinstance(paths, str | Path):
+        paths = [paths]
+    found = []
+    for path in map(Path, paths):
+        if not os.path.isdir(path):
+            found.append(path)
+            continue
+        # "._name.wav" is what macOS leaves on foreign disks
+        inside = sorted(
+            file
+            for file in path.rglob("*")
+            if file.suffix.lower() in ENDINGS
+            and not file.name.startswith("._")
+            and not os.path.isdir(file)
+        )
+        if not inside:
+            raise FileNotFoundError(f"no audio files in {path}")
+        found += inside
+    if not found:
+        raise FileNotFoundError("no audio files were given")
+    return found
+
+
+def classify_files(
+    classifier,
+    paths,
+    unknown_below=None,
+    speech_only=True,
+    progress=None,
+    longest=LONGEST_FILE,
+):
+    """Classify many files; one that cannot be read stops nothing.
+
+    Files of like length share a batch of at most 8 clips and two minutes. A
+    file of more than a minute is answered by ``classify_long``: the mean
+    posterior of its windows with speech.
+
+    Arguments
+    ---------
+    classifier : EmotionClassifier
+        The model.
+    paths : list of str or pathlib.Path, or one folder
+        As ``find_audio`` takes them.
+    unknown_below : float, optional
+        Where the best posterior is below it, the name is "unknown".
+    speech_only : bool
+        A file without speech has a reason instead of an answer.
+    progress : bool, optional
+        Show a progress bar; on a terminal only if left out.
+    longest : float, optional
+        Seconds; a longer file is an error. None: no limit.
+
+    Returns
+    -------
+    list of FileResult
+        In the order of the files.
+
+    Raises
+    ------
+    FileNotFoundError
+        A folder without audio files, or no files at all.
+
+    Example
+    -------
+    >>> from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
+    >>> from speechbrain_dslstm.pretrained import make_label_encoder
+    >>> classifier = EmotionClassifier.from_model(
+    ...     DualLevelClassifier(1), make_label_encoder(["anger"]), 16000
+    ... )
+    >>> classify_files(classifier, ["missing.wav"])[0].error
+    'cannot read audio from missing.wav: no such file'
+    """
+    files = find_audio(paths)
+    results, lengths = [None] * len(files), {}
+    for k, path in enumerate(files):
+        try:
+            with open_audio(path, longest) as file:
+                lengths[k] = file.frames / file.samplerate
+        except AudioError as error:
+            results[k] = _failed(path, error)
+    hide = None if progress is None else not progress
+    rate, wavs = classifier.hparams.sample_rate, {}
+    with tqdm(total=len(files), unit="file", disable=hide) as bar:
+        bar.update(len(files) - len(lengths))
+
+        def is_sound(k):
+            """Read a file; one that is refused takes no place in a batch."""
+            if lengths[k] > LONGEST_CLIP:
+                return True
+            try:
+                wav = load_audio(files[k], rate, LONGEST_CLIP)
+                if speech_only:
+                    check_speech(wav, rate, files[k])
+            except AudioError as error:
+                results[k] = _failed(files[k], error)
+                bar.update()
+                return False
+            wavs[k] = wav
+            return True
+
+        for batch in _batches(lengths, is_sound):
+            if lengths[batch[0]] > LONGEST_CLIP:
+                for k in batch:
+                    results[k] = _windowed(
+                        classifier, files[k], unknown_below, speech_only
+                    )
+            else:
+                rows = _posteriors(classifier, [wavs.pop(k) for k in batch])
+                for k, row in zip(batch, rows, strict=True):
+                    answer = classifier.decide(row, unknown_below)
+                    results[k] = FileResult(files[k], answer)
+            bar.update(len(batch))
+    return results
+
+
+def _batches(lengths, is_sound=lambda k: True):
+    """Indices of files of like length, none of too much to hold.
+
+    Who shares a batch does not depend on the files that are not sound: the
+    last bits of an answer may depend on its batch.
+    """
+    batch = []
+    for k in sorted(lengths, key=lambda k: (lengths[k], k)):
+        if not is_sound(k):
+            continue
+        size = len(batch) + 1
+        if batch and (
+            size > LARGEST_BATCH or size * lengths[k] > LONGEST_BATCH
+        ):
+            yield batch
+            batch = []
+        batch.append(k)
+    if batch:
+        yield batch
+
+
+def _failed(path, error):
+    return FileResult(
+        path, error=str(error), reason=getattr(error, "reason", None)
+    )
+
+
+def _posteriors(classifier, wavs):
+    """Log-posteriors of waveforms that fit into one batch."""
+    counts = torch.tensor([len(wav) for wav in wavs])
+    padded = pad_sequence(wavs, batch_first=True)
+    out_prob, *_ = classifier.classify_batch(padded, counts)
+    return out_prob.split(1)
+
+
+def _windowed(classifier, path, unknown_below, speech_only):
+    """Result of a long file: the mean posterior of its windows."""
+    try:
+        segments = classify_long(classifier, path, speech_only=speech_only)
+        total, seconds, reasons = 0, 0.0, []
+        for segment in segments:
+            if segment.log_posteriors is None:
+                reasons.append(segment.reason)
+            else:
+                weight = segment.end - segment.start
+                total = total + weight * segment.log_posteriors.exp()
+                seconds += weight
+    except AudioError as error:
+        return _failed(path, error)
+    if not seconds:
+        reason = max(reasons, key=reasons.count)
+        return FileResult(
+            path,
+            error=f"no speech in {printable(path)}: {reason}",
+            reason=reason,
+        )
+    out_prob = (total / seconds).log().unsqueeze(0)
+    return FileResult(path, classifier.decide(out_prob, unknown_below))

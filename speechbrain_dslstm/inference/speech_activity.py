@@ -1,0 +1,202 @@
+"""Whether a recording holds speech at all.
+
+A classifier of emotions answers whatever it hears. What it should not answer
+is told here by three measures of 40 ms frames: their level, whether they are
+voiced (periodic at a pitch of the human voice, Boersma 1993), and how much
+the spectrum of the voiced ones changes, which speech does and a hum does not.
+Whispered speech is not voiced and counts as noise; music counts as speech.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from speechbrain_dslstm.audio import AudioError, printable
+
+__all__ = [
+    "NoSpeechError",
+    "SpeechActivity",
+    "measure_activity",
+    "check_speech",
+]
+
+FRAME, HOP = 0.04, 0.02  # seconds
+PITCH = (70.0, 450.0)  # Hz
+BAND = (80.0, 2000.0)  # Hz, where periodicity is looked for
+PERIODICITY = 0.6  # autocorrelation of a voiced frame
+RUN = 3  # frames of a voiced stretch
+BELOW_LOUDEST = 40.0  # dB, of a frame that can be voiced
+# Every clip of EMO-DB, RAVDESS and nEMO is above these by 10 dB, 4 frames and
+# 3.5 dB; white to brown noise, hums and tones have a variation of at most 3.5
+SILENCE = -65.0  # dBFS of the loudest frame
+VOICED = 0.1  # seconds
+VARIATION = 3.7  # dB
+SHORTEST = 0.2  # seconds
+
+
+class NoSpeechError(AudioError):
+    """No speech in the audio.
+
+    Arguments
+    ---------
+    reason : str
+        "too short", "silence" or "noise".
+    where : str
+        What was listened to.
+
+    Example
+    -------
+    >>> raise NoSpeechError("silence", "a.wav")
+    Traceback (most recent call last):
+    speechbrain_dslstm.inference.NoSpeechError: no speech in a.wav: silence
+    """
+
+    def __init__(self, reason, where="the audio"):
+        where = printable(where)
+        super().__init__(f"no speech in {where}: {reason}", "without speech")
+        self.reason = reason
+
+
+class SpeechActivity(NamedTuple):
+    """What ``measure_activity`` finds.
+
+    Arguments
+    ---------
+    seconds : float
+        Length of the audio.
+    level : float
+        RMS level of the loudest frame in dB of full scale.
+    voiced : float
+        Seconds of voiced stretches.
+    variation : float
+        Standard deviation over the voiced frames of the level in narrow
+        bands, mean over the bands, in dB.
+
+    Example
+    -------
+    >>> SpeechActivity(1.0, -20.0, 0.5, 9.0).reason is None
+    True
+    >>> SpeechActivity(1.0, -90.0, 0.0, 0.0).reason
+    'silence'
+    """
+
+    seconds: float
+    level: float
+    voiced: float
+    variation: float
+
+    @property
+    def reason(self):
+        """Why this is no speech: "too short", "silence", "noise", or None."""
+        if self.level < SILENCE and self.seconds >= SHORTEST:
+            return "silence"
+        if self.seconds < SHORTEST:
+            return "too short"
+        if self.voiced < VOICED or self.variation < VARIATION:
+            return "noise"
+        return None
+
+
+def measure_activity(wav, sample_rate=16000):
+    """Measure what distinguishes speech from silence and noise.
+
+    Arguments
+    ---------
+    wav : torch.Tensor, [samples]
+        Waveform in [-1, 1].
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    SpeechActivity
+        Level, voiced seconds and variation.
+
+    Example
+    -------
+    >>> noise = 0.1 * torch.randn(16000)
+    >>> measure_activity(noise).voiced
+    0.0
+    """
+    size, hop = round(FRAME * sample_rate), round(HOP * sample_rate)
+    seconds = len(wav) / sample_rate
+    wav = wav.float() - wav.float().mean()
+    wav = torch.nn.functional.pad(wav, (0, max(0, size - len(wav))))
+    frames = wav.unfold(0, size, hop)
+    level = 10 * frames.square().mean(1).clamp(min=1e-12).log10()
+    loudest = float(level.max())
+    if loudest < SILENCE:
+        return SpeechActivity(seconds, loudest, 0.0, 0.0)
+    loud = level > max(loudest - BELOW_LOUDEST, SILENCE - 5)
+    power, periodicity = _spectrum(frames, sample_rate)
+    voiced = _runs(loud & (periodicity > PERIODICITY))
+    count = int(voiced.sum())
+    variation = 0.0
+    if count > 1:
+        bands = 10 * power[voiced].clamp(min=1e-9).log10()
+        variation = float(bands.std(dim=0).mean())
+    return SpeechActivity(seconds, loudest, count * HOP, variation)
+
+
+def check_speech(wav, sample_rate=16000, where="the audio"):
+    """Refuse audio without speech.
+
+    Arguments
+    ---------
+    wav : torch.Tensor, [samples]
+        Waveform in [-1, 1].
+    sample_rate : int
+        In Hz.
+    where : str
+        What it is called in the error.
+
+    Raises
+    ------
+    NoSpeechError
+        With ``reason`` "too short", "silence" or "noise".
+
+    Example
+    -------
+    >>> check_speech(torch.zeros(16000))
+    Traceback (most recent call last):
+    speechbrain_dslstm.inference.NoSpeechError: no speech in the audio: silence
+    """
+    reason = measure_activity(wav, sample_rate).reason
+    if reason:
+        raise NoSpeechError(reason, where)
+
+
+def _spectrum(frames, sample_rate):
+    """Power in narrow bands [T, bands] and periodicity [T] of each frame."""
+    size = frames.shape[1]
+    n_fft = 1 << (2 * size - 1).bit_length()
+    window = torch.hann_window(size)
+    spectrum = torch.fft.rfft(frames * window, n_fft)
+    power = spectrum.real.square() + spectrum.imag.square()
+    hz = torch.arange(power.shape[1]) * (sample_rate / n_fft)
+    inside = (hz >= BAND[0]) & (hz <= BAND[1])
+    # A windowed frame's autocorrelation falls with the window's own
+    own = torch.fft.irfft(torch.fft.rfft(window, n_fft).abs().square())
+    correlation = torch.fft.irfft(power * inside)
+    shortest, longest = (round(sample_rate / f) for f in reversed(PITCH))
+    lags = slice(shortest, longest)
+    correlation = correlation[:, lags] / (correlation[:, :1] + 1e-9 * size)
+    correlation = correlation * (own[0] / own[lags])
+    # Only a maximum inside is a period; a slope comes of low frequencies
+    middle = correlation[:, 1:-1]
+    maximum = (middle >= correlation[:, :-2]) & (middle >= correlation[:, 2:])
+    periodicity = (middle * maximum).amax(dim=1)
+    bands = power[:, inside]
+    bands = bands[:, : bands.shape[1] // 8 * 8].unflatten(1, (-1, 8)).sum(2)
+    return bands, periodicity
+
+
+def _runs(flags):
+    """Keep what is True in ``RUN`` frames in a row."""
+    if len(flags) < RUN:
+        return torch.zeros_like(flags)
+    starts = flags.unfold(0, RUN, 1).all(dim=1)
+    kept = torch.zeros_like(flags)
+    for k in range(RUN):
+        kept[k : len(starts) + k] |= starts
+    return kept

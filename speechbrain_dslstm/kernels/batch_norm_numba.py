@@ -1,0 +1,196 @@
+"""Batch normalisation of the valid frames by compiled loops, on a CPU.
+
+Plain torch writes ten tensors of the batch's size to memory and reads them
+again, for masks, squares and differences; here each pass reads what it needs
+and writes its result. Reference: ``masked_moments`` and ``affine`` of
+``normalization``, by which it is computed where the loops cannot run.
+"""
+
+import functools
+import importlib
+
+import numpy as np
+import torch
+from torch.autograd.function import once_differentiable
+
+from speechbrain_dslstm.utils.distributed import sum_over_ranks
+from speechbrain_dslstm.utils.loops import import_problem, in_threads
+
+__all__ = ["batch_norm", "batch_norm_problem"]
+
+
+LOOPS = "speechbrain_dslstm.kernels.batch_norm_loops"
+
+
+@functools.cache
+def _loops():
+    return importlib.import_module(LOOPS)
+
+
+def batch_norm_problem(x):
+    """Why the compiled loops cannot normalise a batch, if they cannot.
+
+    Arguments
+    ---------
+    x : torch.Tensor
+        The batch.
+
+    Returns
+    -------
+    str or None
+        The reason; None if they can.
+
+    Example
+    -------
+    >>> batch_norm_problem(torch.zeros(1, 2, 3, dtype=torch.bfloat16))
+    'bfloat16 values'
+    """
+    if x.device.type != "cpu":
+        return f"values on {x.device.type}"
+    if x.dtype not in (torch.float32, torch.float64):
+        return f"{str(x.dtype).removeprefix('torch.')} values"
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return "a graph is made"
+    return import_problem(LOOPS)
+
+
+def batch_norm(x, weight, bias, counts, eps, relu):
+    """Normalise the valid frames of a batch; no second derivatives.
+
+    Arguments
+    ---------
+    x : torch.Tensor, [batch, time, ..., channel]
+        Padded sequences, float32 or float64.
+    weight : torch.Tensor, [channel]
+        Scale.
+    bias : torch.Tensor, [channel]
+        Shift.
+    counts : torch.Tensor, int64, [batch], or None
+        Valid frames of each item; all of them if None.
+    eps : float
+        Added to the variance.
+    relu : bool
+        Whether a ReLU follows.
+
+    Returns
+    -------
+    out : torch.Tensor, [batch, time, ..., channel]
+        Normalised values; zero at padded frames.
+    mean : torch.Tensor, [channel]
+        Mean over the valid positions of all ranks.
+    variance : torch.Tensor, [channel]
+        Biased variance over the same positions.
+    count : torch.Tensor, []
+        Number of those positions.
+
+    Raises
+    ------
+    ValueError
+        Another number of counts, or some that are not within the frames.
+
+    Example
+    -------
+    >>> x, one = torch.tensor([[[1.0], [3.0], [9.0]]]), torch.ones(1)
+    >>> out, mean, variance, count = batch_norm(
+    ...     x, one, one, torch.tensor([2]), 0.0, relu=False
+    ... )
+    >>> out.flatten(), mean, variance, count
+    (tensor([0., 2., 0.]), tensor([2.]), tensor([1.]), tensor(2.))
+    """
+    return _BatchNorm.apply(x, weight, bias, counts, eps, relu)
+
+
+class _BatchNorm(torch.autograd.Function):
+    """``batch_norm`` and its gradients."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, counts, eps, relu):
+        """Normalised values, mean, biased variance and count."""
+        shape, x = x.shape, x.contiguous()
+        x = x.view(*shape[:2], -1, shape[-1])
+        frames = _check_frames(counts, *shape[:2])
+        # Near the mean: the first valid frame's, or any if there is none
+        centre = torch.zeros_like(weight)
+        if (frames > 0).any():
+            centre = x[int((frames > 0).argmax()), 0].mean(0)
+        above, squares = _add_up(
+            _loops().moments, x.numpy(), frames, centre.numpy()
+        )
+        own = torch.tensor([float(frames.sum()) * x.shape[2]]).double()
+        total = sum_over_ranks(torch.cat([above + own * centre, own]))
+        count = total[-1].clone()
+        # Nothing valid: moments of 0 instead of NaN
+        mean = total[:-1] / count.clamp(min=1)
+        off = mean - centre
+        squares = squares - 2 * off * above + own * off * off
+        variance = sum_over_ranks(squares.clamp(min=0)) / count.clamp(min=1)
+        rstd = torch.rsqrt(variance + eps)
+        terms = torch.stack([mean, weight.detach() * rstd, bias.detach()])
+        terms, rstd, variance, count = (
+            value.to(x.dtype) for value in (terms, rstd, variance, count)
+        )
+        mean = terms[0].clone()
+        # In its own shape: what is a view cannot be changed in place
+        out = x.new_empty(shape)
+        into = out.view(x.shape).numpy()
+        _each(_loops().apply, x.numpy(), frames, terms.numpy(), relu, into)
+        ctx.relu, ctx.shape, ctx.frames = relu, shape, frames
+        rectified = [out] if relu else []
+        ctx.save_for_backward(x, weight, mean, rstd, count, *rectified)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return out, mean, variance, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, *_):
+        """Gradients of the values, the scale and the shift."""
+        x, weight, mean, rstd, count, *rectified = ctx.saved_tensors
+        grad = grad.contiguous().view(x.shape)
+        # Without a ReLU the loops do not look at the output
+        out = rectified[0].view(x.shape) if ctx.relu else x
+        arrays = [v.numpy() for v in (x, grad, out)] + [ctx.frames]
+        own = _add_up(_loops().slopes, *arrays, mean.numpy(), ctx.relu)
+        own[1] *= rstd
+        total = sum_over_ranks(own) / count.clamp(min=1)
+        # scale * (grad - mean(grad) - normalised * mean(grad * normalised))
+        scale = weight.detach() * rstd
+        slope = -scale * rstd * total[1]
+        level = -scale * total[0] - mean * slope
+        terms = torch.stack([scale.double(), slope, level]).to(x.dtype)
+        grad_x = torch.empty_like(x)
+        arrays += [terms.numpy(), ctx.relu, grad_x.numpy()]
+        _each(_loops().propagate, *arrays)
+        grad_bias, grad_weight = own.to(x.dtype)
+        return grad_x.view(ctx.shape), grad_weight, grad_bias, None, None, None
+
+
+def _check_frames(counts, batch, time):
+    """Valid frames of each item; loops that are compiled check no index."""
+    if counts is None:
+        return np.full(batch, time)
+    frames = np.ascontiguousarray(counts.numpy(), np.int64)
+    if len(frames) != batch or frames.min() < 0 or frames.max() > time:
+        raise ValueError(
+            f"expected {batch} counts from 0 to {time} frames, got "
+            f"{frames.tolist()}"
+        )
+    return frames
+
+
+def _each(loop, x, *others):
+    """Run a loop over all clips; its last argument is what it fills."""
+    *given, out = others
+    in_threads(
+        lambda _, share: loop(x, *given, share, out), len(x), values=x.size
+    )
+
+
+def _add_up(loop, x, *others):
+    """Run a loop that adds to two sums for each channel: [2, channel]."""
+    parts = np.zeros((torch.get_num_threads(), 2, x.shape[-1]))
+    in_threads(
+        lambda thread, share: loop(x, *others, share, parts[thread]),
+        len(x),
+        values=x.size,
+    )
+    return torch.from_numpy(parts.sum(0))

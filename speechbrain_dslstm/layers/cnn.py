@@ -1,0 +1,347 @@
+"""Local feature learning blocks: convolutions over a spectrogram.
+
+A block is a convolution, batch normalisation, ReLU and max pooling. Images
+are laid out [batch, channel, time, frequency] in channels-last memory, so
+that [batch, time, frequency, channel] is a view of them. The paper's order
+normalises before it pools; ``pool_first`` pools before it normalises, which
+touches a quarter of the values.
+
+Source of kernels and channels: arXiv:1910.08874 and its authors' public code.
+"""
+
+import torch
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
+
+from speechbrain_dslstm.kernels.conv_pool import (
+    ClipConvPool,
+    conv_moments,
+    conv_pool,
+    runs_clip_by_clip,
+)
+from speechbrain_dslstm.layers.batch_norm import MaskedBatchNorm, masked_moments
+from speechbrain_dslstm.lengths import cannot_ask, length_mask, zero_padding
+
+__all__ = ["LocalFeatureBlock", "LocalFeatureCNN"]
+
+
+class LocalFeatureBlock(torch.nn.Module):
+    """Convolution, masked batch norm, ReLU and max pooling.
+
+    Arguments
+    ---------
+    in_channels : int
+        Channels of the input.
+    out_channels : int
+        Channels of the output.
+    kernel_size : tuple of int, (time, frequency)
+        Size of the convolution; its padding is (k - 1) // 2, its stride 1.
+    pool_size : int
+        Size and stride of the max pooling, over time and frequency.
+    pool_first : bool
+        Pool before normalisation (fast) instead of after ReLU (the paper).
+
+    Example
+    -------
+    >>> block = LocalFeatureBlock(1, 8, kernel_size=(2, 4))
+    >>> block(torch.randn(3, 1, 50, 128), torch.tensor([50, 40, 30])).shape
+    torch.Size([3, 8, 24, 63])
+    >>> block.num_frames(50)
+    24
+    """
+
+    def __init__(
+        self,
+        in_channels,
+        out_channels,
+        kernel_size,
+        pool_size=2,
+        pool_first=True,
+    ):
+        super().__init__()
+        self.kernel_size = tuple(kernel_size)
+        self.padding = tuple((k - 1) // 2 for k in self.kernel_size)
+        self.pool_size = pool_size
+        self.pool_first = pool_first
+        # No bias: the normalisation would take it out again
+        self.conv = torch.nn.Conv2d(
+            in_channels,
+            out_channels,
+            self.kernel_size,
+            padding=self.padding,
+            bias=False,
+        ).to(memory_format=torch.channels_last)
+        self.pool = torch.nn.MaxPool2d(pool_size)
+        self.norm = MaskedBatchNorm(out_channels)
+
+    def _conv_size(self, n, axis):
+        return n + 2 * self.padding[axis] - self.kernel_size[axis] + 1
+
+    def num_frames(self, n):
+        """Frames that come out of ``n`` frames.
+
+        Arguments
+        ---------
+        n : int or torch.Tensor
+            Frames of the input.
+
+        Returns
+        -------
+        int or torch.Tensor
+            Frames of the output, of the same type.
+        """
+        return self._conv_size(n, 0) // self.pool_size
+
+    def num_bins(self, n):
+        """Frequency bins that come out of ``n`` bins.
+
+        Arguments
+        ---------
+        n : int
+            Bins of the input.
+
+        Returns
+        -------
+        int
+            Bins of the output.
+        """
+        return self._conv_size(n, 1) // self.pool_size
+
+    def _commutes(self, x):
+        """Whether normalisation first gives what pooling first does, faster.
+
+        It does in evaluation, where it is one function for each channel, if
+        that function rises.
+        """
+        if self.training or self.norm.training or not runs_clip_by_clip(x):
+            return False
+        return bool((self.norm.weight >= 0).all())
+
+    def for_clips(self, x):
+        """The block in evaluation, for clips one by one, where it can be so.
+
+        Arguments
+        ---------
+        x : torch.Tensor, [batch, in_channels, time, frequency]
+            Images of the type of those that will come.
+
+        Returns
+        -------
+        ClipConvPool or None
+            None: only ``forward`` does it.
+        """
+        if self.pool_first and not self._commutes(x):
+            return None
+        scale, shift = self.norm.affine()
+        weight = self.conv.weight * scale.view(-1, 1, 1, 1)
+        if not weight.dtype == shift.dtype == x.dtype:
+            return None
+        return ClipConvPool(weight, self.padding, self.pool_size, shift)
+
+    def forward(self, x, counts):
+        """Filter, normalise and pool a batch of images.
+
+        Arguments
+        ---------
+        x : torch.Tensor, [batch, in_channels, time, frequency]
+            Images, zero at padded frames.
+        counts : torch.Tensor, int64, [batch]
+            Valid frames of each item.
+
+        Returns
+        -------
+        torch.Tensor, [batch, out_channels, time', frequency']
+            Features, zero at padded frames.
+        """
+        weight, frames = self.conv.weight, self._conv_size(counts, 0)
+        sizes = self.padding, self.pool_size
+        counts = frames // self.pool_size
+        if self.pool_first and not self._commutes(x):
+            pooled = conv_pool(x, weight, *sizes, None, counts)
+            out = self.norm(pooled.permute(0, 2, 3, 1), counts, relu=True)
+            return out.permute(0, 3, 1, 2)
+        # Rising functions commute with the maximum, so normalisation and ReLU
+        # may follow the pooling, once the scale, which may fall, is in front
+        image = None
+        if not self.training:
+            scale, shift = self.norm.affine()
+        elif x.shape[1] == 1 and not x.requires_grad:
+            moments = conv_moments(x, weight, self.padding, frames)
+            scale, shift = self.norm.affine(moments)
+        else:
+            # One clip at a time stays in a CPU's cache, on the way back too
+            clips = x.split(1) if x.device.type == "cpu" else [x]
+            image = torch.cat([self.conv(clip) for clip in clips])
+            mask = length_mask(frames, image.shape[2])[:, :, None, None]
+            moments = masked_moments(image.permute(0, 2, 3, 1), mask)
+            scale, shift = self.norm.affine(moments)
+        scale = scale.view(-1, 1, 1, 1)
+        if image is None:
+            return conv_pool(x, weight * scale, *sizes, shift, counts)
+        out = (self.pool(image * scale[:, 0]) + shift.view(-1, 1, 1)).relu()
+        out = zero_padding(out.permute(0, 2, 3, 1), counts)
+        return out.permute(0, 3, 1, 2)
+
+
+def _is_watched(module):
+    return module._forward_hooks or module._forward_pre_hooks
+
+
+class LocalFeatureCNN(torch.nn.Module):
+    """A stack of ``LocalFeatureBlock`` over one spectrogram.
+
+    Arguments
+    ---------
+    input_size : int
+        Frequency bins of the spectrogram.
+    channels : list of int
+        Output channels of each block.
+    kernel_size : tuple of int, (time, frequency)
+        Size of all convolutions. The paper: (2, 4) for the fine-time
+        spectrogram x, (4, 2) for the fine-frequency spectrogram y.
+    pool_size : int
+        Size and stride of each max pooling, over time and frequency.
+    pool_first : bool
+        Pool before normalisation instead of after ReLU.
+
+    Example
+    -------
+    >>> cnn = LocalFeatureCNN(128, kernel_size=(2, 4))
+    >>> out, counts = cnn(torch.randn(2, 230, 128), torch.tensor([230, 99]))
+    >>> out.shape, counts
+    (torch.Size([2, 56, 496]), tensor([56, 24]))
+    >>> cnn.output_size, cnn.num_frames(230), cnn.min_frames(1)
+    (496, 56, 7)
+    """
+
+    def __init__(
+        self,
+        input_size,
+        channels=(64, 16),
+        kernel_size=(2, 4),
+        pool_size=2,
+        pool_first=True,
+    ):
+        super().__init__()
+        self.input_size = input_size
+        blocks, bins = [], input_size
+        for inputs, outputs in zip([1, *channels[:-1]], channels, strict=True):
+            blocks.append(
+                LocalFeatureBlock(
+                    inputs, outputs, kernel_size, pool_size, pool_first
+                )
+            )
+            bins = blocks[-1].num_bins(bins)
+        if bins < 1:
+            raise ValueError(
+                f"{input_size} frequency bins are too few for "
+                f"{len(channels)} blocks of kernel {tuple(kernel_size)}"
+            )
+        self.blocks = torch.nn.ModuleList(blocks)
+        self.output_size = bins * channels[-1]
+
+    def num_frames(self, n):
+        """Frames that come out of ``n`` frames.
+
+        Arguments
+        ---------
+        n : int or torch.Tensor
+            Frames of the input.
+
+        Returns
+        -------
+        int or torch.Tensor
+            Frames of the output, of the same type.
+        """
+        for block in self.blocks:
+            n = block.num_frames(n)
+        return n
+
+    def min_frames(self, frames):
+        """Smallest input that gives so many frames.
+
+        Arguments
+        ---------
+        frames : int
+            Frames wanted of the output.
+
+        Returns
+        -------
+        int
+            Frames needed of the input.
+        """
+        n = frames
+        while self.num_frames(n) < frames:
+            n += 1
+        return n
+
+    def forward(self, x, counts):
+        """Features of a batch of spectrograms.
+
+        Arguments
+        ---------
+        x : torch.Tensor, [batch, time, frequency]
+            Normalised spectrograms.
+        counts : torch.Tensor, int64, [batch]
+            Valid frames of each item.
+
+        Returns
+        -------
+        x : torch.Tensor, [batch, time', output_size]
+            Features, frequency by channel; zero at padded frames.
+        counts : torch.Tensor, int64, [batch]
+            Valid frames of the output.
+
+        Raises
+        ------
+        ValueError
+            Another number of bins, or fewer frames than one output needs.
+        """
+        if x.shape[2] != self.input_size:
+            raise ValueError(
+                f"expected {self.input_size} frequency bins, got {x.shape[2]}"
+            )
+        shortest = counts.min()
+        expected = "frames enough for the convolutions"
+        known = cannot_ask(self.num_frames(shortest) >= 1, expected)
+        shortest = 0 if known else int(shortest)
+        if not known and self.num_frames(shortest) < 1:
+            raise ValueError(
+                f"an item of {shortest} frames is too short: at least "
+                f"{self.min_frames(1)} frames are needed"
+            )
+        # A convolution may look past the end: silence must stand there
+        if shortest < x.shape[1]:
+            x = zero_padding(x, counts)
+        x, out = x.unsqueeze(1), None
+        if runs_clip_by_clip(x) and not torch.is_grad_enabled():
+            out = self._clip_by_clip(x, counts)
+        if out is not None:
+            return out, self.num_frames(counts)
+        for block in self.blocks:
+            x, counts = block(x, counts), block.num_frames(counts)
+        return x.permute(0, 2, 3, 1).flatten(2), counts
+
+    def _clip_by_clip(self, x, counts):
+        """Features in evaluation: between the blocks all stays in the cache."""
+        if torch.is_autocast_enabled(x.device.type):
+            return None
+        parts = [part for block in self.blocks for part in block.modules()]
+        if any(part.training or _is_watched(part) for part in parts):
+            return None
+        if any(type(block) is not LocalFeatureBlock for block in self.blocks):
+            return None
+        blocks = [block.for_clips(x) for block in self.blocks]
+        if None in blocks:
+            return None
+        found = []
+        for clip, frames in zip(x.split(1), counts.tolist(), strict=True):
+            # A clip's own zeros behind it are those of the padding
+            clip = clip[:, :, :frames]
+            for block in blocks:
+                clip = block(clip)
+            found.append(clip.permute(0, 2, 3, 1).flatten(2))
+        if len(found) > 1:
+            found = [pad_sequence([one[0] for one in found], batch_first=True)]
+        missing = self.num_frames(x.shape[2]) - found[0].shape[1]
+        return pad(found[0], (0, 0, 0, missing)) if missing else found[0]

@@ -1,0 +1,371 @@
+"""The branches of a classifier: feature streams in, logits out."""
+
+import torch
+
+from speechbrain_dslstm.ds_lstm import DSLSTM
+from speechbrain_dslstm.layers.alignment import AveragePoolAlignment
+from speechbrain_dslstm.layers.cnn import LocalFeatureCNN
+from speechbrain_dslstm.layers.pooling import MaskedMeanPooling
+from speechbrain_dslstm.models.streams import Sequence
+
+__all__ = ["MFCCBranch", "CNNLSTMBranch", "SpectrogramBranch", "TextBranch"]
+
+LSTM_GROUP = 16
+
+
+def _lstm(input_size, hidden_size, num_layers, dropout, forget_bias):
+    """A standard LSTM, which warns of dropout with a single layer."""
+    lstm = torch.nn.LSTM(
+        input_size,
+        hidden_size,
+        num_layers,
+        batch_first=True,
+        dropout=dropout if num_layers > 1 else 0.0,
+    )
+    if forget_bias is not None:
+        for name, bias in lstm.named_parameters():
+            # Gates i f g o; torch adds two biases
+            if name.startswith("bias"):
+                forget = bias.detach()[hidden_size : 2 * hidden_size]
+                forget.fill_(forget_bias if "_ih_" in name else 0.0)
+    return lstm
+
+
+def _lstm_mean(lstm, pooling, x, counts):
+    """Pooled output of an LSTM, [batch, hidden], without work on padding.
+
+    Frames after an item's end cannot reach those before it, so nothing is
+    packed; but on a CPU long padding costs time, and items of similar length
+    go through together.
+    """
+    share = counts.sum() / (len(x) * x.shape[1])
+    if x.device.type != "cpu" or len(x) <= LSTM_GROUP or share > 0.9:
+        return pooling(lstm(x)[0], counts)
+    means, order = [], counts.argsort(descending=True)
+    for group in order.split(LSTM_GROUP):
+        longest = int(counts[group[0]])
+        out, _ = lstm(x[group, :longest])
+        means.append(pooling(out, counts[group]))
+    return torch.cat(means)[order.argsort()]
+
+
+def _recur(ds_lstm, x, y, counts):
+    """Output of a DS-LSTM; torch.compile would unroll its loop over time."""
+    if torch.compiler.is_compiling():
+        return _recur_outside(ds_lstm, x, y, counts)
+    return ds_lstm(x, y, counts)[0]
+
+
+# torch.compiler.disable, but that the compiler is imported only when it runs
+@torch._disable_dynamo
+def _recur_outside(ds_lstm, x, y, counts):
+    return ds_lstm(x, y, counts)[0]
+
+
+class MFCCBranch(torch.nn.Module):
+    """LSTM over the MFCCs, mean over the valid frames, linear layer.
+
+    Arguments
+    ---------
+    n_classes : int
+        Classes K.
+    input_size : int
+        Features per frame.
+    hidden_size : int
+        Hidden units of the LSTM.
+    num_layers : int
+        Layers of the LSTM.
+    dropout : float
+        Dropout probability between the layers and before the linear layer.
+    forget_bias : float, optional
+        Initial bias of the forget gates; 1 keeps what was read, and long
+        sequences learnable (Jozefowicz et al. 2015). torch's own, around 0,
+        if left out.
+
+    Example
+    -------
+    >>> branch = MFCCBranch(n_classes=4)
+    >>> feats = Sequence(torch.randn(2, 98, 39), torch.tensor([98, 50]))
+    >>> branch({"mfcc": feats}).shape
+    torch.Size([2, 4])
+    """
+
+    inputs = ("mfcc",)
+
+    def __init__(
+        self,
+        n_classes=4,
+        input_size=39,
+        hidden_size=200,
+        num_layers=2,
+        dropout=0.0,
+        forget_bias=None,
+    ):
+        super().__init__()
+        self.lstm = _lstm(
+            input_size, hidden_size, num_layers, dropout, forget_bias
+        )
+        self.pooling = MaskedMeanPooling()
+        self.dropout = torch.nn.Dropout(dropout)
+        self.head = torch.nn.Linear(hidden_size, n_classes)
+
+    def forward(self, streams):
+        """Logits of a batch.
+
+        Arguments
+        ---------
+        streams : dict of str to Sequence
+            Holds "mfcc", [batch, time, input_size].
+
+        Returns
+        -------
+        torch.Tensor, [batch, n_classes]
+            Logits.
+        """
+        mean = _lstm_mean(self.lstm, self.pooling, *streams["mfcc"])
+        return self.head(self.dropout(mean))
+
+
+class CNNLSTMBranch(torch.nn.Module):
+    """CNN and LSTM on each stream, their means concatenated, linear layer.
+
+    The paper's baselines: on one mel-spectrogram, or on both.
+
+    Arguments
+    ---------
+    n_classes : int
+        Classes K.
+    cnns : dict of str to torch.nn.Module
+        For each stream's name its ``LocalFeatureCNN``.
+    hidden_size : int
+        Hidden units of each LSTM.
+    num_layers : int
+        Layers of each LSTM.
+    dropout : float
+        Dropout probability on the CNNs' output, between the layers and before
+        the linear layer.
+    forget_bias : float, optional
+        Initial bias of the forget gates; 1 keeps what was read, and long
+        sequences learnable (Jozefowicz et al. 2015). torch's own, around 0,
+        if left out.
+
+    Example
+    -------
+    >>> cnns = {"mel_x": LocalFeatureCNN(128, kernel_size=(2, 4))}
+    >>> branch = CNNLSTMBranch(n_classes=4, cnns=cnns)
+    >>> x = Sequence(torch.randn(2, 100, 128), torch.tensor([100, 60]))
+    >>> branch({"mel_x": x}).shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        n_classes,
+        cnns,
+        hidden_size=200,
+        num_layers=2,
+        dropout=0.0,
+        forget_bias=None,
+    ):
+        super().__init__()
+        self.inputs = tuple(cnns)
+        self.cnns = torch.nn.ModuleDict(cnns)
+        self.lstms = torch.nn.ModuleDict(
+            {
+                name: _lstm(
+                    cnn.output_size,
+                    hidden_size,
+                    num_layers,
+                    dropout,
+                    forget_bias,
+                )
+                for name, cnn in cnns.items()
+            }
+        )
+        self.pooling = MaskedMeanPooling()
+        self.dropout = torch.nn.Dropout(dropout)
+        self.head = torch.nn.Linear(hidden_size * len(cnns), n_classes)
+
+    def min_frames(self):
+        """Frames of each stream that one frame of its LSTM needs.
+
+        Returns
+        -------
+        dict of str to int
+            Frames by stream name.
+        """
+        return {name: cnn.min_frames(1) for name, cnn in self.cnns.items()}
+
+    def forward(self, streams):
+        """Logits of a batch.
+
+        Arguments
+        ---------
+        streams : dict of str to Sequence
+            Holds every stream in ``inputs``, [batch, time, features].
+
+        Returns
+        -------
+        torch.Tensor, [batch, n_classes]
+            Logits.
+        """
+        means = []
+        for name, cnn in self.cnns.items():
+            x, counts = cnn(*streams[name])
+            x = self.dropout(x)
+            means.append(_lstm_mean(self.lstms[name], self.pooling, x, counts))
+        return self.head(self.dropout(torch.cat(means, dim=-1)))
+
+
+class SpectrogramBranch(torch.nn.Module):
+    """CNN blocks on both spectrograms, alignment, DS-LSTM, mean, linear layer.
+
+    Arguments
+    ---------
+    n_classes : int
+        Classes K.
+    cnn_x : torch.nn.Module, optional
+        ``LocalFeatureCNN`` for mel x; the paper's sizes if left out.
+    cnn_y : torch.nn.Module, optional
+        ``LocalFeatureCNN`` for mel y; the paper's sizes if left out.
+    alignment : torch.nn.Module, optional
+        Brings both to one length.
+    ds_lstm : torch.nn.Module, optional
+        ``DSLSTM`` of the CNNs' output sizes; two layers of 200 if left out.
+    dropout : float
+        Dropout probability on the CNNs' output and before the linear layer.
+    inputs : tuple of two str
+        Streams that ``cnn_x`` and ``cnn_y`` read. Either may be any module
+        with ``output_size`` and ``min_frames`` that maps features and counts
+        to features and counts, such as ``SelfSupervisedFrames``.
+
+    Example
+    -------
+    >>> branch = SpectrogramBranch(n_classes=4)
+    >>> x = Sequence(torch.randn(2, 100, 128), torch.tensor([100, 60]))
+    >>> y = Sequence(torch.randn(2, 50, 256), torch.tensor([50, 30]))
+    >>> branch({"mel_x": x, "mel_y": y}).shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        n_classes=4,
+        cnn_x=None,
+        cnn_y=None,
+        alignment=None,
+        ds_lstm=None,
+        dropout=0.0,
+        inputs=("mel_x", "mel_y"),
+    ):
+        super().__init__()
+        self.inputs = tuple(inputs)
+        self.cnn_x = cnn_x or LocalFeatureCNN(128, kernel_size=(2, 4))
+        self.cnn_y = cnn_y or LocalFeatureCNN(256, kernel_size=(4, 2))
+        self.alignment = alignment or AveragePoolAlignment()
+        sizes = self.cnn_x.output_size, self.cnn_y.output_size
+        self.ds_lstm = ds_lstm or DSLSTM(*sizes, hidden_size=200, num_layers=2)
+        expected = self.ds_lstm.input_size_x, self.ds_lstm.input_size_y
+        if sizes != expected:
+            raise ValueError(
+                f"the CNNs give {sizes} features a frame, the DS-LSTM was "
+                f"built for {expected}"
+            )
+        self.pooling = MaskedMeanPooling()
+        self.dropout = torch.nn.Dropout(dropout)
+        self.head = torch.nn.Linear(self.ds_lstm.output_size, n_classes)
+
+    def min_frames(self):
+        """Frames of mel x and mel y that one aligned frame needs.
+
+        Returns
+        -------
+        dict of str to int
+            Frames by stream name.
+        """
+        frames_x = self.cnn_x.min_frames(self.alignment.min_frames)
+        frames_y = self.cnn_y.min_frames(1)
+        return dict(zip(self.inputs, (frames_x, frames_y), strict=True))
+
+    def forward(self, streams):
+        """Logits of a batch.
+
+        Arguments
+        ---------
+        streams : dict of str to Sequence
+            Holds both of ``inputs``, such as "mel_x", [batch, time, bands].
+
+        Returns
+        -------
+        torch.Tensor, [batch, n_classes]
+            Logits.
+        """
+        x, counts_x = self.cnn_x(*streams[self.inputs[0]])
+        y, counts_y = self.cnn_y(*streams[self.inputs[1]])
+        x, y, counts = self.alignment(x, y, counts_x, counts_y)
+        out = _recur(self.ds_lstm, self.dropout(x), self.dropout(y), counts)
+        return self.head(self.dropout(self.pooling(out, counts)))
+
+
+class TextBranch(torch.nn.Module):
+    """Embedding, LSTM, mean over the valid tokens, linear layer.
+
+    Arguments
+    ---------
+    n_classes : int
+        Outputs.
+    vocab_size : int
+        Tokens of the tokenizer, at most.
+    embedding_size : int
+        Features of a token.
+    hidden_size : int
+        Hidden units of the LSTM.
+    num_layers : int
+        Layers of the LSTM.
+    dropout : float
+        Dropout probability on the embedding, between the layers and before
+        the linear layer.
+
+    Example
+    -------
+    >>> branch = TextBranch(n_classes=4, vocab_size=50)
+    >>> tokens = torch.randint(50, (2, 7))
+    >>> branch({"text": Sequence(tokens, torch.tensor([7, 3]))}).shape
+    torch.Size([2, 4])
+    """
+
+    inputs = ("text",)
+
+    def __init__(
+        self,
+        n_classes=4,
+        vocab_size=1000,
+        embedding_size=64,
+        hidden_size=128,
+        num_layers=1,
+        dropout=0.0,
+    ):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(vocab_size, embedding_size)
+        self.dropout = torch.nn.Dropout(dropout)
+        # The same stack as over MFCCs: LSTM, masked mean, linear layer
+        self.level = MFCCBranch(
+            n_classes, embedding_size, hidden_size, num_layers, dropout
+        )
+
+    def forward(self, streams):
+        """Logits of a batch.
+
+        Arguments
+        ---------
+        streams : dict of str to Sequence
+            Holds "text": token ids [batch, tokens] and counts.
+
+        Returns
+        -------
+        torch.Tensor, [batch, n_classes]
+            Logits.
+        """
+        tokens, counts = streams["text"]
+        feats = self.dropout(self.embedding(tokens))
+        return self.level({"mfcc": Sequence(feats, counts)})

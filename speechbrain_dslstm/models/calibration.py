@@ -1,0 +1,60 @@
+"""Temperature scaling of a classifier's log-posteriors."""
+
+import math
+
+import torch
+
+__all__ = ["TemperatureScaling"]
+
+COLDEST, HOTTEST = 0.05, 20.0
+
+
+class TemperatureScaling(torch.nn.Module):
+    """Divide log-posteriors by a temperature and normalise them again.
+
+    Arguments
+    ---------
+    temperature : float
+        Above 1: less confident; 1: unchanged.
+
+    Raises
+    ------
+    ValueError
+        A temperature that is not a positive number.
+
+    Example
+    -------
+    >>> log_posteriors = torch.tensor([[0.9, 0.1]]).log()
+    >>> TemperatureScaling(2.0)(log_posteriors).exp()
+    tensor([[0.7500, 0.2500]])
+    """
+
+    def __init__(self, temperature=1.0):
+        super().__init__()
+        if not (0 < temperature < math.inf):
+            raise ValueError(
+                f"temperature must be a positive number, got {temperature}"
+            )
+        self.temperature = float(temperature)
+
+    def forward(self, log_posteriors):
+        """Scale a batch.
+
+        Arguments
+        ---------
+        log_posteriors : torch.Tensor, [batch, n_classes]
+            Log-posteriors or logits.
+
+        Returns
+        -------
+        torch.Tensor, [batch, n_classes]
+            Log-posteriors.
+        """
+        # Left alone, so that an uncalibrated model stays bit by bit itself
+        if self.temperature == 1.0:
+            return log_posteriors
+        return (log_posteriors / self.temperature).log_softmax(dim=-1)
+
+    def extra_repr(self):
+        """The temperature, for print."""
+        return f"{self.temperature:g}"

@@ -1,0 +1,31 @@
+from .folds import (
+    held_out as held_out,
+    random_fold as random_fold,
+    stratified_fold as stratified_fold,
+    valid_clips as valid_clips,
+    valid_people as valid_people,
+    valid_texts as valid_texts,
+    values as values,
+)
+from .leaks import (
+    audio_hash as audio_hash,
+    check_leaks as check_leaks,
+    format_leak_summary as format_leak_summary,
+    format_leak_table as format_leak_table,
+    identical_recordings as identical_recordings,
+    leak_summary as leak_summary,
+    leak_table as leak_table,
+    worst_leaks as worst_leaks,
+)
+from .protocols import (
+    PROTOCOLS as PROTOCOLS,
+    LeakError as LeakError,
+    Protocol as Protocol,
+    Split as Split,
+    count_folds as count_folds,
+    make_split as make_split,
+    split_hash as split_hash,
+)
+from .table import (
+    write_folds as write_folds,
+)

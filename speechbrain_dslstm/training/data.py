@@ -1,0 +1,269 @@
+"""What feeds the recipe's training loop: loaders, features, statistics.
+
+All read the hyperparameters as ``hparams.load_hparams`` gives them.
+"""
+
+import random
+
+import numpy as np
+import torch
+from speechbrain.dataio.dataloader import make_dataloader
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.sampler import BalancingDataSampler, DynamicBatchSampler
+from speechbrain.utils.logger import get_logger
+
+from speechbrain_dslstm.features.cache import FeatureCache
+from speechbrain_dslstm.features.normalization import FeatureNormalization
+from speechbrain_dslstm.lengths import to_counts
+from speechbrain_dslstm.models.streams import Sequence
+
+__all__ = [
+    "open_cache",
+    "loader_options",
+    "collect_statistics",
+    "extract_batch",
+    "token_sequence",
+    "ReproducibleDataset",
+]
+
+logger = get_logger(__name__)
+
+
+def open_cache(hparams):
+    """The cache of features, where there is to be one.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded hyperparameters.
+
+    Returns
+    -------
+    FeatureCache or None
+        With the extractors of the model.
+
+    Raises
+    ------
+    ValueError
+        A cache together with an augmentation of waveforms.
+
+    Example
+    -------
+    >>> open_cache({"feature_cache": None}) is None
+    True
+    """
+    if hparams["feature_cache"] is None:
+        return None
+    if hparams["wav_augment"] is not None:
+        raise ValueError(
+            "feature_cache holds features, so wav_augment would change "
+            "nothing: set one of them to null"
+        )
+    streams = hparams["model"].streams
+    return FeatureCache(
+        hparams["feature_cache"],
+        {name: stream.extractor for name, stream in streams.items()},
+        hparams["corpus"],
+    )
+
+
+def loader_options(hparams, dataset):
+    """Options of the training loader: how clips come into batches.
+
+    Batches of clips of similar length; where ``balanced_sampling`` is set,
+    clips drawn so that each emotion is as frequent, of any length.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded hyperparameters.
+    dataset : DynamicItemDataset
+        The training side.
+
+    Returns
+    -------
+    dict
+        For ``make_dataloader``.
+
+    Example
+    -------
+    >>> hparams = {"num_workers": 0, "num_buckets": 1, "batch_size": 16}
+    >>> loader_options(hparams | {"balanced_sampling": False}, dataset=[])
+    {'num_workers': 0, 'batch_size': 16, 'shuffle': True}
+    """
+    options = {"num_workers": hparams["num_workers"]}
+    if hparams["balanced_sampling"]:
+        options["batch_size"] = hparams["batch_size"]
+        options["sampler"] = BalancingDataSampler(
+            dataset, "emotion", seed=hparams["seed"]
+        )
+        return options
+    if hparams["num_buckets"] <= 1:
+        options.update(batch_size=hparams["batch_size"], shuffle=True)
+        return options
+    durations = [item["duration"] for item in dataset.data.values()]
+    shares = np.linspace(0, 1, hparams["num_buckets"] + 1)[1:]
+    boundaries = np.unique(np.quantile(durations, shares))
+    options["batch_sampler"] = DynamicBatchSampler(
+        dataset,
+        # Only the number of clips limits a batch
+        max_batch_length=hparams["batch_size"] * max(durations),
+        max_batch_ex=hparams["batch_size"],
+        bucket_boundaries=boundaries.tolist(),
+        seed=hparams["seed"],
+    )
+    return options
+
+
+def collect_statistics(hparams, datasets):
+    """Feature statistics, before the first epoch: of the training side.
+
+    Those of each speaker, where ``normalization`` asks for them, are of all
+    clips, the tested ones included; no label is looked at.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded hyperparameters; gets "moments".
+    datasets : dict of str to DynamicItemDataset
+        "plain" (the training side without augmentation), "valid" and "test".
+
+    Example
+    -------
+    >>> hparams = {"model": None, "normalization": "none"}
+    >>> collect_statistics(hparams, {})
+    >>> hparams["moments"] is None
+    True
+    """
+    model = hparams["model"]
+    hparams["moments"] = None
+    if hparams["normalization"] == "training":
+        logger.info("collecting feature statistics of the training side")
+        for batch in _once(datasets["plain"]):
+            model.update_statistics(extract_batch(model, batch))
+    if hparams["normalization"] == "speaker":
+        logger.info("collecting feature statistics of each speaker's clips")
+        found = {name: {} for name in model.streams}
+        seen = set()
+        for side in ("plain", "valid", "test"):
+            for batch in _once(datasets[side]):
+                extracted = extract_batch(model, batch)
+                for row, key in enumerate(batch.id):
+                    # Under some protocols a clip is on two sides
+                    if key in seen:
+                        continue
+                    seen.add(key)
+                    speaker = batch.speaker[row]
+                    for name, (feats, counts) in extracted.items():
+                        own = found[name].setdefault(
+                            speaker, FeatureNormalization(feats.shape[2])
+                        )
+                        one = slice(row, row + 1)
+                        own.update(feats[one], counts[one])
+        hparams["moments"] = {
+            name: {
+                speaker: (one.mean.float(), one.variance.sqrt().float())
+                for speaker, one in speakers.items()
+            }
+            for name, speakers in found.items()
+        }
+
+
+def _once(dataset):
+    """Loader that passes once over a dataset, in small batches in order."""
+    return make_dataloader(dataset, batch_size=8)
+
+
+def extract_batch(model, batch):
+    """Features of a batch: those it brings, or those of its waveforms.
+
+    Arguments
+    ---------
+    model : DualLevelClassifier
+        Says which streams.
+    batch : PaddedBatch
+        From a dataset of the recipe.
+
+    Returns
+    -------
+    dict of str to Sequence
+        Features by stream name.
+
+    Example
+    -------
+    >>> from speechbrain.dataio.batch import PaddedBatch
+    >>> from speechbrain_dslstm import DualLevelClassifier
+    >>> batch = PaddedBatch([{"sig": torch.rand(8000)}])
+    >>> found = extract_batch(DualLevelClassifier(p=0.0), batch)
+    >>> found["mfcc"].feats.shape
+    torch.Size([1, 48, 39])
+    """
+    if hasattr(batch, "sig"):
+        with torch.no_grad():
+            return model.extract(*batch.sig)
+    found = {}
+    for name in model.streams:
+        feats, lens = batch[name]
+        found[name] = Sequence(feats, to_counts(lens, feats.shape[1]))
+    return found
+
+
+def token_sequence(batch):
+    """Token ids of a batch and how many each item has.
+
+    Arguments
+    ---------
+    batch : PaddedBatch
+        Holds "tokens".
+
+    Returns
+    -------
+    Sequence
+        Ids [batch, tokens] and counts.
+
+    Example
+    -------
+    >>> from speechbrain.dataio.batch import PaddedBatch
+    >>> items = [
+    ...     {"tokens": torch.tensor([5, 2])},
+    ...     {"tokens": torch.tensor([3])},
+    ... ]
+    >>> token_sequence(PaddedBatch(items))
+    Sequence(feats=tensor([[5, 2],
+            [3, 0]]), counts=tensor([2, 1]))
+    """
+    tokens, lens = batch.tokens
+    return Sequence(tokens, to_counts(lens, tokens.shape[1]))
+
+
+class ReproducibleDataset(DynamicItemDataset):
+    """Dataset whose items draw the same numbers whichever worker reads them.
+
+    A worker's own generator depends on what it has read before, which is
+    lost when a run is resumed in the middle of an epoch. So in a worker each
+    item starts from a seed made of the epoch's and its own number. Without
+    workers items draw from the generators of the process.
+
+    Arguments
+    ---------
+    *args : tuple
+        As of ``DynamicItemDataset``.
+    **kwargs : dict
+        As of ``DynamicItemDataset``.
+
+    Example
+    -------
+    >>> dataset = ReproducibleDataset({"a": {"text": "no"}}, [], ["id", "text"])
+    >>> dataset[0]
+    {'id': 'a', 'text': 'no'}
+    """
+
+    def __getitem__(self, index):
+        worker = torch.utils.data.get_worker_info()
+        if worker is not None:
+            seeds = np.random.SeedSequence([worker.seed - worker.id, index])
+            first, *others = seeds.generate_state(5).tolist()
+            torch.manual_seed(first)
+            random.seed(first)
+            np.random.seed(others)
+        return super().__getitem__(index)
