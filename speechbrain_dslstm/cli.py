@@ -296,7 +296,7 @@ def _stream(model, trust_yaml, every, normalization, as_json, any_sound):
         if reason:
             row["reason"] = reason
         else:
-            row["label"] = classifier.decide(found.unsqueeze(0))[3][0]
+            row["label"] = classifier.label_posteriors(found.unsqueeze(0))[3][0]
             row["posteriors"] = _posteriors(classifier.labels, found)
         if as_json:
             click.echo(json.dumps(row))

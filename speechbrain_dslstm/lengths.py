@@ -12,7 +12,7 @@ Symbols: B batch, S samples of the padded batch, T frames.
 import torch
 
 __all__ = [
-    "cannot_ask",
+    "check_later",
     "length_mask",
     "to_counts",
     "to_relative",
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 
-def cannot_ask(condition, expected):
+def check_later(condition, expected):
     """Whether a CUDA graph is being captured, which cannot ask the host.
 
     Arguments
@@ -37,7 +37,7 @@ def cannot_ask(condition, expected):
 
     Example
     -------
-    >>> cannot_ask(torch.tensor(False), "never")
+    >>> check_later(torch.tensor(False), "never")
     False
     """
     if not _is_capturing(condition):
@@ -98,7 +98,7 @@ def to_counts(lengths, size, batch=None, device=None):
     fit = ((counts >= 1) & (counts <= size)).all()
     expected = f"lengths must be relative in (0, 1] or counts in 1..{size}"
     # One transfer to the host for all checks
-    if not cannot_ask(fit, expected) and not bool(fit):
+    if not check_later(fit, expected) and not bool(fit):
         raise ValueError(f"{expected}, got {lengths.tolist()}")
     return counts.to(torch.int64)
 

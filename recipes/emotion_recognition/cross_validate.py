@@ -54,7 +54,7 @@ TRAIN = Path(__file__).with_name("train.py")
 POLL_SECONDS = 0.1
 # Keys of the YAML that change no result
 WITHOUT_EFFECT = (
-    *("data_folder", "feature_cache", "num_workers", "profile_epoch"),
+    *("data_folder", "feature_cache", "num_workers"),
     *("ckpt_interval_minutes", "ddp_timeout", "use_tensorboard"),
 )
 # Between two looks at how far the folds are

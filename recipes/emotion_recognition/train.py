@@ -63,7 +63,6 @@ from speechbrain_dslstm.models import (
 )
 from speechbrain_dslstm.pretrained import save_pretrained
 from speechbrain_dslstm.splits import PROTOCOLS
-from speechbrain_dslstm.time_shares import TimeShares, model_parts
 from speechbrain_dslstm.training import (
     AtomicCheckpointer,
     RandomStates,
@@ -83,9 +82,9 @@ from speechbrain_dslstm.training import (
 )
 from speechbrain_dslstm.utils.distributed import (
     any_rank,
+    ddp_loss_scale,
     init_group,
     mean_over_ranks,
-    share_of_ranks,
 )
 from speechbrain_dslstm.utils.files import name_errors
 
@@ -159,7 +158,7 @@ class EmotionBrain(sb.Brain):
 
         Returns
         -------
-        dict of str to Sequence
+        dict of str to FeatureSequence
             Features by stream name.
         """
         model = self.hparams.model
@@ -237,7 +236,7 @@ class EmotionBrain(sb.Brain):
             amount = len(targets)
             if "weight" in options and targets.dim() == 1:
                 amount = options["weight"][targets].sum()
-            loss = loss * share_of_ranks(amount, self.device)
+            loss = loss * ddp_loss_scale(amount, self.device)
         if not self.hparams.dimensions:
             return loss
         truth = batch.dimensions.data
@@ -312,23 +311,6 @@ class EmotionBrain(sb.Brain):
         """Train; a signal ends it after the next step, with a checkpoint."""
         with self.signals.deferred():
             super().fit(*args, **kwargs)
-
-    def _fit_train(self, train_set, epoch, enable):
-        if epoch != self.hparams.profile_epoch or not if_main_process():
-            super()._fit_train(train_set, epoch, enable)
-            return
-        model = self.hparams.model
-        parts = {
-            "features": [(self, "extract"), (model, "normalize")],
-            **model_parts(model),
-            "optimiser": [(self, "optimizers_step")],
-            "the rest": [(self, "fit_batch")],
-        }
-        with TimeShares(parts, outside="loading") as shares:
-            super()._fit_train(train_set, epoch, enable)
-        print(
-            f"epoch {epoch}, training: {shares.total:.2f} s\n{shares.table()}"
-        )
 
     def on_fit_batch_start(self, batch, should_step):
         """Note what the model is about to see."""
@@ -661,9 +643,6 @@ def run(signals):
     hparams = plain_hparams(hparams_file, overrides)
     init_group(run_opts, hparams["ddp_timeout"])
     hparams = load_hparams(hparams_file, overrides)
-    profiled, last = hparams["profile_epoch"], hparams["number_of_epochs"]
-    if profiled is not None and not 1 <= profiled <= last:
-        raise ValueError(f"profile_epoch must be in 1..{last}, got {profiled}")
     hparams["output_folder"] = run_folder(hparams)
     folder = Path(hparams["output_folder"])
     hparams["save_folder"] = str(folder / "save")

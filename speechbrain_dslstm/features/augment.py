@@ -25,10 +25,12 @@ class StreamAugment(torch.nn.Module):
     Example
     -------
     >>> from speechbrain.augment.freq_domain import SpectrogramDrop
-    >>> from speechbrain_dslstm.models import Sequence
+    >>> from speechbrain_dslstm.models import FeatureSequence
     >>> drop = SpectrogramDrop(3, 4, 1, 1, dim=2)
     >>> augment = StreamAugment({"mel_x": [drop]})
-    >>> batch = {"mel_x": Sequence(torch.ones(1, 2, 9), torch.tensor([2]))}
+    >>> batch = {
+    ...     "mel_x": FeatureSequence(torch.ones(1, 2, 9), torch.tensor([2]))
+    ... }
     >>> augment(batch)["mel_x"].feats.sum() < 18
     tensor(True)
     """
@@ -48,13 +50,13 @@ class StreamAugment(torch.nn.Module):
 
         Arguments
         ---------
-        streams : dict of str to Sequence
+        streams : dict of str to FeatureSequence
             Features by stream name; a stream without augmentations, or one
             that the model does not use, is left alone.
 
         Returns
         -------
-        dict of str to Sequence
+        dict of str to FeatureSequence
             Augmented features, zero at padded frames.
         """
         out = dict(streams)
@@ -99,7 +101,7 @@ def mixup(streams, alpha, draw=None):
 
     Arguments
     ---------
-    streams : dict of str to Sequence
+    streams : dict of str to FeatureSequence
         Normalised features by stream name.
     alpha : float
         Of the Beta(alpha, alpha) distribution of the weight.
@@ -108,7 +110,7 @@ def mixup(streams, alpha, draw=None):
 
     Returns
     -------
-    streams : dict of str to Sequence
+    streams : dict of str to FeatureSequence
         weight * own + (1 - weight) * partner's.
     partners : torch.Tensor, int64, [batch]
         Whom each item is mixed with.
@@ -122,9 +124,9 @@ def mixup(streams, alpha, draw=None):
 
     Example
     -------
-    >>> from speechbrain_dslstm.models import Sequence
+    >>> from speechbrain_dslstm.models import FeatureSequence
     >>> feats = torch.tensor([[[1.0], [1.0]], [[5.0], [0.0]]])
-    >>> streams = {"mfcc": Sequence(feats, torch.tensor([2, 1]))}
+    >>> streams = {"mfcc": FeatureSequence(feats, torch.tensor([2, 1]))}
     >>> draw = torch.tensor([1, 0]), 0.75
     >>> mixed, _, _ = mixup(streams, 0.4, draw)
     >>> mixed["mfcc"].feats[:, :, 0], mixed["mfcc"].counts

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_dslstm.lengths import cannot_ask, to_counts, zero_padding
+from speechbrain_dslstm.lengths import check_later, to_counts, zero_padding
 
 # Raised when the numbers change, so that features kept on disk are made anew
 FEATURES_VERSION = 1
@@ -168,7 +168,7 @@ def _check_samples(n):
     least, expected = n, "an utterance needs at least 1 sample"
     if torch.is_tensor(n):
         least = n.min()
-        if cannot_ask(least >= 1, expected):
+        if check_later(least >= 1, expected):
             return
     if least < 1:
         raise ValueError(f"{expected}, got {int(least)}")

@@ -71,6 +71,7 @@ class EmotionClassifier(Pretrained):
     ...     n_classes: 2
     ... '''
     >>> from speechbrain_dslstm import DualLevelClassifier
+    >>> from speechbrain_dslstm.pretrained import save_pretrained
     >>> model = DualLevelClassifier(n_classes=2)
     >>> save_pretrained(folder, yaml, model, ["anger", "sadness"])
     >>> classifier = EmotionClassifier.from_hparams(folder)
@@ -230,9 +231,11 @@ class EmotionClassifier(Pretrained):
         # there may be several threads
         with copy(self.inference_ctx.context), torch.no_grad():
             out_prob = self.mods.embedding_model(wavs, wav_lens).float()
-        return self.decide(self.mods.classifier(out_prob), unknown_below)
+        return self.label_posteriors(
+            self.mods.classifier(out_prob), unknown_below
+        )
 
-    def decide(self, out_prob, unknown_below=None):
+    def label_posteriors(self, out_prob, unknown_below=None):
         """Take the best class of each row.
 
         Arguments
@@ -464,6 +467,7 @@ def load_safe(source, run_opts=None):
     -------
     >>> import torch
     >>> from speechbrain_dslstm import DualLevelClassifier
+    >>> from speechbrain_dslstm.pretrained import write_safe
     >>> folder = getfixture("tmp_path")
     >>> model = DualLevelClassifier(n_classes=2, p=0.0)
     >>> write_safe(folder, model, ["anger", "sadness"])

@@ -206,9 +206,9 @@ def plot_explanation(found, labels, path, title=None):
     Example
     -------
     >>> import tempfile
+    >>> from pathlib import Path
     >>> import torch
     >>> from speechbrain_dslstm import DualLevelClassifier
-    >>> from speechbrain_dslstm.inference import explain
     >>> model = DualLevelClassifier(n_classes=2).eval()
     >>> found = explain(model, torch.randn(16000))
     >>> with tempfile.TemporaryDirectory() as folder:

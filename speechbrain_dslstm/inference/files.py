@@ -197,7 +197,7 @@ def classify_files(
             else:
                 rows = _posteriors(classifier, [wavs.pop(k) for k in batch])
                 for k, row in zip(batch, rows, strict=True):
-                    answer = classifier.decide(row, unknown_below)
+                    answer = classifier.label_posteriors(row, unknown_below)
                     results[k] = FileResult(files[k], answer)
             bar.update(len(batch))
     return results
@@ -260,4 +260,6 @@ def _windowed(classifier, path, unknown_below, speech_only):
             reason=reason,
         )
     out_prob = (total / seconds).log().unsqueeze(0)
-    return FileResult(path, classifier.decide(out_prob, unknown_below))
+    return FileResult(
+        path, classifier.label_posteriors(out_prob, unknown_below)
+    )

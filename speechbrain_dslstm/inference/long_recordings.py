@@ -107,7 +107,9 @@ def classify_long(
             "seconds"
         )
     # A generator would raise at its first use only
-    classifier.decide(torch.zeros(1, len(classifier.labels)), unknown_below)
+    classifier.label_posteriors(
+        torch.zeros(1, len(classifier.labels)), unknown_below
+    )
     return _segments(
         classifier,
         _windows(read_blocks(path, rate), size, step),

@@ -48,7 +48,7 @@ class NoSpeechError(AudioError):
     -------
     >>> raise NoSpeechError("silence", "a.wav")
     Traceback (most recent call last):
-    speechbrain_dslstm.inference.NoSpeechError: no speech in a.wav: silence
+    speechbrain_dslstm.inference.speech_activity.NoSpeechError: no speech in a.wav: silence
     """
 
     def __init__(self, reason, where="the audio"):
@@ -159,7 +159,7 @@ def check_speech(wav, sample_rate=16000, where="the audio"):
     -------
     >>> check_speech(torch.zeros(16000))
     Traceback (most recent call last):
-    speechbrain_dslstm.inference.NoSpeechError: no speech in the audio: silence
+    speechbrain_dslstm.inference.speech_activity.NoSpeechError: no speech in the audio: silence
     """
     reason = measure_activity(wav, sample_rate).reason
     if reason:

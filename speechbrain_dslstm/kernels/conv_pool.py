@@ -29,7 +29,7 @@ __all__ = [
     "conv_moments",
     "conv_pool",
     "conv_pool_reference",
-    "runs_clip_by_clip",
+    "prefers_single_clips",
 ]
 
 _POOL_BACKWARD = torch.ops.aten.max_pool2d_with_indices_backward
@@ -72,7 +72,7 @@ def conv_pool_reference(x, weight, padding, pool_size, shift=None, counts=None):
     return out
 
 
-def runs_clip_by_clip(x):
+def prefers_single_clips(x):
     """Whether a batch is faster clip by clip, and there is no graph to make.
 
     Arguments
@@ -88,7 +88,7 @@ def runs_clip_by_clip(x):
 
     Example
     -------
-    >>> runs_clip_by_clip(torch.zeros(3, 4))
+    >>> prefers_single_clips(torch.zeros(3, 4))
     True
     """
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
@@ -132,7 +132,7 @@ def conv_pool(x, weight, padding, pool_size, shift=None, counts=None):
     function = _ConvPool.apply
     with torch.autocast(x.device.type, enabled=False):
         weight = weight.to(x.dtype)
-        if not runs_clip_by_clip(x):
+        if not prefers_single_clips(x):
             function = conv_pool_reference
         elif conv_pool_problem(x, weight, pool_size) is None:
             function = conv_pool_image

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import torch
 
-from speechbrain_dslstm.lengths import cannot_ask, zero_padding
+from speechbrain_dslstm.lengths import check_later, zero_padding
 
 __all__ = ["AveragePoolAlignment", "RateAlignment"]
 
@@ -98,7 +98,7 @@ class AveragePoolAlignment(torch.nn.Module):
         """
         time = self.num_frames(x.shape[1], y.shape[1])
         counts = self.num_frames(counts_x, counts_y)
-        known = cannot_ask((counts >= 1).all(), "frames enough to align")
+        known = check_later((counts >= 1).all(), "frames enough to align")
         shortest = 0 if known else int(counts.argmin())
         if time < 1 or not known and int(counts[shortest]) < 1:
             raise ValueError(

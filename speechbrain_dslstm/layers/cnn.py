@@ -17,10 +17,10 @@ from speechbrain_dslstm.kernels.conv_pool import (
     ClipConvPool,
     conv_moments,
     conv_pool,
-    runs_clip_by_clip,
+    prefers_single_clips,
 )
 from speechbrain_dslstm.layers.batch_norm import MaskedBatchNorm, masked_moments
-from speechbrain_dslstm.lengths import cannot_ask, length_mask, zero_padding
+from speechbrain_dslstm.lengths import check_later, length_mask, zero_padding
 
 __all__ = ["LocalFeatureBlock", "LocalFeatureCNN"]
 
@@ -107,17 +107,17 @@ class LocalFeatureBlock(torch.nn.Module):
         """
         return self._conv_size(n, 1) // self.pool_size
 
-    def _commutes(self, x):
+    def _pool_before_norm(self, x):
         """Whether normalisation first gives what pooling first does, faster.
 
         It does in evaluation, where it is one function for each channel, if
         that function rises.
         """
-        if self.training or self.norm.training or not runs_clip_by_clip(x):
+        if self.training or self.norm.training or not prefers_single_clips(x):
             return False
         return bool((self.norm.weight >= 0).all())
 
-    def for_clips(self, x):
+    def folded(self, x):
         """The block in evaluation, for clips one by one, where it can be so.
 
         Arguments
@@ -130,7 +130,7 @@ class LocalFeatureBlock(torch.nn.Module):
         ClipConvPool or None
             None: only ``forward`` does it.
         """
-        if self.pool_first and not self._commutes(x):
+        if self.pool_first and not self._pool_before_norm(x):
             return None
         scale, shift = self.norm.affine()
         weight = self.conv.weight * scale.view(-1, 1, 1, 1)
@@ -156,7 +156,7 @@ class LocalFeatureBlock(torch.nn.Module):
         weight, frames = self.conv.weight, self._conv_size(counts, 0)
         sizes = self.padding, self.pool_size
         counts = frames // self.pool_size
-        if self.pool_first and not self._commutes(x):
+        if self.pool_first and not self._pool_before_norm(x):
             pooled = conv_pool(x, weight, *sizes, None, counts)
             out = self.norm(pooled.permute(0, 2, 3, 1), counts, relu=True)
             return out.permute(0, 3, 1, 2)
@@ -303,7 +303,7 @@ class LocalFeatureCNN(torch.nn.Module):
             )
         shortest = counts.min()
         expected = "frames enough for the convolutions"
-        known = cannot_ask(self.num_frames(shortest) >= 1, expected)
+        known = check_later(self.num_frames(shortest) >= 1, expected)
         shortest = 0 if known else int(shortest)
         if not known and self.num_frames(shortest) < 1:
             raise ValueError(
@@ -314,7 +314,7 @@ class LocalFeatureCNN(torch.nn.Module):
         if shortest < x.shape[1]:
             x = zero_padding(x, counts)
         x, out = x.unsqueeze(1), None
-        if runs_clip_by_clip(x) and not torch.is_grad_enabled():
+        if prefers_single_clips(x) and not torch.is_grad_enabled():
             out = self._clip_by_clip(x, counts)
         if out is not None:
             return out, self.num_frames(counts)
@@ -331,7 +331,7 @@ class LocalFeatureCNN(torch.nn.Module):
             return None
         if any(type(block) is not LocalFeatureBlock for block in self.blocks):
             return None
-        blocks = [block.for_clips(x) for block in self.blocks]
+        blocks = [block.folded(x) for block in self.blocks]
         if None in blocks:
             return None
         found = []

@@ -6,7 +6,7 @@ from speechbrain_dslstm.ds_lstm import DSLSTM
 from speechbrain_dslstm.layers.alignment import AveragePoolAlignment
 from speechbrain_dslstm.layers.cnn import LocalFeatureCNN
 from speechbrain_dslstm.layers.pooling import MaskedMeanPooling
-from speechbrain_dslstm.models.streams import Sequence
+from speechbrain_dslstm.models.streams import FeatureSequence
 
 __all__ = ["MFCCBranch", "CNNLSTMBranch", "SpectrogramBranch", "TextBranch"]
 
@@ -85,7 +85,7 @@ class MFCCBranch(torch.nn.Module):
     Example
     -------
     >>> branch = MFCCBranch(n_classes=4)
-    >>> feats = Sequence(torch.randn(2, 98, 39), torch.tensor([98, 50]))
+    >>> feats = FeatureSequence(torch.randn(2, 98, 39), torch.tensor([98, 50]))
     >>> branch({"mfcc": feats}).shape
     torch.Size([2, 4])
     """
@@ -114,7 +114,7 @@ class MFCCBranch(torch.nn.Module):
 
         Arguments
         ---------
-        streams : dict of str to Sequence
+        streams : dict of str to FeatureSequence
             Holds "mfcc", [batch, time, input_size].
 
         Returns
@@ -153,7 +153,7 @@ class CNNLSTMBranch(torch.nn.Module):
     -------
     >>> cnns = {"mel_x": LocalFeatureCNN(128, kernel_size=(2, 4))}
     >>> branch = CNNLSTMBranch(n_classes=4, cnns=cnns)
-    >>> x = Sequence(torch.randn(2, 100, 128), torch.tensor([100, 60]))
+    >>> x = FeatureSequence(torch.randn(2, 100, 128), torch.tensor([100, 60]))
     >>> branch({"mel_x": x}).shape
     torch.Size([2, 4])
     """
@@ -201,7 +201,7 @@ class CNNLSTMBranch(torch.nn.Module):
 
         Arguments
         ---------
-        streams : dict of str to Sequence
+        streams : dict of str to FeatureSequence
             Holds every stream in ``inputs``, [batch, time, features].
 
         Returns
@@ -242,8 +242,8 @@ class SpectrogramBranch(torch.nn.Module):
     Example
     -------
     >>> branch = SpectrogramBranch(n_classes=4)
-    >>> x = Sequence(torch.randn(2, 100, 128), torch.tensor([100, 60]))
-    >>> y = Sequence(torch.randn(2, 50, 256), torch.tensor([50, 30]))
+    >>> x = FeatureSequence(torch.randn(2, 100, 128), torch.tensor([100, 60]))
+    >>> y = FeatureSequence(torch.randn(2, 50, 256), torch.tensor([50, 30]))
     >>> branch({"mel_x": x, "mel_y": y}).shape
     torch.Size([2, 4])
     """
@@ -292,7 +292,7 @@ class SpectrogramBranch(torch.nn.Module):
 
         Arguments
         ---------
-        streams : dict of str to Sequence
+        streams : dict of str to FeatureSequence
             Holds both of ``inputs``, such as "mel_x", [batch, time, bands].
 
         Returns
@@ -330,7 +330,7 @@ class TextBranch(torch.nn.Module):
     -------
     >>> branch = TextBranch(n_classes=4, vocab_size=50)
     >>> tokens = torch.randint(50, (2, 7))
-    >>> branch({"text": Sequence(tokens, torch.tensor([7, 3]))}).shape
+    >>> branch({"text": FeatureSequence(tokens, torch.tensor([7, 3]))}).shape
     torch.Size([2, 4])
     """
 
@@ -358,7 +358,7 @@ class TextBranch(torch.nn.Module):
 
         Arguments
         ---------
-        streams : dict of str to Sequence
+        streams : dict of str to FeatureSequence
             Holds "text": token ids [batch, tokens] and counts.
 
         Returns
@@ -368,4 +368,4 @@ class TextBranch(torch.nn.Module):
         """
         tokens, counts = streams["text"]
         feats = self.dropout(self.embedding(tokens))
-        return self.level({"mfcc": Sequence(feats, counts)})
+        return self.level({"mfcc": FeatureSequence(feats, counts)})

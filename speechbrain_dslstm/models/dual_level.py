@@ -139,7 +139,7 @@ class DualLevelClassifier(torch.nn.Module):
 
         Returns
         -------
-        dict of str to Sequence
+        dict of str to FeatureSequence
             Features by stream name.
         """
         return self.normalize(self.extract(wavs, wav_lens))
@@ -157,7 +157,7 @@ class DualLevelClassifier(torch.nn.Module):
 
         Returns
         -------
-        dict of str to Sequence
+        dict of str to FeatureSequence
             Features by stream name.
         """
         wavs, counts = self._prepare(wavs, wav_lens)
@@ -171,7 +171,7 @@ class DualLevelClassifier(torch.nn.Module):
 
         Arguments
         ---------
-        extracted : dict of str to Sequence
+        extracted : dict of str to FeatureSequence
             Features by stream name; "text" stays as it is.
         moments : dict of str to tuple, optional
             For each stream mean and deviation of each item's speaker, both
@@ -179,7 +179,7 @@ class DualLevelClassifier(torch.nn.Module):
 
         Returns
         -------
-        dict of str to Sequence
+        dict of str to FeatureSequence
             Features by stream name.
         """
         moments = moments or {}
@@ -209,7 +209,7 @@ class DualLevelClassifier(torch.nn.Module):
 
         Arguments
         ---------
-        extracted : dict of str to Sequence
+        extracted : dict of str to FeatureSequence
             What ``extract`` gave.
         """
         for name, stream in self.streams.items():
@@ -247,12 +247,12 @@ class DualLevelClassifier(torch.nn.Module):
             Waveforms in [-1, 1].
         wav_lens : torch.Tensor, [batch], optional
             Relative lengths (floats) or sample counts (integers).
-        streams : dict of str to Sequence, optional
+        streams : dict of str to FeatureSequence, optional
             Instead of waveforms: normalised features by stream name, as
             ``features`` gives them.
         return_branches : bool
             Also return each branch's logits, which the loss needs.
-        text : Sequence, optional
+        text : FeatureSequence, optional
             Token ids [batch, tokens] and counts, where a branch reads them.
 
         Returns

@@ -12,7 +12,7 @@ Symbols: B batch, S samples, T frames, L layers, D encoder size.
 import torch
 
 from speechbrain_dslstm.lengths import length_mask, to_relative, zero_padding
-from speechbrain_dslstm.models.streams import Sequence
+from speechbrain_dslstm.models.streams import FeatureSequence
 
 __all__ = ["SelfSupervisedFrames", "Waveform"]
 
@@ -200,7 +200,7 @@ class SelfSupervisedFrames(torch.nn.Module):
 
         Returns
         -------
-        Sequence
+        FeatureSequence
             Frames [batch, time, output_size] and their counts.
         """
         wavs = self._normalize(wavs.squeeze(-1), counts)
@@ -218,7 +218,7 @@ class SelfSupervisedFrames(torch.nn.Module):
                     found, (0, 0, 0, hidden.shape[1] - found.shape[1])
                 )
                 hidden = hidden.index_copy(0, rows, padded.to(hidden))
-        return Sequence(zero_padding(hidden, frames), frames)
+        return FeatureSequence(zero_padding(hidden, frames), frames)
 
     def _normalize(self, wavs, counts):
         """Zero mean and unit variance of each item's valid samples."""

@@ -6,10 +6,10 @@ import torch
 
 from speechbrain_dslstm.features.normalization import FeatureNormalization
 
-__all__ = ["Sequence", "FeatureStream"]
+__all__ = ["FeatureSequence", "FeatureStream"]
 
 
-class Sequence(NamedTuple):
+class FeatureSequence(NamedTuple):
     """A padded batch of feature sequences and how long each one is.
 
     Arguments
@@ -21,12 +21,15 @@ class Sequence(NamedTuple):
 
     Example
     -------
-    >>> Sequence(torch.zeros(1, 2, 39), torch.tensor([2])).counts
+    >>> FeatureSequence(torch.zeros(1, 2, 39), torch.tensor([2])).counts
     tensor([2])
     """
 
     feats: torch.Tensor
     counts: torch.Tensor
+
+
+Sequence = FeatureSequence  # the name before 0.2
 
 
 class FeatureStream(torch.nn.Module):
@@ -49,6 +52,7 @@ class FeatureStream(torch.nn.Module):
 
     Example
     -------
+    >>> from speechbrain_dslstm import LogMelSpectrogram
     >>> stream = FeatureStream(LogMelSpectrogram(512), 128)
     >>> feats, counts = stream(
     ...     torch.randn(2, 16000), torch.tensor([16000, 400])
@@ -86,11 +90,11 @@ class FeatureStream(torch.nn.Module):
 
         Returns
         -------
-        Sequence
+        FeatureSequence
             Features and frame counts.
         """
         feats = self.extractor(wavs, counts)
-        return Sequence(feats, self.extractor.num_frames(counts))
+        return FeatureSequence(feats, self.extractor.num_frames(counts))
 
     def stretch(self, feats, counts):
         """Bring each item to ``resize`` frames, where that is set.
@@ -104,17 +108,17 @@ class FeatureStream(torch.nn.Module):
 
         Returns
         -------
-        Sequence
+        FeatureSequence
             Features and frame counts.
         """
         if self.resize is None:
-            return Sequence(feats, counts)
+            return FeatureSequence(feats, counts)
         # Nearest neighbour of each item's own valid frames
         steps = torch.arange(self.resize, device=feats.device)
         index = steps * counts.unsqueeze(1) // self.resize
         index = index.unsqueeze(-1).expand(-1, -1, feats.shape[2])
         counts = torch.full_like(counts, self.resize)
-        return Sequence(feats.gather(1, index), counts)
+        return FeatureSequence(feats.gather(1, index), counts)
 
     def forward(self, wavs, counts):
         """Normalised features.
@@ -128,7 +132,7 @@ class FeatureStream(torch.nn.Module):
 
         Returns
         -------
-        Sequence
+        FeatureSequence
             Features and frame counts.
         """
         return self.normalize(*self.extract(wavs, counts))
@@ -147,7 +151,7 @@ class FeatureStream(torch.nn.Module):
 
         Returns
         -------
-        Sequence
+        FeatureSequence
             Features and frame counts.
         """
         feats = self.normalization(feats, counts, moments)

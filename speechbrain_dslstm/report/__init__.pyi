@@ -19,10 +19,10 @@ from .runs import (
     NORMALIZATIONS as NORMALIZATIONS,
     RULES as RULES,
     TASK as TASK,
+    caveats as caveats,
     check_values as check_values,
     fold_command as fold_command,
     read_fold as read_fold,
     read_runs as read_runs,
     shorten as shorten,
-    warnings_of as warnings_of,
 )

@@ -29,8 +29,8 @@ from speechbrain_dslstm.report.predictions import (
 from speechbrain_dslstm.report.runs import (
     RULES,
     TASK,
+    caveats,
     fold_command,
-    warnings_of,
 )
 from speechbrain_dslstm.splits.leaks import worst_leaks
 from speechbrain_dslstm.splits.protocols import PROTOCOLS
@@ -129,14 +129,14 @@ def build_report(
         "yardsticks": [y for y in yardsticks if y["corpus"] in corpora],
         "utterances": list(utterances.values()),
     }
-    return _plain(report)
+    return _rounded(report)
 
 
 def _summarise(run, resamples=RESAMPLES):
     """Scores of one run with their intervals, and where they come from."""
     folds = list(_folds(run))
     rules = {
-        rule: _judge(run, folds, rule, resamples)
+        rule: _score_run(run, folds, rule, resamples)
         for rule in RULES
         if all(rule in fold["values"] for fold in folds)
     }
@@ -226,7 +226,7 @@ def inflation_chain(runs, resamples=RESAMPLES):
         folds = list(_folds(run))
         if not all(rule in fold["values"] for fold in folds):
             continue
-        judged = _judge(run, folds, rule, resamples)
+        judged = _score_run(run, folds, rule, resamples)
         answers[key] = _pooled_rows(run, rule)
         rows[key] = {
             "key": key,
@@ -249,7 +249,7 @@ def inflation_chain(runs, resamples=RESAMPLES):
     return {**names, "rows": list(rows.values()), "steps": steps}
 
 
-def _judge(run, folds, rule, resamples):
+def _score_run(run, folds, rule, resamples):
     """Scores by one rule: over folds, pooled, by speaker."""
     rows = _pooled_rows(run, rule)
     seeds = list(_pooled_seeds(run))
@@ -266,7 +266,7 @@ def _judge(run, folds, rule, resamples):
     by_speaker = score_counts(counts["ua"])[..., METRICS.index("ua")]
     return {
         "selection": RULES[rule],
-        "warnings": warnings_of(run["protocol"], rule, run["normalization"]),
+        "warnings": caveats(run["protocol"], rule, run["normalization"]),
         "scores": scores,
         "confusion": counts["ua"].sum(axis=(0, 1)).tolist(),
         "speaker_ua": dict(
@@ -334,9 +334,7 @@ def _comparisons(runs, reference, resamples):
         row |= {
             "reference": reference,
             "rule": rule,
-            "warnings": warnings_of(
-                run["protocol"], rule, run["normalization"]
-            ),
+            "warnings": caveats(run["protocol"], rule, run["normalization"]),
         }
         row |= _difference(one, two, run["labels"], resamples)
         if "missing" not in row:
@@ -451,10 +449,10 @@ def _distinct(items):
     return found
 
 
-def _plain(value):
+def _rounded(value):
     """Round to six digits: a kept report stays small."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _rounded(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_rounded(one) for one in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -93,7 +93,7 @@ def write_report(report, folder):
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     found = sections(report, folder / "pictures")
     environment = Environment(
-        loader=PackageLoader("speechbrain_dslstm", "templates"),
+        loader=PackageLoader("speechbrain_dslstm.report"),
         autoescape=select_autoescape(["html.j2"]),
         trim_blocks=True,
         lstrip_blocks=True,

@@ -27,7 +27,7 @@ __all__ = [
     "read_fold",
     "read_runs",
     "shorten",
-    "warnings_of",
+    "caveats",
 ]
 
 RULES = {
@@ -97,7 +97,7 @@ def fold_command(arguments, without=PER_FOLD):
     return shlex.join(map(shorten, kept))
 
 
-def warnings_of(protocol, rule, normalization):
+def caveats(protocol, rule, normalization):
     """What a reader must know of a number, beside the number.
 
     Arguments
@@ -122,9 +122,9 @@ def warnings_of(protocol, rule, normalization):
 
     Example
     -------
-    >>> warnings_of("session", "validation", "training")
+    >>> caveats("session", "validation", "training")
     []
-    >>> warnings_of("paper", "test", "training")[0]
+    >>> caveats("paper", "test", "training")[0]
     'speakers on both sides'
     """
     for value, known in (

@@ -2,9 +2,9 @@ from .folds import (
     held_out as held_out,
     random_fold as random_fold,
     stratified_fold as stratified_fold,
-    valid_clips as valid_clips,
-    valid_people as valid_people,
-    valid_texts as valid_texts,
+    validation_clips as validation_clips,
+    validation_sentences as validation_sentences,
+    validation_speakers as validation_speakers,
     values as values,
 )
 from .leaks import (

@@ -19,9 +19,9 @@ __all__ = [
     "held_out",
     "random_fold",
     "stratified_fold",
-    "valid_clips",
-    "valid_people",
-    "valid_texts",
+    "validation_clips",
+    "validation_speakers",
+    "validation_sentences",
     "values",
 ]
 
@@ -174,7 +174,7 @@ def held_out(entries, protocol, fold, seed, n_folds):
     return train, test, words
 
 
-def valid_clips(entries, train, n_folds, rng):
+def validation_clips(entries, train, n_folds, rng):
     """Take one n-th of the training clips for validation.
 
     Arguments
@@ -203,7 +203,7 @@ def valid_clips(entries, train, n_folds, rng):
     >>> import numpy as np
     >>> entries = {f"u{i}": {"emotion": "ab"[i % 2]} for i in range(8)}
     >>> rng = np.random.default_rng(0)
-    >>> train, valid, words = valid_clips(entries, list(entries), 4, rng)
+    >>> train, valid, words = validation_clips(entries, list(entries), 4, rng)
     >>> sorted(entries[key]["emotion"] for key in valid), words
     (['a', 'b'], '2 clips')
     """
@@ -224,7 +224,7 @@ def valid_clips(entries, train, n_folds, rng):
     return left, valid, f"{len(valid)} clips"
 
 
-def valid_texts(entries, train, n_folds, valid_speakers, rng):
+def validation_sentences(entries, train, n_folds, valid_speakers, rng):
     """Take about one n-th of the training sentences for validation.
 
     Arguments
@@ -251,20 +251,22 @@ def valid_texts(entries, train, n_folds, valid_speakers, rng):
     >>> entry = {"emotion": "anger"}
     >>> entries = {t: entry | {"text_id": t} for t in "abcd"}
     >>> rng = np.random.default_rng(0)
-    >>> valid_texts(entries, list("abcd"), 4, 2, rng)[2]
+    >>> validation_sentences(entries, list("abcd"), 4, 2, rng)[2]
     '1 of 4 sentences'
     """
     some = {key: entries[key] for key in train}
     if len(values(some, "text_id")) < 2:
         # nothing but speakers is left to tell the two sides apart
-        return valid_people(entries, train, [], valid_speakers, rng)
+        return validation_speakers(entries, train, [], valid_speakers, rng)
     texts = _text_groups(some, int(rng.integers(2**31)), n_folds)[0]
     valid = _having(entries, train, "text_id", texts)
     words = f"{len(texts)} of {len(values(some, 'text_id'))} sentences"
     return _without(train, valid), valid, words
 
 
-def valid_people(entries, train, test, valid_speakers, rng, by_session=False):
+def validation_speakers(
+    entries, train, test, valid_speakers, rng, by_session=False
+):
     """Take a training session, or a few training speakers, for validation.
 
     Arguments
@@ -301,7 +303,7 @@ def valid_people(entries, train, test, valid_speakers, rng, by_session=False):
     ...     for s, g in zip("abcd", "FFMM")
     ... }
     >>> rng = np.random.default_rng(0)
-    >>> valid_people(entries, list("bcd"), ["a"], 2, rng)
+    >>> validation_speakers(entries, list("bcd"), ["a"], 2, rng)
     (['c'], ['b', 'd'], 'speakers b, d')
     """
     some = {key: entries[key] for key in train}

@@ -57,6 +57,7 @@ def leak_table(split, entries):
 
     Example
     -------
+    >>> from speechbrain_dslstm.splits import Split
     >>> entry = {"emotion": "anger", "dialogue": "", "gender": "F"}
     >>> entries = {
     ...     s + t: {**entry, "speaker": s, "session": s, "text_id": t}
@@ -112,6 +113,7 @@ def check_leaks(split, entries):
 
     Example
     -------
+    >>> from speechbrain_dslstm.splits import Split
     >>> entry = {"emotion": "anger", "dialogue": "", "gender": "F"}
     >>> entries = {
     ...     s + t: {**entry, "speaker": s, "session": s, "text_id": t}
@@ -123,7 +125,7 @@ def check_leaks(split, entries):
     >>> _ = check_leaks(split, entries)
     Traceback (most recent call last):
         ...
-    speechbrain_dslstm.splits.LeakError: protocol 'speaker', fold 0: train and test share 1 speaker (a)
+    speechbrain_dslstm.splits.protocols.LeakError: protocol 'speaker', fold 0: train and test share 1 speaker (a)
     """
     if split.protocol not in PROTOCOLS:
         raise ValueError(
@@ -267,6 +269,7 @@ def leak_summary(entries, protocols=None, seed=0, n_folds=5, valid_speakers=2):
 
     Example
     -------
+    >>> from speechbrain_dslstm.splits import Split
     >>> entry = {"emotion": "anger", "dialogue": "", "gender": "F"}
     >>> entries = {
     ...     s + t: {**entry, "speaker": s, "session": s, "text_id": t}

@@ -264,7 +264,7 @@ def make_split(entries, protocol, fold, seed=0, n_folds=5, valid_speakers=2):
         train, test, tested = sides.random_fold(entries, fold, seed, n_folds)
         valid, chosen = test, "valid is test"
     elif protocol == "all":
-        train, valid, chosen = sides.valid_people(
+        train, valid, chosen = sides.validation_speakers(
             entries, list(entries), [], valid_speakers, rng
         )
         test, tested = valid, "test is valid"
@@ -272,17 +272,19 @@ def make_split(entries, protocol, fold, seed=0, n_folds=5, valid_speakers=2):
         train, test, tested = sides.stratified_fold(
             entries, fold, seed, n_folds
         )
-        train, valid, chosen = sides.valid_clips(entries, train, n_folds, rng)
+        train, valid, chosen = sides.validation_clips(
+            entries, train, n_folds, rng
+        )
     else:
         train, test, tested = sides.held_out(
             entries, protocol, fold, seed, n_folds
         )
         if protocol == "text":
-            train, valid, chosen = sides.valid_texts(
+            train, valid, chosen = sides.validation_sentences(
                 entries, train, n_folds, valid_speakers, rng
             )
         else:
-            train, valid, chosen = sides.valid_people(
+            train, valid, chosen = sides.validation_speakers(
                 entries,
                 train,
                 test,

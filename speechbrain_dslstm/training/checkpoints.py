@@ -48,7 +48,7 @@ class CheckpointError(RuntimeError):
     >>> raise CheckpointError("disk full")
     Traceback (most recent call last):
         ...
-    speechbrain_dslstm.training.CheckpointError: disk full
+    speechbrain_dslstm.training.checkpoints.CheckpointError: disk full
     """
 
 

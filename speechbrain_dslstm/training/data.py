@@ -15,7 +15,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_dslstm.features.cache import FeatureCache
 from speechbrain_dslstm.features.normalization import FeatureNormalization
 from speechbrain_dslstm.lengths import to_counts
-from speechbrain_dslstm.models.streams import Sequence
+from speechbrain_dslstm.models.streams import FeatureSequence
 
 __all__ = [
     "open_cache",
@@ -186,7 +186,7 @@ def extract_batch(model, batch):
 
     Returns
     -------
-    dict of str to Sequence
+    dict of str to FeatureSequence
         Features by stream name.
 
     Example
@@ -204,7 +204,7 @@ def extract_batch(model, batch):
     found = {}
     for name in model.streams:
         feats, lens = batch[name]
-        found[name] = Sequence(feats, to_counts(lens, feats.shape[1]))
+        found[name] = FeatureSequence(feats, to_counts(lens, feats.shape[1]))
     return found
 
 
@@ -218,7 +218,7 @@ def token_sequence(batch):
 
     Returns
     -------
-    Sequence
+    FeatureSequence
         Ids [batch, tokens] and counts.
 
     Example
@@ -229,11 +229,11 @@ def token_sequence(batch):
     ...     {"tokens": torch.tensor([3])},
     ... ]
     >>> token_sequence(PaddedBatch(items))
-    Sequence(feats=tensor([[5, 2],
+    FeatureSequence(feats=tensor([[5, 2],
             [3, 0]]), counts=tensor([2, 1]))
     """
     tokens, lens = batch.tokens
-    return Sequence(tokens, to_counts(lens, tokens.shape[1]))
+    return FeatureSequence(tokens, to_counts(lens, tokens.shape[1]))
 
 
 class ReproducibleDataset(DynamicItemDataset):

@@ -115,6 +115,7 @@ def shield_worker(worker_id):
 
     Example
     -------
+    >>> import torch
     >>> data = torch.utils.data.DataLoader(
     ...     [1, 2], num_workers=1, worker_init_fn=shield_worker
     ... )

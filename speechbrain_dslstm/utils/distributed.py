@@ -11,7 +11,7 @@ __all__ = [
     "sum_over_ranks",
     "any_rank",
     "mean_over_ranks",
-    "share_of_ranks",
+    "ddp_loss_scale",
     "init_group",
 ]
 
@@ -97,7 +97,7 @@ def mean_over_ranks(value, device):
     return float(value)
 
 
-def share_of_ranks(amount, device):
+def ddp_loss_scale(amount, device):
     """How much more than the others this rank has in a step.
 
     DDP takes the mean of the ranks' gradients. With its loss times this, a
@@ -118,7 +118,7 @@ def share_of_ranks(amount, device):
 
     Example
     -------
-    >>> share_of_ranks(3, "cpu")
+    >>> ddp_loss_scale(3, "cpu")
     1.0
     """
     if _alone():

@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 from corpus import emodb_folder
 from plain import PlainClassifier
+from time_shares import TimeShares, model_parts
 from timing import Row, interleave
 
 from speechbrain_dslstm.audio import load_audio
 from speechbrain_dslstm.corpora import prepare
 from speechbrain_dslstm.features import FeatureCache
 from speechbrain_dslstm.hparams import load_hparams
-from speechbrain_dslstm.models import Sequence, fusion_loss
+from speechbrain_dslstm.models import FeatureSequence, fusion_loss
 from speechbrain_dslstm.splits import make_split
-from speechbrain_dslstm.time_shares import TimeShares, model_parts
 
 PARITY = [
     *("test_models.py", "test_paper.py", "test_feature_cache.py"),
@@ -91,7 +91,7 @@ class Epoch:
             for path, name, _ in (self.clips[k] for k in batch.tolist())
         ]
         return {
-            name: Sequence(
+            name: FeatureSequence(
                 torch.nn.utils.rnn.pad_sequence(
                     [item[name] for item in items], batch_first=True
                 ),

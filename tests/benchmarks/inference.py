@@ -19,7 +19,7 @@ from timing import Row, compare
 
 from speechbrain_dslstm import EmotionClassifier
 from speechbrain_dslstm.hparams import load_hparams
-from speechbrain_dslstm.models import Sequence
+from speechbrain_dslstm.models import FeatureSequence
 from speechbrain_dslstm.pretrained import make_label_encoder, save_pretrained
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -102,7 +102,7 @@ def plain_way(model, path):
             )
             found[name] = librosa.power_to_db(power, top_db=None).T
         extracted = {
-            name: Sequence(
+            name: FeatureSequence(
                 torch.tensor(feats).unsqueeze(0), torch.tensor([len(feats)])
             )
             for name, feats in found.items()

@@ -18,7 +18,7 @@ import torch
 import transformers
 
 from speechbrain_dslstm.hparams import load_hparams
-from speechbrain_dslstm.models import Sequence
+from speechbrain_dslstm.models import FeatureSequence
 
 HPARAMS = Path(__file__).resolve().parents[2] / "hparams"
 INCLUDED = ("recipe", "features")
@@ -33,7 +33,7 @@ def main():
     torch.set_num_threads(1)
     names = [path.stem for path in sorted(HPARAMS.glob("*.yaml"))]
     wavs = 0.1 * torch.randn(1, 16000 * SECONDS)
-    text = Sequence(torch.randint(1000, (1, 12)), torch.tensor([12]))
+    text = FeatureSequence(torch.randint(1000, (1, 12)), torch.tensor([12]))
     models = {}
     with tempfile.TemporaryDirectory() as folder:
         config = transformers.WavLMConfig()

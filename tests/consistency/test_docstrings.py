@@ -1,9 +1,7 @@
-"""Every public class and function explains itself, as SpeechBrain demands.
+"""Public names have docstrings that match their signatures, and type hints.
 
-SpeechBrain's own check reads files line by line and only asks whether there
-is a docstring. This one reads the syntax tree, and asks for more: headings
-that fit the signature, and an example that can fail. It also refuses what
-the host's line reader stumbles over.
+What a folder's ``__init__`` exports also has the headings Arguments, Returns
+and Example, and its example has an expected output or raises nothing.
 """
 
 import ast
@@ -18,267 +16,132 @@ from speechbrain.inference.interfaces import Pretrained
 from speechbrain.utils.metric_stats import MetricStats
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGE = "speechbrain_dslstm"
-FILES = sorted(
-    path.relative_to(REPOSITORY).as_posix()
-    for folder in (PACKAGE, "recipes")
-    for path in REPOSITORY.glob(f"{folder}/**/*.py")
-    # A model folder's file is as train.py writes it
-    if path.parts[-3] != "shipped"
-)
-# What a subclass only overrides, its base documents
-BASES = {
-    "Brain": dir(speechbrain.Brain),
-    "MetricStats": dir(MetricStats),
-    "Pretrained": dir(Pretrained),
-    "Module": set(dir(torch.nn.Module)) - {"forward"},
-}
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-HEADING = re.compile(r"^(\w[\w ]*)\n(-{3,})$", re.MULTILINE)
-ENTRY = re.compile(r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: ?:.*)?$")
+FILES = [
+    path
+    for folder in ("speechbrain_dslstm", "recipes")
+    for path in sorted(REPOSITORY.glob(f"{folder}/**/*.py"))
+    if "shipped" not in path.parts
+]
+# Methods that a base class documents
+INHERITED = {
+    name
+    for base in (speechbrain.Brain, MetricStats, Pretrained, torch.nn.Module)
+    for name in dir(base)
+} - {"forward"}
+FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
+HEADING = re.compile(r"^(\w+)\n-{3,}$", re.MULTILINE)
+ENTRY = re.compile(r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: ?:.*)?$", re.MULTILINE)
 
 
-def walk(node, chain=()):
-    """Yield each class and function with those it stands in."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, (*FUNCTIONS, ast.ClassDef)):
-            yield child, chain
-            yield from walk(child, (*chain, child))
-        else:
-            yield from walk(child, chain)
-
-
-def own_nodes(function):
-    """Yield the nodes of a function, without those of nested ones."""
-    for child in ast.iter_child_nodes(function):
-        if not isinstance(child, (*FUNCTIONS, ast.ClassDef, ast.Lambda)):
-            yield child
-            yield from own_nodes(child)
-
-
-def arguments(function, method):
-    """Names of the arguments that a caller gives."""
-    a = function.args
-    names = [x.arg for x in (*a.posonlyargs, *a.args)]
-    static = "staticmethod" in decorators(function)
-    if method and not static:
-        names = names[1:]
-    # torch.autograd.Function hands its context in
-    names = [name for name in names if name != "ctx"]
-    names += [x.arg for x in (a.vararg, *a.kwonlyargs, a.kwarg) if x]
-    return [name for name in names if not name.startswith("_")]
-
-
-def decorators(node):
-    """Names of the decorators: "property", "setter", "staticmethod"."""
-    found = set()
-    for item in node.decorator_list:
-        item = item.func if isinstance(item, ast.Call) else item
-        found.add(item.attr if isinstance(item, ast.Attribute) else item.id)
-    return found
-
-
-def sections(doc):
-    """Split a docstring at its headings."""
-    parts = HEADING.split(doc)
-    texts = {}
-    for title, line, text in zip(
-        parts[1::3], parts[2::3], parts[3::3], strict=True
-    ):
-        texts[title] = (text, len(line) == len(title))
-    return texts
-
-
-def documented(text):
-    """Names that a section explains: the lines that are not indented."""
-    names = []
-    for line in text.split("\n"):
-        match = ENTRY.match(line)
-        if match:
-            names += [n.strip(" *") for n in match[1].split(",")]
+def exported() -> set[str]:
+    """Names that the folders' ``__init__`` and root modules export."""
+    package = REPOSITORY / "speechbrain_dslstm"
+    names = set()
+    for stub in package.rglob("__init__.pyi"):
+        for node in ast.parse(stub.read_text("utf-8")).body:
+            names |= {alias.name for alias in node.names}
+    for path in package.glob("*.py"):
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.Assign) and isinstance(
+                node.value, ast.List
+            ):
+                names |= set(ast.literal_eval(node.value))
     return names
 
 
-def base_names(node):
-    """Last names of a class's bases: "Brain" of speechbrain.Brain."""
-    return {ast.unparse(base).split(".")[-1] for base in node.bases}
+def public(tree: ast.AST, inside: str = "") -> list[tuple[str, ast.AST]]:
+    """Public classes, functions and methods, but not nested functions."""
+    found = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (*FUNCTION, ast.ClassDef)):
+            if not node.name.startswith("_"):
+                found.append((f"{inside}{node.name}", node))
+                if isinstance(node, ast.ClassDef):
+                    found += public(node, f"{node.name}.")
+    return found
 
 
-def is_override(node, chain):
-    """Whether the base class already documents the method."""
-    if not chain or not isinstance(chain[-1], ast.ClassDef):
-        return False
-    return any(
-        node.name in BASES.get(base, ()) for base in base_names(chain[-1])
-    )
+def signature(node: ast.AST, method: bool) -> list[ast.arg]:
+    """Arguments that a caller gives."""
+    if isinstance(node, ast.ClassDef):
+        inits = [n for n in node.body if getattr(n, "name", "") == "__init__"]
+        return signature(inits[0], True) if inits else []
+    a = node.args
+    names = [*a.posonlyargs, *a.args, *a.kwonlyargs]
+    static = any("static" in ast.unparse(d) for d in node.decorator_list)
+    names = names[1:] if method and not static else names
+    return names + [one for one in (a.vararg, a.kwarg) if one]
 
 
-def check_sections(node, chain, doc, example):
-    """Yield what the headings of a public name lack."""
-    found = sections(doc)
-    for title, (_, underlined) in found.items():
-        if not underlined:
-            yield f'"{title}" is not underlined to its length'
-
-    is_class = isinstance(node, ast.ClassDef)
-    method = bool(chain) and isinstance(chain[-1], ast.ClassDef)
-    if is_class:
-        inits = [
-            x
-            for x in node.body
-            if isinstance(x, FUNCTIONS) and x.name == "__init__"
-        ]
-        wanted = arguments(inits[0], True) if inits else []
-        if inits and base_names(node) & BASES.keys():
-            # Handed on to the base class, which explains them
-            forwarded = (inits[0].args.vararg, inits[0].args.kwarg)
-            names = {x.arg for x in forwarded if x}
-            wanted = [name for name in wanted if name not in names]
-    else:
-        wanted = arguments(node, method)
-    if "property" in decorators(node) or "setter" in decorators(node):
-        return
-
-    if wanted and "Arguments" not in found:
-        yield f'no "Arguments", though it takes {", ".join(wanted)}'
-    elif "Arguments" in found:
-        given = documented(found["Arguments"][0])
-        missing = [name for name in wanted if name not in given]
-        extra = [name for name in given if name not in wanted]
-        if missing:
-            yield f'"Arguments" leaves out {", ".join(missing)}'
-        # A dataclass has its arguments written as fields
-        if extra and (not is_class or inits):
-            yield f'"Arguments" has {", ".join(extra)}, which it does not take'
-
-    if not is_class:
-        nodes = list(own_nodes(node))
-        returns = any(
-            isinstance(x, ast.Return)
-            and x.value is not None
-            and not (
-                isinstance(x.value, ast.Constant) and x.value.value is None
-            )
-            for x in nodes
-        )
-        yields = any(isinstance(x, ast.Yield | ast.YieldFrom) for x in nodes)
-        if yields and not {"Yields", "Returns"} & set(found):
-            yield 'no "Yields"'
-        elif returns and "Returns" not in found:
-            yield 'no "Returns"'
-
-    if example and not chain:
-        if "Example" not in found:
-            yield 'no "Example"'
-            return
-        examples = doctest.DocTestParser().get_examples(found["Example"][0])
-        if not examples:
-            yield 'an "Example" without >>>'
-        elif not any(x.want or "assert " in x.source for x in examples):
-            yield 'an "Example" that cannot fail: it expects no output'
+def faults(name: str, node: ast.AST, full: bool) -> list[str]:
+    """Faults of one public name."""
+    doc = ast.get_docstring(node)
+    if not doc:
+        return ["no docstring"]
+    parts = HEADING.split(doc)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    method = "." in name
+    taken = [one.arg for one in signature(node, method)]
+    listed = [
+        one.strip(" *")
+        for entry in ENTRY.findall(sections.get("Arguments", ""))
+        for one in entry.split(",")
+    ]
+    found = []
+    if ("Arguments" in sections or full and not method) and (
+        listed != taken and taken
+    ):
+        found.append(f"Arguments are {taken}, documented are {listed}")
+    if full and not method:
+        if "Example" not in sections:
+            found.append("no Example")
+        elif not doctest.DocTestParser().get_examples(sections["Example"]):
+            found.append("the Example runs nothing")
+    return found
 
 
-def check_line_reader(doc, quotes_line):
-    """Yield what misleads SpeechBrain's own check."""
-    if "..." in quotes_line or ">>>" in quotes_line:
-        yield 'the first line holds "..." or ">>>"'
-    for line in doc.split("\n"):
-        line = line.strip()
-        if re.match(r"class\s.*:|def\s.*\(.*\):", line):
-            yield f'a line begins like code: "{line}"'
+def unannotated(name: str, node: ast.AST) -> list[str]:
+    """Arguments and results without a type hint."""
+    if isinstance(node, ast.ClassDef):
+        found = [one.arg for one in signature(node, True) if not one.annotation]
+        return found
+    found = [
+        one.arg for one in signature(node, "." in name) if not one.annotation
+    ]
+    return found + ([] if node.returns else ["return"])
 
 
-def check_source(source, example):
-    """List everything that a file's docstrings lack.
-
-    Public is what has no leading underscore, and stands neither in something
-    that has one nor in a function. SpeechBrain wants a docstring, if no
-    headings, for private classes and for all names without an underscore.
-    """
-    tree = ast.parse(source)
-    lines = source.split("\n")
-    problems = []
-    if not ast.get_docstring(tree):
-        problems.append("line 1: the module has no docstring")
-    for node, chain in walk(tree):
-        is_class = isinstance(node, ast.ClassDef)
-        doc = ast.get_docstring(node)
-        where = f"line {node.lineno}: {node.name}: "
-        if not doc:
-            if is_class or not node.name.startswith("_"):
-                problems.append(f"{where}no docstring")
-            continue
-        found = list(check_line_reader(doc, lines[node.body[0].lineno - 1]))
-        public = not any(
-            x.name.startswith("_") for x in (*chain, node)
-        ) and not any(isinstance(x, FUNCTIONS) for x in chain)
-        if public and not is_override(node, chain):
-            found += check_sections(node, chain, doc, example)
-        problems += [where + problem for problem in found]
-    return problems
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_docstrings(file):
-    """No file of the package or the recipes lacks anything.
-
-    Doctests of recipes would not be run, so none are asked for.
-    """
-    source = (REPOSITORY / file).read_text("utf-8")
-    problems = check_source(source, example=file.startswith(PACKAGE))
-    assert not problems, "\n".join(["", *(f"{file}, {p}" for p in problems)])
-
-
-GOOD = '''
-"""A module."""
-
-
-def double(x):
-    """Double a number.
-
-    Arguments
-    ---------
-    x : int
-        The number.
-
-    Returns
-    -------
-    int
-        Twice the number.
-
-    Example
-    -------
-    >>> double(2)
-    4
-    """
-    return 2 * x
-'''
+@pytest.mark.parametrize("check", ["docstrings", "type hints"])
+def test_public_names(check):
+    names, wrong = exported(), []
+    for path in FILES:
+        for name, node in public(ast.parse(path.read_text("utf-8"))):
+            if name.split(".")[-1] in INHERITED and "." in name:
+                continue
+            if check == "docstrings":
+                found = faults(name, node, name.split(".")[0] in names)
+            else:
+                found = unannotated(name, node)
+            place = f"{path.relative_to(REPOSITORY)}:{node.lineno}: {name}"
+            wrong += [f"{place}: {one}" for one in found]
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize(
-    "old, new, problem",
+    ("source", "expected"),
     [
-        ("", "", None),
-        ('"""A module."""', "", "module has no docstring"),
-        ("Arguments\n    ---------", "", 'no "Arguments"'),
-        ("    x : int", "    y : int", "leaves out x"),
-        ("    x : int", "    x, y : int", "which it does not take"),
-        ("Returns\n    -------", "", 'no "Returns"'),
-        ("return 2 * x", "print(x)", None),
-        ("    -------\n    int", "    ------\n    int", "underlined"),
-        ("Example\n    -------", "", 'no "Example"'),
-        (">>> double(2)", "double(2)", "without >>>"),
-        ("    4\n", "", "cannot fail"),
-        ("Double a number.", "Double ...", "first line holds"),
-        ("Twice the number.", "def f(x): no.", "begins like code"),
-        ("def double", "def _double", None),
-        (GOOD, '"""A module."""\n\n\nclass _A:\n    a = 1\n', "no docstring"),
+        ("def f(): pass", ["no docstring"]),
+        (
+            'def f(a, b):\n    """F.\n\n    Arguments\n    ---------\n'
+            '    a : int\n        A.\n    """',
+            ["Arguments are ['a', 'b'], documented are ['a']", "no Example"],
+        ),
+        (
+            'def f():\n    """F.\n\n    Example\n    -------\n    f()\n    """',
+            ["the Example runs nothing"],
+        ),
     ],
 )
-def test_the_check_itself(old, new, problem):
-    """Each fault is found, and a file without one is left alone."""
-    found = check_source(GOOD.replace(old, new) if old else GOOD, True)
-    if problem is None:
-        assert found == []
-    else:
-        assert any(problem in line for line in found), found
+def test_the_check_itself(source, expected):
+    ((name, node),) = public(ast.parse(source))
+    assert faults(name, node, full=True) == expected

@@ -14,7 +14,7 @@ from speechbrain.utils.run_opts import RunOptions
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = "recipes/emotion_recognition/train.py"
 # What the script hands its hyperparameters to reads them, too
-READERS = ["preparation.py", "loading.py"]
+READERS = ["training/preparation.py", "training/data.py"]
 RUN_OPTIONS = set(RunOptions().as_dict())
 # No --option of the command line, so no prefix of theirs is taken
 POSITIONAL = {"param_file", "overridden_args", "distributed_launch"}

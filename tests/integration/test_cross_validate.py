@@ -4,7 +4,6 @@ The stand-in takes train.py's options, waits, and leaves the folder that
 train.py leaves; test_recipe.py runs the real one.
 """
 
-import importlib.util
 import itertools
 import json
 import os
@@ -14,15 +13,11 @@ import sys
 import time
 from pathlib import Path
 
+import miniature_runs as miniature
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = REPOSITORY / "recipes" / "emotion_recognition"
-spec = importlib.util.spec_from_file_location(
-    "miniature_runs", REPOSITORY / "tests" / "miniature_runs.py"
-)
-miniature = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(miniature)
 
 YAML = """\
 seed: 1234
@@ -154,7 +149,7 @@ def test_a_yaml_that_was_edited_since(place):
     out, _ = run(place, *options, "--dry_run")
     assert "is kept" not in out
     text = path.read_text().replace("such.Module", "such.Thing")
-    path.write_text(text + "lr: 0.1  # new\nprofile_epoch: 2\nnew: null\n")
+    path.write_text(text + "lr: 0.1  # new\nnum_workers: 2\nnew: null\n")
     out, _ = run(place, *options, "--dry_run")
     assert out.count("made by a YAML with other lr, model; remove it") == 3
     (place / folder / "hyperparams.yaml").write_text("# nothing\n")

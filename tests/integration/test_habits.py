@@ -1,7 +1,6 @@
 """Options of the recipe beyond the paper, each in a real run of train.py."""
 
 import csv
-import importlib.util
 import json
 import os
 import re
@@ -9,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import miniature_corpora as miniature
 import pytest
+import tiny_encoder
 import torch
 from safetensors.torch import load_file
 
@@ -24,18 +25,6 @@ SMALL = [
     "--device=cpu",
     "--noprogressbar",
 ]
-
-
-def load(name, path):
-    """A Python file of the tests as a module."""
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-miniature = load("miniature", "tests/corpora/miniature.py")
-tiny_encoder = load("tiny_encoder", "tests/recipes/setup/tiny_encoder.py")
 
 
 def run(system, corpus, output, *options, fails=False):

@@ -5,7 +5,6 @@ beside this one (``audio_worker``), which measures time and memory; each test
 looks at one file.
 """
 
-import importlib.util
 import json
 import math
 import os
@@ -15,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import hostile_files as hostile
 import numpy as np
 import pytest
 import soundfile
@@ -36,12 +36,8 @@ from speechbrain_dslstm.inference import (
     with_normalization,
 )
 
-HERE = Path(__file__).parent
-SPEC = importlib.util.spec_from_file_location(
-    "hostile_files", HERE / "hostile_files.py"
-)
-hostile = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(hostile)
+REPOSITORY = Path(__file__).resolve().parents[2]
+WORKER = REPOSITORY / "tests" / "helpers" / "audio_worker.py"
 
 ENTRIES = ["file", "onnx", "list", "folder", "command", "manifest", "loader"]
 SECONDS = 2.0
@@ -84,11 +80,11 @@ def reports(speech, exported, emodb_folder, tmp_path_factory):
     }
     (folder / "job.json").write_text(json.dumps(job))
     done = subprocess.run(
-        [sys.executable, HERE / "audio_worker.py", folder / "job.json"],
+        [sys.executable, WORKER, folder / "job.json"],
         capture_output=True,
         text=True,
-        cwd=HERE.parents[1],
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]

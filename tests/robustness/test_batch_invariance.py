@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import step_faults
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
@@ -26,10 +27,6 @@ from speechbrain_dslstm.inference import (
 from speechbrain_dslstm.layers import LocalFeatureCNN
 from speechbrain_dslstm.models import MFCCBranch, SpectrogramBranch, fusion_loss
 from speechbrain_dslstm.pretrained import make_label_encoder
-
-sys.path.append(str(Path(__file__).parent))
-
-import step_faults  # noqa: E402
 
 REDUCED = bool(os.environ.get("CI"))
 MODEL = "pretrained/emotion-dslstm-emodb"

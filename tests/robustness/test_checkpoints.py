@@ -7,19 +7,15 @@ import random
 import shutil
 import signal
 import statistics
-import sys
 import time
 from pathlib import Path
 
+import processes
 import pytest
+import saving
 from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_dslstm.training import CheckpointError
-
-sys.path.append(str(Path(__file__).parent))
-
-import processes  # noqa: E402
-import saving  # noqa: E402
 
 # Kills of each kind: what is promised, and ten times as many at night
 KILLS = 300 if os.environ.get("DSLSTM_NIGHTLY") else 30

@@ -1,18 +1,11 @@
 """Two ranks: the numbers of one process, and an end when one is lost."""
 
-import importlib.util
 import os
 import re
 import time
-from pathlib import Path
 
 import pytest
-
-_spec = importlib.util.spec_from_file_location(
-    "step_faults", Path(__file__).with_name("step_faults.py")
-)
-step_faults = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(step_faults)
+import step_faults
 
 # torchrun itself gives a process this long before it kills it
 LAUNCHER_SECONDS = 30

@@ -12,18 +12,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
+import saving
 import torch
+from resumed_runs import differences, run, states
 
 from speechbrain_dslstm.corpora.manifest import read_manifest, write_manifest
 from speechbrain_dslstm.evaluation import append_row, read_rows
 from speechbrain_dslstm.training import CheckpointError
-
-sys.path.append(str(Path(__file__).parent))
-
-import processes  # noqa: E402
-import saving  # noqa: E402
-from test_resume import differences, run, states  # noqa: E402
 
 
 @pytest.mark.parametrize("limit", [0, 50, 1000, 100_000, 300_000, 500_000])

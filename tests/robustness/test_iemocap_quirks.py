@@ -4,7 +4,6 @@ The golden file is what ``python tests/robustness/test_iemocap_quirks.py``
 prints; it was read line by line against ``tests/corpora/miniature.py``.
 """
 
-import importlib.util
 import json
 import logging
 import sys
@@ -12,6 +11,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import miniature_corpora as miniature
 import pytest
 
 from speechbrain_dslstm.corpora import prepare
@@ -19,11 +19,6 @@ from speechbrain_dslstm.corpora.manifest import check_entries
 
 TESTS = Path(__file__).resolve().parents[1]
 GOLDEN = TESTS / "golden" / "iemocap_quirks.json"
-spec = importlib.util.spec_from_file_location(
-    "miniature", TESTS / "corpora" / "miniature.py"
-)
-miniature = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(miniature)
 
 
 def read(root, label_set=None, **options):

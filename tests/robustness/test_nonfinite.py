@@ -1,19 +1,13 @@
 """NaN and Inf in training: found, reported, undone, and never saved."""
 
-import importlib.util
 import os
-from pathlib import Path
 
 import pytest
+import step_faults
 import torch
 
 from speechbrain_dslstm.training import StepGuard, check_finite
 
-_spec = importlib.util.spec_from_file_location(
-    "step_faults", Path(__file__).with_name("step_faults.py")
-)
-step_faults = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(step_faults)
 train = step_faults.train
 
 LONG = pytest.mark.skipif(bool(os.environ.get("CI")), reason="nightly")

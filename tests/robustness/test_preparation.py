@@ -1,22 +1,16 @@
 """Preparation that is killed, changed, or done by several at once."""
 
-import importlib.util
 import json
 import os
 import random
 import shutil
-import sys
 import time
-from pathlib import Path
 
+import miniature_corpora
+import processes
 import pytest
+from resumed_runs import run
 
-sys.path.append(str(Path(__file__).parent))
-
-import processes  # noqa: E402
-from test_resume import run  # noqa: E402
-
-FOLDER = Path(__file__).parent
 KILLS = 12 if os.environ.get("CI") else 30
 if os.environ.get("DSLSTM_NIGHTLY"):
     KILLS = 200
@@ -24,11 +18,7 @@ if os.environ.get("DSLSTM_NIGHTLY"):
 
 def miniature_iemocap(folder):
     """IEMOCAP in small, which has several label sets."""
-    path = FOLDER.parent / "corpora" / "miniature.py"
-    spec = importlib.util.spec_from_file_location("miniature", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.build("iemocap", folder)
+    return miniature_corpora.build("iemocap", folder)
 
 
 def prepare(corpus, output, *options, log=os.devnull):

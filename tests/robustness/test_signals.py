@@ -1,20 +1,14 @@
 """A scheduler's signals: a checkpoint after the step, code 143, and resume."""
 
-import importlib.util
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
+import step_faults
 
 from speechbrain_dslstm.training import StopSignals
 
-_spec = importlib.util.spec_from_file_location(
-    "step_faults", Path(__file__).with_name("step_faults.py")
-)
-step_faults = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(step_faults)
 train = step_faults.train
 
 # What a run draws: dropout, speeds and masks

@@ -4,10 +4,10 @@ No hub is reached for: the encoders are built from a configuration and saved
 into a folder, which the wrapper loads as it would load one of the hub.
 """
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+import tiny_encoder
 import torch
 from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
 
@@ -22,9 +22,6 @@ from speechbrain_dslstm.models import (
 )
 
 SCRIPT = Path(__file__).parents[1] / "recipes" / "setup" / "tiny_encoder.py"
-spec = importlib.util.spec_from_file_location("tiny_encoder", SCRIPT)
-tiny_encoder = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(tiny_encoder)
 
 KINDS = [
     (kind, norm)

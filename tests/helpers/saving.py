@@ -3,11 +3,11 @@
 import json
 import os
 import resource
-import sys
 import time
 from pathlib import Path
 
 import torch
+from processes import join_group
 from speechbrain.utils.epoch_loop import EpochCounter
 
 from speechbrain_dslstm.training import (
@@ -15,10 +15,6 @@ from speechbrain_dslstm.training import (
     CheckpointError,
     RandomStates,
 )
-
-sys.path.append(str(Path(__file__).parent))
-
-from processes import join_group  # noqa: E402
 
 
 class State:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+import speechbrain_dslstm
 from speechbrain_dslstm import (
     DualLevelClassifier,
     EmotionClassifier,
-    exportable,
 )
 from speechbrain_dslstm.export import (
     export_onnx,
@@ -122,7 +122,7 @@ def test_the_file(exported):
     assert json.loads(found["labels"]) == ["a", "b", "c"]
     assert found["sample_rate"] == "16000"
     # Not where it was made
-    place = str(Path(exportable.__file__).parent).encode()
+    place = str(Path(speechbrain_dslstm.__file__).parent).encode()
     assert place not in path.read_bytes()
     names = [value.name for value in model.graph.input]
     assert names == ["wavs", "counts"]

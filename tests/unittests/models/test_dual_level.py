@@ -18,14 +18,14 @@ from speechbrain_dslstm.layers import AveragePoolAlignment, LocalFeatureCNN
 from speechbrain_dslstm.lengths import to_relative
 from speechbrain_dslstm.models import (
     CNNLSTMBranch,
+    FeatureSequence,
     FeatureStream,
     MFCCBranch,
-    Sequence,
     SpectrogramBranch,
     fusion_loss,
 )
 
-HPARAMS = Path(__file__).parents[2] / "hparams"
+HPARAMS = Path(__file__).parents[3] / "hparams"
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 BATCH_NORMS = {"gate_norm": "batch", "output_norm": "batch"}
 
@@ -379,7 +379,7 @@ def test_features_instead_of_waveforms():
     torch.testing.assert_close(streams, net.features(wavs))
     torch.testing.assert_close(net(streams=streams), net(wavs))
     halved = {
-        name: Sequence(feats / 2, counts)
+        name: FeatureSequence(feats / 2, counts)
         for name, (feats, counts) in streams.items()
     }
     logits = net(streams=halved, return_branches=True)[1]
@@ -426,17 +426,21 @@ def test_cnn_lstm_branch_ignores_padding_and_order(names):
     branch = CNNLSTMBranch(3, cnns, hidden_size=5).eval()
     counts = torch.randint(20, 60, (40,))
     streams = {
-        name: Sequence(torch.randn(40, 60, sizes[name]), counts)
+        name: FeatureSequence(torch.randn(40, 60, sizes[name]), counts)
         for name in names
     }
     out = branch(streams)
     assert out.shape == (40, 3)
     order = torch.randperm(40)
-    moved = {n: Sequence(f[order], c[order]) for n, (f, c) in streams.items()}
+    moved = {
+        n: FeatureSequence(f[order], c[order]) for n, (f, c) in streams.items()
+    }
     torch.testing.assert_close(branch(moved), out[order])
     for row in (0, 17, 39):
         alone = {
-            name: Sequence(feats[row : row + 1, : counts[row]], counts[[row]])
+            name: FeatureSequence(
+                feats[row : row + 1, : counts[row]], counts[[row]]
+            )
             for name, (feats, _) in streams.items()
         }
         torch.testing.assert_close(branch(alone)[0], out[row])
@@ -463,7 +467,7 @@ def test_groups_of_like_length_change_no_gradient():
         branch = MFCCBranch(3, hidden_size=6)
         x = feats.clone().requires_grad_()
         if grouped:
-            out = branch({"mfcc": Sequence(x, counts)})
+            out = branch({"mfcc": FeatureSequence(x, counts)})
         else:
             mean = branch.pooling(branch.lstm(x)[0], counts)
             out = branch.head(mean)
@@ -476,8 +480,8 @@ def test_groups_of_like_length_change_no_gradient():
 def test_compiled_branch():
     """torch.compile, in front of the code generation: values, gradients."""
     branch = small().branches["spectrogram"]
-    x = Sequence(torch.randn(2, 40, 128), torch.tensor([40, 23]))
-    y = Sequence(torch.randn(2, 20, 256), torch.tensor([20, 12]))
+    x = FeatureSequence(torch.randn(2, 40, 128), torch.tensor([40, 23]))
+    y = FeatureSequence(torch.randn(2, 20, 256), torch.tensor([20, 12]))
     found = []
     for module in (branch, torch.compile(branch, backend="aot_eager")):
         branch.zero_grad()
@@ -492,9 +496,13 @@ def test_dropout_of_the_branches():
     for branch in (SpectrogramBranch, MFCCBranch):
         net = branch(dropout=0.9).train()
         streams = {
-            "mfcc": Sequence(torch.randn(1, 9, 39), torch.tensor([9])),
-            "mel_x": Sequence(torch.randn(1, 40, 128), torch.tensor([40])),
-            "mel_y": Sequence(torch.randn(1, 20, 256), torch.tensor([20])),
+            "mfcc": FeatureSequence(torch.randn(1, 9, 39), torch.tensor([9])),
+            "mel_x": FeatureSequence(
+                torch.randn(1, 40, 128), torch.tensor([40])
+            ),
+            "mel_y": FeatureSequence(
+                torch.randn(1, 20, 256), torch.tensor([20])
+            ),
         }
         assert not torch.equal(net(streams), net(streams))
         net.eval()

@@ -12,7 +12,7 @@ from speechbrain_dslstm.corpora.transcripts import (
     to_tokens,
     write_transcripts,
 )
-from speechbrain_dslstm.models import Sequence, TextBranch
+from speechbrain_dslstm.models import FeatureSequence, TextBranch
 
 SAID = ["I can't read your mind.", "Nothing.", "What's wrong?", "", "Oh no!"]
 ENTRIES = {str(k): {"text": text} for k, text in enumerate(SAID)}
@@ -47,9 +47,9 @@ def test_more_tokens_than_the_embedding_has(tmp_path):
 def test_branch_ignores_padding():
     branch = TextBranch(3, vocab_size=20, hidden_size=6).eval()
     tokens, counts = torch.randint(20, (3, 9)), torch.tensor([9, 1, 5])
-    out = branch({"text": Sequence(tokens, counts)})
+    out = branch({"text": FeatureSequence(tokens, counts)})
     for row, n in enumerate(counts.tolist()):
-        one = Sequence(tokens[row : row + 1, :n], counts[row, None])
+        one = FeatureSequence(tokens[row : row + 1, :n], counts[row, None])
         torch.testing.assert_close(out[row, None], branch({"text": one}))
 
 
@@ -60,7 +60,7 @@ def test_three_levels():
     weights = net.branch_weights
     assert list(weights) == ["spectrogram", "mfcc", "text"]
     assert list(weights.values()) == pytest.approx([1 / 3] * 3)
-    tokens = Sequence(torch.randint(20, (2, 4)), torch.tensor([4, 2]))
+    tokens = FeatureSequence(torch.randint(20, (2, 4)), torch.tensor([4, 2]))
     wavs = torch.randn(2, 8000)
     found, outputs = net(wavs, text=tokens, return_branches=True)
     mean = sum(outputs.values()) / 3

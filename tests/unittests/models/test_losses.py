@@ -6,7 +6,7 @@ import torch
 from speechbrain_dslstm.corpora import get_labels, vote_names
 from speechbrain_dslstm.features import mixup
 from speechbrain_dslstm.models import (
-    Sequence,
+    FeatureSequence,
     class_weights,
     fusion_loss,
     mix_targets,
@@ -80,8 +80,8 @@ def test_mixture_of_losses():
 
 def test_mixup_of_features():
     streams = {
-        "mfcc": Sequence(torch.randn(3, 9, 2), torch.tensor([9, 4, 6])),
-        "mel_x": Sequence(torch.randn(3, 5, 4), torch.tensor([5, 2, 3])),
+        "mfcc": FeatureSequence(torch.randn(3, 9, 2), torch.tensor([9, 4, 6])),
+        "mel_x": FeatureSequence(torch.randn(3, 5, 4), torch.tensor([5, 2, 3])),
     }
     mixed, partners, weight = mixup(streams, 0.4)
     assert sorted(partners.tolist()) == [0, 1, 2] and 0 <= weight <= 1

@@ -5,7 +5,7 @@ from speechbrain.augment.freq_domain import SpectrogramDrop
 
 from speechbrain_dslstm.features import StreamAugment
 from speechbrain_dslstm.lengths import length_mask
-from speechbrain_dslstm.models import Sequence
+from speechbrain_dslstm.models import FeatureSequence
 
 
 class Add(torch.nn.Module):
@@ -28,7 +28,7 @@ def streams():
     """Ones, of different length in each stream."""
     counts = {"mfcc": [9, 4], "mel_x": [6, 3]}
     return {
-        name: Sequence(
+        name: FeatureSequence(
             length_mask(torch.tensor(n), max(n))
             .float()[..., None]
             .repeat(1, 1, 5),

@@ -1,9 +1,9 @@
 """Reports read again: kept answers stand for the runs they came from."""
 
-import importlib.util
 import json
 from pathlib import Path
 
+import miniature_runs as miniature
 import pytest
 
 from speechbrain_dslstm.report import (
@@ -15,12 +15,7 @@ from speechbrain_dslstm.report import (
     write_json,
 )
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-spec = importlib.util.spec_from_file_location(
-    "miniature_runs", REPOSITORY / "tests" / "miniature_runs.py"
-)
-miniature = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(miniature)
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 RESAMPLES = 200
 

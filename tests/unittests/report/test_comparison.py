@@ -1,7 +1,6 @@
 """Reports: from run folders to tables that say what they are worth."""
 
 import csv
-import importlib.util
 import json
 import re
 import shutil
@@ -9,6 +8,7 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import miniature_runs as miniature
 import pytest
 
 from speechbrain_dslstm.evaluation import METRICS, scores
@@ -16,23 +16,18 @@ from speechbrain_dslstm.report import (
     DIGITS,
     RULES,
     build_report,
+    caveats,
     inflation_chain,
     read_fold,
     read_runs,
     read_yardsticks,
     shorten,
-    warnings_of,
     write_json,
     write_report,
 )
 from speechbrain_dslstm.report.tables import sections
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-spec = importlib.util.spec_from_file_location(
-    "miniature_runs", REPOSITORY / "tests" / "miniature_runs.py"
-)
-miniature = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(miniature)
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 YARDSTICKS = read_yardsticks(REPOSITORY / "results" / "yardsticks.yaml")
 CHROMIUM = next(
@@ -328,12 +323,12 @@ def test_leaky_numbers_say_so_in_every_output(report, page, protocol):
 
 
 def test_warnings():
-    assert warnings_of("session", "validation", "training") == []
-    assert "test fold" in warnings_of("session", "test", "training")[0]
-    assert "unlabelled" in warnings_of("session", "validation", "speaker")[0]
-    assert warnings_of("text", "validation", "training")
+    assert caveats("session", "validation", "training") == []
+    assert "test fold" in caveats("session", "test", "training")[0]
+    assert "unlabelled" in caveats("session", "validation", "speaker")[0]
+    assert caveats("text", "validation", "training")
     with pytest.raises(ValueError, match="'sessions' is none of speaker"):
-        warnings_of("sessions", "test", "training")
+        caveats("sessions", "test", "training")
 
 
 def test_learning_curves_name_the_use_of_the_test_side(report):

@@ -4,7 +4,6 @@ Python's fork server imports torch and SpeechBrain once, so that a process
 costs a tenth of a second and a test can kill thirty.
 """
 
-import importlib.util
 import multiprocessing
 import os
 import sys
@@ -37,21 +36,10 @@ SMALL = [
 ]
 
 
-def load_recipe():
-    """The recipe's train.py as a module."""
-    if "train" not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            "train", RECIPE / "train.py"
-        )
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["train"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["train"]
-
-
 def warm_up():
     """Have the server import and compile what the first step needs."""
-    load_recipe()
+    import train  # noqa: F401
+
     net = DSLSTM(2, 2, 2)
     optimizer = torch.optim.AdamW(net.parameters())
     torch.optim.lr_scheduler.LambdaLR(optimizer, float)
@@ -106,7 +94,7 @@ def start(target, *args, log=os.devnull, rank=None, ranks=1):
 
 
 def _search_path():
-    paths = [str(REPOSITORY), str(Path(__file__).parent)]
+    paths = [str(REPOSITORY), str(RECIPE), str(Path(__file__).parent)]
     return os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
 
 
@@ -177,7 +165,8 @@ def command_line(corpus, output, options):
 
 def prepare(corpus, output, options):
     """What train.py does before training, alone."""
-    train = load_recipe()
+    import train
+
     arguments = command_line(corpus, output, options)[1:]
     hparams_file, _, overrides = train.sb.parse_arguments(arguments)
     hparams = train.load_hparams(hparams_file, overrides)
@@ -202,7 +191,8 @@ def run_recipe(corpus, output, options, kill_at=None, meeting=None):
     meeting : str or pathlib.Path, optional
         File through which ranks find each other.
     """
-    train = load_recipe()
+    import train
+
     sys.argv = command_line(corpus, output, options)
     if meeting is not None:
         sys.argv.append("--distributed_backend=gloo")
@@ -240,7 +230,9 @@ def _killed(brain, kill_at):
 
 def train_stage(name):
     """A stage of SpeechBrain's Brain."""
-    return load_recipe().sb.Stage[name]
+    import train
+
+    return train.sb.Stage[name]
 
 
 if os.environ.get("DSLSTM_TEST_SERVER"):

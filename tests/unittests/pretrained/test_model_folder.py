@@ -19,7 +19,7 @@ from speechbrain_dslstm.inference import load_safe
 from speechbrain_dslstm.pretrained import save_pretrained
 from speechbrain_dslstm.pretrained.architecture import TABLE, build, describe
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 SYSTEMS = [
     path.name
     for path in sorted((REPOSITORY / "hparams").glob("*.yaml"))

@@ -19,7 +19,7 @@ from speechbrain_dslstm import EmotionClassifier
 from speechbrain_dslstm.hparams import load_hparams, resolve_hparams
 from speechbrain_dslstm.pretrained import load_weights, save_pretrained
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 # Neither in the order of the alphabet nor of length
 LABELS = ["sadness", "anger", "neutral"]
 FILES = [

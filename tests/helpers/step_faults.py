@@ -135,7 +135,7 @@ def start(corpus, output, *options, faults=(), ranks=1, **kwargs):
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "FAULTS": json.dumps(list(faults)),
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{RECIPE}",
     }
     with open(output / "console.txt", "w") as console:
         return subprocess.Popen(
@@ -258,7 +258,6 @@ def _random_states():
 
 def main():
     """Run the recipe with faults, to the end of the training."""
-    sys.path.insert(0, str(RECIPE))
     import speechbrain as sb
     import torch
     import train as recipe

@@ -1,10 +1,10 @@
 """The table of folds: every clip, every side, and the split's own hash."""
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 
+import miniature_runs as miniature
 import pytest
 
 from speechbrain_dslstm.splits import (
@@ -14,12 +14,7 @@ from speechbrain_dslstm.splits import (
     write_folds,
 )
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-spec = importlib.util.spec_from_file_location(
-    "miniature_runs", REPOSITORY / "tests" / "miniature_runs.py"
-)
-miniature = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(miniature)
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def read(path):

@@ -13,7 +13,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from speechbrain_dslstm.hparams import load_hparams
 
-HPARAMS = Path(__file__).resolve().parents[2] / "hparams"
+HPARAMS = Path(__file__).resolve().parents[3] / "hparams"
 EPS = 1e-5
 WIDTHS = {"mel_x": (230, "cnn_x"), "mel_y": (120, "cnn_y")}
 

@@ -23,7 +23,11 @@ torch.set_num_threads(1)
 from click.testing import CliRunner  # noqa: E402
 
 from speechbrain_dslstm import cli  # noqa: E402
-from speechbrain_dslstm.audio import LONGEST_CLIP, AudioError, load_audio
+from speechbrain_dslstm.audio import (  # noqa: E402
+    LONGEST_CLIP,
+    AudioError,
+    load_audio,
+)
 from speechbrain_dslstm.corpora.manifest import build_manifest  # noqa: E402
 from speechbrain_dslstm.export import load_onnx  # noqa: E402
 from speechbrain_dslstm.inference import load_safe  # noqa: E402

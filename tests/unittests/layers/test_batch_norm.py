@@ -15,11 +15,12 @@ import torch
 import torch.distributed as dist
 from hypothesis import given, settings, strategies as st
 
-from speechbrain_dslstm import DSLSTM, normalization
+from speechbrain_dslstm import DSLSTM
 from speechbrain_dslstm.features import FeatureNormalization
 from speechbrain_dslstm.layers import (
     MaskedBatchNorm,
     StepBatchNorm,
+    batch_norm as batch_norm_module,
     masked_moments,
 )
 from speechbrain_dslstm.lengths import length_mask
@@ -532,7 +533,7 @@ def test_batch_norm_is_the_formula(shape, masked, relu, way, monkeypatch):
             "speechbrain_dslstm.kernels.batch_norm_numba.batch_norm_problem",
             lambda x: "no numba",
         )
-    batch_norm_problem = normalization.batch_norm_problem
+    batch_norm_problem = batch_norm_module.batch_norm_problem
     x = torch.randn(shape, dtype=torch.float64)
     counts = torch.tensor([shape[1], 2, 1, 3, 5][: shape[0]])
     counts = counts if masked else None

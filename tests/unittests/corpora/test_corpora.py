@@ -1,7 +1,6 @@
 """One contract for all corpora, and what is particular to each."""
 
 import csv
-import importlib.util
 import logging
 import os
 import random
@@ -9,6 +8,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import miniature_corpora as miniature
 import numpy as np
 import pytest
 import soundfile
@@ -21,12 +21,6 @@ from speechbrain_dslstm.corpora import (
     prepare,
     synthetic,
 )
-
-spec = importlib.util.spec_from_file_location(
-    "miniature", Path(__file__).parents[1] / "corpora" / "miniature.py"
-)
-miniature = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(miniature)
 
 EMOTIONS = {
     "anger",
