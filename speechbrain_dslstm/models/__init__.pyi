@@ -27,6 +27,7 @@ from .losses import (
     vote_shares as vote_shares,
 )
 from .streams import (
+    FeatureSequence as FeatureSequence,
     FeatureStream as FeatureStream,
     Sequence as Sequence,
 )

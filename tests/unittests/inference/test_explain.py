@@ -5,9 +5,9 @@ import torch
 
 from speechbrain_dslstm.inference import (
     EmotionStream,
-    explain,
     plot_explanation,
 )
+from speechbrain_dslstm.inference.explain import explain
 from speechbrain_dslstm.models import TemperatureScaling
 
 OPTIONS = [

@@ -530,7 +530,7 @@ def test_batch_norm_is_the_formula(shape, masked, relu, way, monkeypatch):
         monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     elif way == "plain torch":
         monkeypatch.setattr(
-            "speechbrain_dslstm.kernels.batch_norm_numba.batch_norm_problem",
+            "speechbrain_dslstm.layers.batch_norm.batch_norm_problem",
             lambda x: "no numba",
         )
     batch_norm_problem = batch_norm_module.batch_norm_problem
