@@ -181,7 +181,7 @@ def _train(folder, vocab_size, options):
         trained = SentencePiece(aside, vocab_size, **options)
         for ending in (".vocab", ".model"):
             file = Path(trained.prefix_model_file + ending)
-            os.replace(file, folder / file.name)
+            replace_file(folder / file.name, file.read_bytes())
 
 
 def to_tokens(tokenizer, text):

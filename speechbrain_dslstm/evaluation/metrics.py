@@ -337,7 +337,7 @@ class EmotionStats(MetricStats):
         ]
 
     def write_predictions(self, path, facts=None):
-        """Write the rows as CSV; the file is there whole or not at all.
+        """Write the rows as CSV.
 
         Arguments
         ---------
@@ -361,20 +361,15 @@ class EmotionStats(MetricStats):
         ]
         if not rows:
             raise ValueError(f"no predictions to write to {path}")
-        path = Path(path)
-        scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with open(scratch, "w", newline="", encoding="utf-8") as stream:
-                writer = csv.writer(stream, lineterminator="\n")
-                writer.writerow(rows[0])
-                for row in rows:
-                    writer.writerow(
-                        f"{value:.9g}" if isinstance(value, float) else value
-                        for value in row.values()
-                    )
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(rows[0])
+        for row in rows:
+            writer.writerow(
+                f"{value:.9g}" if isinstance(value, float) else value
+                for value in row.values()
+            )
+        replace_file(path, stream.getvalue())
 
     def write_stats(self, filestream, verbose=False):
         """Write the scores and the confusion matrix as text.

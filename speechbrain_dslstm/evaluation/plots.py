@@ -142,7 +142,7 @@ def plot_confusion(confusion, labels, path, title=None):
     bar.ax.tick_params(length=0, colors=INK)
     bar.outline.set_visible(False)
     bar.set_label("of the true class", color=FAINT, fontsize=8)
-    _save(figure, path, title)
+    save_figure(figure, path, title)
 
 
 def plot_intervals(rows, path, title=None, lines=None):
@@ -222,7 +222,7 @@ def plot_intervals(rows, path, title=None, lines=None):
     axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.7)
     axes.set_xlabel("%", color=FAINT)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_learning_curves(curves, path, title=None, chosen_on_test=False):
@@ -297,7 +297,7 @@ def plot_learning_curves(curves, path, title=None, chosen_on_test=False):
         fontsize=8,
         ncols=2,
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_speakers(scores, path, title=None, mean=None):
@@ -361,7 +361,7 @@ def plot_speakers(scores, path, title=None, mean=None):
     axes.set_ylim(0, 105)
     axes.set_ylabel("UA in %", color=FAINT)
     axes.set_xlabel("speaker", color=FAINT)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _axes(width, height, title):
@@ -379,19 +379,15 @@ def _axes(width, height, title):
     return figure, axes
 
 
-def _save(figure, path, title=None):
-    """Write the figure; the file is there whole or not at all."""
-    path = Path(path)
-    scratch = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+def save_figure(figure, path, title=None):
+    """Write a figure in the format that the file's suffix names."""
+    with replacement(path) as temporary:
         figure.savefig(
-            scratch,
+            temporary,
+            format=Path(path).suffix.removeprefix(".") or None,
             dpi=160,
             facecolor="white",
             bbox_inches="tight",
             pad_inches=0.15,
             metadata={"Title": title} if title else None,
         )
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)

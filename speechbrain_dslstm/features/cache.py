@@ -193,21 +193,12 @@ class FeatureCache:
     def _write(self, file, feats):
         """Write an entry whole or not at all."""
         tensors = {"feats": feats.contiguous(), "check": _check(feats)}
-        # Two processes may write one entry at once: each has its own file
-        temporary = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
         try:
-            for last in (False, True):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    temporary.write_bytes(save(tensors))
-                    os.replace(temporary, file)
-                    break
-                except FileNotFoundError:
-                    # The folder has been deleted meanwhile, once
-                    if last:
-                        raise
-                finally:
-                    temporary.unlink(missing_ok=True)
+            try:
+                replace_file(file, save(tensors), durable=False)
+            except FileNotFoundError:
+                # The folder has been deleted meanwhile
+                replace_file(file, save(tensors), durable=False)
         except OSError as error:
             raise self._cannot_write(error) from error
 

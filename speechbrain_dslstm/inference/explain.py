@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from speechbrain_dslstm.ds_lstm.equations import ds_lstm_naive
-from speechbrain_dslstm.evaluation.plots import COLORS, FAINT, INK, _save
+from speechbrain_dslstm.evaluation.plots import COLORS, FAINT, INK, save_figure
 from speechbrain_dslstm.models.branches import SpectrogramBranch
 
 __all__ = ["Explanation", "explain", "plot_explanation"]
@@ -295,4 +295,4 @@ def plot_explanation(found, labels, path, title=None):
         axes.tick_params(colors=INK)
     if title:
         figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
-    _save(figure, path)
+    save_figure(figure, path)

@@ -165,17 +165,18 @@ def save_pretrained(
         )
     # The host looks for this name; what is in it is no pickle
     state = save(state_to_save(model, half))
-    _write(folder / "model.ckpt", lambda p: p.write_bytes(state))
+    replace_file(folder / "model.ckpt", state)
     encoder = make_label_encoder(labels)
-    _write(folder / "label_encoder.ckpt", lambda p: encoder.save(str(p)))
+    with replacement(folder / "label_encoder.ckpt") as temporary:
+        encoder.save(str(temporary))
     hashes = {
         name: hashlib.sha256((folder / f"{name}.ckpt").read_bytes()).hexdigest()
         for name in ("model", "label_encoder")
     }
     text = "\n".join(lines) + "\n" + FRAME.format(**hashes)
-    _write(folder / HYPERPARAMS, lambda p: p.write_text(text))
+    replace_file(folder / HYPERPARAMS, text)
     interface = folder / "custom_interface.py"
-    _write(interface, lambda p: p.write_text(INTERFACE))
+    replace_file(interface, INTERFACE)
 
 
 def make_label_encoder(labels):
@@ -279,10 +280,3 @@ def load_weights(model, path, sha256=None):
             f"cannot read weights from {path}: {shorten(error)}"
         ) from error
     load_state(model, state, path)
-
-
-def _write(path, write):
-    """Write aside and rename, so that no half-written file is ever loaded."""
-    aside = path.with_name(path.name + ".part")
-    write(aside)
-    os.replace(aside, path)

@@ -222,22 +222,18 @@ def write_safe(
             f"{numbers} numbers; load_safe takes models of at most "
             f"{LARGEST_MODEL}"
         )
-    aside = folder / f"{WEIGHTS}.part"
     # Not save_file, whose files only their owner may read
-    aside.write_bytes(save(state))
-    digest = hashlib.sha256(aside.read_bytes()).hexdigest()
-    os.replace(aside, folder / WEIGHTS)
+    weights = save(state)
+    replace_file(folder / WEIGHTS, weights)
     data = {
         "format": FORMAT,
         "sample_rate": int(sample_rate),
         "labels": list(labels),
         "temperature": float(temperature),
-        "sha256": digest,
+        "sha256": hashlib.sha256(weights).hexdigest(),
         "model": described,
     }
-    aside = folder / f"{DESCRIPTION}.part"
-    aside.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
-    os.replace(aside, folder / DESCRIPTION)
+    replace_file(folder / DESCRIPTION, json.dumps(data, indent=1) + "\n")
     read_description(folder)
 
 

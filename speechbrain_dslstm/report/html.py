@@ -104,7 +104,7 @@ def write_report(report, folder):
     for kind in ("md", "html"):
         template = environment.get_template(f"report.{kind}.j2")
         text = template.render(report=report, sections=found)
-        _write(folder / f"report.{kind}", text)
+        replace_file(folder / f"report.{kind}", text)
     write_json(report, folder / "report.json")
     return folder / "report.html"
 
@@ -146,20 +146,10 @@ def write_json(report, path):
         if isinstance(value, list) and value:
             text = "[\n" + ",\n".join(map(dump, value)) + "]"
         lines.append(f"{dump(key)}:{text}")
-    _write(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    replace_file(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _embed(path):
     """A picture as a data URL."""
     data = base64.b64encode(path.read_bytes()).decode()
     return f"data:image/png;base64,{data}"
-
-
-def _write(path, text):
-    """Write a file; it is there whole or not at all."""
-    scratch = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)

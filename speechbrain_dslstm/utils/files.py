@@ -1,47 +1,27 @@
-"""Files that are there whole or not at all, and errors that name them."""
+"""Write files whole or not at all, with errors that name the file."""
 
 import errno
+import glob
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["name_errors", "replace_file", "sync"]
+__all__ = ["name_errors", "replace_file", "replacement", "sync"]
 
-# Seconds after which a file aside has been left by a kill
+# Seconds after which a temporary file must be a leftover of a killed process
 OLD = 60
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 @contextmanager
-def name_errors(path):
-    """Have an error of writing say which file, and what to do.
+def name_errors(path: str | Path) -> Iterator[None]:
+    """Add the file's name, and advice on a full disk, to an OSError.
 
     Python names the file when it cannot be opened, but not when the disk
     fills up later.
-
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        The file that is written inside.
-
-    Yields
-    ------
-    None
-
-    Raises
-    ------
-    OSError
-        Of the same kind, with the file's name.
-
-    Example
-    -------
-    >>> with name_errors("log.txt"):
-    ...     raise OSError(28, "No space left on device")
-    Traceback (most recent call last):
-        ...
-    OSError: [Errno 28] No space left on device; make room and run the same command again: 'log.txt'
     """
     try:
         yield
@@ -52,21 +32,8 @@ def name_errors(path):
         raise OSError(error.errno or errno.EIO, reason, str(path)) from error
 
 
-def sync(path):
-    """Have the kernel write a file or folder to the disk now.
-
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        It exists.
-
-    Example
-    -------
-    >>> sync("nowhere")
-    Traceback (most recent call last):
-        ...
-    FileNotFoundError: [Errno 2] No such file or directory: 'nowhere'
-    """
+def sync(path: str | Path) -> None:
+    """Have the kernel write a file or folder to the disk now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -74,55 +41,54 @@ def sync(path):
         os.close(descriptor)
 
 
-def replace_file(path, content):
-    """Write a file aside, sync it and put it in place.
+@contextmanager
+def replacement(path: str | Path, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path; the file written there replaces ``path`` at the end.
 
-    Several processes may write the same file at once: each has its own file
-    aside, and the last one wins.
+    If the block raises, the temporary file is removed and ``path`` stays as it
+    was. Several processes may replace one file at once: the last one wins. An
+    OSError names ``path``. ``durable=False`` neither syncs the file to the
+    disk nor removes what killed processes left: for caches of many files.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with name_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            if durable:
+                sync(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if durable:
+            pattern = f".{glob.escape(path.name)}.*.tmp"
+            for leftover in path.parent.glob(pattern):
+                _remove_old(leftover)
+            sync(path.parent)
 
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        The file; its folder is made if needed.
-    content : str or bytes
-        All of it.
 
-    Raises
-    ------
-    OSError
-        Names the file; what stood there before is left as it was.
+def replace_file(
+    path: str | Path, content: str | bytes, durable: bool = True
+) -> None:
+    """Replace a file, or create it, by text (as UTF-8) or bytes; see ``replacement``.
 
-    Example
-    -------
     >>> path = getfixture("tmp_path") / "run.json"
     >>> replace_file(path, "{}")
     >>> path.read_text(), len(list(path.parent.iterdir()))
     ('{}', 1)
     """
-    path = Path(path)
     if isinstance(content, str):
         content = content.encode("utf-8")
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    with name_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(aside, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
-        for left_over in path.parent.glob(f".{path.name}.*.tmp"):
-            _remove_old(left_over)
-        sync(path.parent)
+    with replacement(path, durable) as temporary:
+        temporary.write_bytes(content)
 
 
-def _remove_old(aside):
-    """Remove a file aside unless it may still be written to."""
+def _remove_old(temporary: Path) -> None:
+    """Remove a temporary file unless it may still be written to."""
     try:
-        if time.time() - aside.stat().st_mtime > OLD:
-            aside.unlink()
+        if time.time() - temporary.stat().st_mtime > OLD:
+            temporary.unlink()
     except FileNotFoundError:
         # Put in place, or removed by another process
         return
