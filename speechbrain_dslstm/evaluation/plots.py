@@ -4,12 +4,12 @@ A figure made here is a ``matplotlib.figure.Figure`` of its own: no display
 is needed, and nothing stays open after a training of many epochs.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from speechbrain_dslstm.evaluation.metrics import scores_from_confusion
+from speechbrain_dslstm.utils.files import replacement
 
 __all__ = [
     "plot_confusion",
@@ -384,7 +384,7 @@ def save_figure(figure, path, title=None):
     with replacement(path) as temporary:
         figure.savefig(
             temporary,
-            format=Path(path).suffix.removeprefix(".") or None,
+            format=Path(path).suffix[1:],
             dpi=160,
             facecolor="white",
             bbox_inches="tight",
