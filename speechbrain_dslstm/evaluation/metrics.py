@@ -10,8 +10,7 @@ Symbols: B batch, K classes.
 """
 
 import csv
-import os
-from pathlib import Path
+import io
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from sklearn.metrics import confusion_matrix
 from speechbrain.utils.metric_stats import MetricStats
 
 from speechbrain_dslstm.models.losses import concordance
+from speechbrain_dslstm.utils.files import replace_file
 
 __all__ = [
     "scores",
