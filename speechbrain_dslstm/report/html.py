@@ -5,7 +5,6 @@ The contents are those of ``sections.py``, the layout that of the templates.
 
 import base64
 import json
-import os
 from pathlib import Path
 
 import yaml
@@ -17,6 +16,7 @@ from jinja2 import (
 )
 
 from speechbrain_dslstm.report.tables import sections
+from speechbrain_dslstm.utils.files import replace_file
 
 __all__ = ["read_yardsticks", "write_json", "write_report"]
 
