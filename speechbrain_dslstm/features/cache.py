@@ -15,7 +15,6 @@ import copy
 import hashlib
 import json
 import os
-import uuid
 import zlib
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from safetensors.torch import load, save
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.features.extractor import FEATURES_VERSION
+from speechbrain_dslstm.utils.files import replace_file
 
 __all__ = ["FeatureCache", "SpeedCache"]
 
@@ -204,8 +204,9 @@ class FeatureCache:
 
     def _cannot_write(self, error):
         return ValueError(
-            f"cannot write to the feature cache {self.folder}: {error}; "
-            "choose another folder, or do without a cache"
+            f"cannot write to the feature cache {self.folder}: "
+            f"{error.strerror or error}; choose another folder, or do without "
+            "a cache"
         )
 
 
