@@ -1,6 +1,5 @@
 """Transcripts of a corpus: normalisation, the SentencePiece tokenizer and its tokens."""
 
-import os
 import re
 import tempfile
 from pathlib import Path
