@@ -9,7 +9,6 @@ hashes of the files beside them; a folder written before they did still loads.
 """
 
 import hashlib
-import os
 import pickle
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -30,6 +29,7 @@ from speechbrain_dslstm.pretrained.safe_format import (
     write_safe,
 )
 from speechbrain_dslstm.pretrained.untrusted_files import check_hash, shorten
+from speechbrain_dslstm.utils.files import replace_file, replacement
 
 __all__ = [
     "PassThrough",

@@ -8,7 +8,6 @@ taken for the model: what is refused is refused within a second.
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import jsonschema
@@ -20,6 +19,7 @@ from speechbrain_dslstm.pretrained.untrusted_files import (
     read_json,
     shorten,
 )
+from speechbrain_dslstm.utils.files import replace_file
 
 __all__ = ["read_description", "write_safe", "load_state"]
 
