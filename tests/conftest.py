@@ -13,11 +13,13 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import soundfile  # noqa: E402
 import speechbrain  # noqa: E402, F401
 import torch  # noqa: E402
 from speechbrain.utils.importutils import LazyModule  # noqa: E402
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from speechbrain_dslstm.corpora import synthetic  # noqa: E402
+
 # Threads that wait for each other on a busy machine cost minutes
 THREADS = 1
 
@@ -83,18 +85,34 @@ def reproducible():
 
 
 @pytest.fixture(scope="session")
+def speech_files(tmp_path_factory):
+    """32 files: four synthetic speakers, four emotions, twice each.
+
+    Each joins three sentences, so that no licensed corpus is needed.
+    """
+    clips = tmp_path_factory.mktemp("clips")
+    synthetic.generate(clips, speakers=4)
+    folder = tmp_path_factory.mktemp("speech")
+    paths = sorted(clips.glob("*.wav"))
+    for k in range(0, len(paths), 3):
+        samples = [soundfile.read(path)[0] for path in paths[k : k + 3]]
+        path = folder / f"{paths[k].stem}.flac"
+        soundfile.write(path, np.concatenate(samples), synthetic.RATE)
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture(scope="session")
 def speech_data():
     """Folder with real emotional speech, a sub-folder for each corpus."""
     given = os.environ.get("DSLSTM_SPEECH_DATA")
-    folder = Path(given or REPOSITORY.parent / "shared" / "data")
-    if folder.is_dir():
-        return folder
-    if given:
-        pytest.fail(f"DSLSTM_SPEECH_DATA={given} is no folder")
-    pytest.skip(
-        "no real speech here: set DSLSTM_SPEECH_DATA to a folder that holds "
-        "emodb/, ravdess/ and nemo/ (see recipes/emotion_recognition)"
-    )
+    if not given:
+        pytest.skip(
+            "no real speech: set DSLSTM_SPEECH_DATA to a folder that holds "
+            "emodb/, ravdess/ and nemo/ (see recipes/emotion_recognition)"
+        )
+    if not Path(given).is_dir():
+        pytest.fail(f"DSLSTM_SPEECH_DATA={given} is not a folder")
+    return Path(given)
 
 
 def _corpus(folder):

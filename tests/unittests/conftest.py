@@ -25,13 +25,13 @@ def build_small(p=0.5, **options):
 
 
 @pytest.fixture(scope="session")
-def small_model(emodb_clips):
-    """Makes a model whose weights are random and its statistics real."""
+def small_model(speech_clips):
+    """Build a model with random weights and the statistics of speech."""
 
     def make(center=False, **options):
         torch.manual_seed(0)
         model = build_small(**options)
-        for clip in emodb_clips[:3]:
+        for clip in speech_clips[:3]:
             model.update_normalization(clip.unsqueeze(0))
         for stream in model.streams.values():
             stream.normalization.center_utterances = center
@@ -40,22 +40,30 @@ def small_model(emodb_clips):
             branch.head.weight.data *= 20
         # Batch norm with statistics of its own
         model.train()
-        model(torch.stack([clip[:20000] for clip in emodb_clips[:4]]))
+        model(torch.stack([clip[:20000] for clip in speech_clips[:4]]))
         return model.eval()
 
     return make
 
 
 @pytest.fixture(scope="session")
-def emodb_files(emodb_folder):
-    """Files of every tenth clip of EMO-DB."""
-    return sorted(emodb_folder.glob("*.flac"))[::10]
+def speech_clips(speech_files):
+    """Waveforms of the synthetic files."""
+    return [load_audio(path) for path in speech_files]
 
 
 @pytest.fixture(scope="session")
-def emodb_clips(emodb_files):
-    """Their waveforms."""
-    return [load_audio(path) for path in emodb_files]
+def emodb_clips(emodb_folder):
+    """Waveforms of every tenth clip of EMO-DB."""
+    return [
+        load_audio(path) for path in sorted(emodb_folder.glob("*.flac"))[::10]
+    ]
+
+
+@pytest.fixture(params=["speech_clips", "emodb_clips"])
+def clips_of_both(request):
+    """Synthetic waveforms, then real ones where the corpus is there."""
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="session")

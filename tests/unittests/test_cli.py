@@ -47,21 +47,21 @@ def dslstm(model, monkeypatch, capsys):
     return run
 
 
-def test_classify(dslstm, model, emodb_files):
-    status, out, err = dslstm("classify", *emodb_files[:3])
+def test_classify(dslstm, model, speech_files):
+    status, out, err = dslstm("classify", *speech_files[:3])
     assert (status, err) == (0, "")
     classifier = load_safe(model)
-    for line, path in zip(out.splitlines(), emodb_files, strict=False):
+    for line, path in zip(out.splitlines(), speech_files, strict=False):
         _, score, _, label = classifier.classify_file(path)
         assert line.startswith(f"{path}  {label[0]}  [{label[0]} ")
         assert f"{score.exp().item():.2f}" in line
 
 
-def test_json(dslstm, model, emodb_files):
-    status, out, _ = dslstm("classify", "--json", *emodb_files[:3])
+def test_json(dslstm, model, speech_files):
+    status, out, _ = dslstm("classify", "--json", *speech_files[:3])
     rows = [json.loads(line) for line in out.splitlines()]
     assert status == 0 and [r["file"] for r in rows] == [
-        str(path) for path in emodb_files[:3]
+        str(path) for path in speech_files[:3]
     ]
     for row in rows:
         assert list(row["posteriors"]) == LABELS
@@ -69,8 +69,8 @@ def test_json(dslstm, model, emodb_files):
         assert row["label"] == max(LABELS, key=row["posteriors"].get)
 
 
-def test_csv_of_a_folder(dslstm, emodb_clips, tmp_path):
-    soundfile.write(tmp_path / "a.ogg", emodb_clips[0].numpy(), 16000)
+def test_csv_of_a_folder(dslstm, speech_clips, tmp_path):
+    soundfile.write(tmp_path / "a.ogg", speech_clips[0].numpy(), 16000)
     soundfile.write(tmp_path / "b.wav", np.zeros(16000), 16000)
     (tmp_path / "c.wav").write_text("no audio")
     status, out, _ = dslstm("classify", "--csv", tmp_path)
@@ -100,9 +100,9 @@ def test_silence_is_an_answer_and_a_broken_file_none(dslstm, tmp_path):
     assert json.loads(out)["label"] in LABELS
 
 
-def test_long(dslstm, emodb_clips, tmp_path):
+def test_long(dslstm, speech_clips, tmp_path):
     path = tmp_path / "long.flac"
-    samples = torch.cat(emodb_clips[:6])
+    samples = torch.cat(speech_clips[:6])
     soundfile.write(path, samples.numpy(), 16000)
     _, out, _ = dslstm(
         "classify", path, "--long", "--window=3", "--hop=1.5", "--json"
@@ -116,13 +116,13 @@ def test_long(dslstm, emodb_clips, tmp_path):
     assert status == 1 and "gone.wav" in err and out.count("\n") >= 2
 
 
-def test_unknown(dslstm, emodb_files):
-    _, out, _ = dslstm("classify", emodb_files[0], "--unknown-below=1.0")
+def test_unknown(dslstm, speech_files):
+    _, out, _ = dslstm("classify", speech_files[0], "--unknown-below=1.0")
     assert "  unknown  [" in out
 
 
-def test_stream(dslstm, model, emodb_clips, monkeypatch):
-    wav = emodb_clips[0]
+def test_stream(dslstm, model, speech_clips, monkeypatch):
+    wav = speech_clips[0]
     pcm = (wav * 32768).round().clamp(-32768, 32767).short().numpy()
     stdin = io.TextIOWrapper(io.BytesIO(pcm.astype("<i2").tobytes() + b"\0"))
     monkeypatch.setattr(sys, "stdin", stdin)
@@ -137,10 +137,12 @@ def test_stream(dslstm, model, emodb_clips, monkeypatch):
     assert rows[-1]["seconds"] == round(len(wav) / 16000, 3)
 
 
-def test_a_stream_without_speech_has_a_reason(dslstm, emodb_clips, monkeypatch):
+def test_a_stream_without_speech_has_a_reason(
+    dslstm, speech_clips, monkeypatch
+):
     """Until somebody speaks."""
     silence = torch.zeros(16000)
-    wav = torch.cat([silence, emodb_clips[0]])
+    wav = torch.cat([silence, speech_clips[0]])
     for samples, options in [(silence, []), (silence, ["--any-sound"])] + [
         (wav, [])
     ]:
@@ -175,9 +177,9 @@ def test_info(dslstm, model):
     assert "SpectrogramBranch (0.5), MFCCBranch (0.5)" in out
 
 
-def test_explain(dslstm, emodb_files, tmp_path):
+def test_explain(dslstm, speech_files, tmp_path):
     picture = tmp_path / "picture.png"
-    status, out, _ = dslstm("explain", emodb_files[0], "-o", picture)
+    status, out, _ = dslstm("explain", speech_files[0], "-o", picture)
     assert status == 0 and out.startswith(f"{picture}  ")
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
@@ -244,10 +246,10 @@ def test_a_folder_without_audio(dslstm, tmp_path):
     assert (status, err) == (2, f"dslstm: no audio files in {tmp_path}\n")
 
 
-def test_a_stranger_s_yaml_is_not_run(dslstm, emodb_files, tmp_path):
+def test_a_stranger_s_yaml_is_not_run(dslstm, speech_files, tmp_path):
     evil = "model: !apply:os.mkdir ['ran']\n"
     (tmp_path / "hyperparams.yaml").write_text(evil)
-    status, _, err = dslstm("classify", emodb_files[0], model=tmp_path)
+    status, _, err = dslstm("classify", speech_files[0], model=tmp_path)
     assert status == 2 and "no model.json" in err
     assert not Path("ran").exists()
 
@@ -270,9 +272,9 @@ def test_help_has_examples_that_parse(name):
         command.make_context(words[0], words[1:])
 
 
-def test_a_closed_pipe_is_quiet(model, emodb_files):
+def test_a_closed_pipe_is_quiet(model, speech_files):
     command = [sys.executable, "-m", "speechbrain_dslstm.cli", "classify"]
-    command += [*map(str, emodb_files[:2]), "--model", str(model)]
+    command += [*map(str, speech_files[:2]), "--model", str(model)]
     first = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

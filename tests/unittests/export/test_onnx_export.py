@@ -68,14 +68,14 @@ def exported(request, small_model, tmp_path_factory):
     return made, export_onnx(made, path)
 
 
-def test_any_batch_and_length(exported, emodb_clips):
+def test_any_batch_and_length(exported, speech_clips):
     """From a clip that is too short by itself to thirty seconds."""
     made, path = exported
     session = open_session(path)
-    batches = [emodb_clips[:1], emodb_clips[1:4], emodb_clips[4:11]]
-    batches += [[torch.cat(emodb_clips[:12])]]
+    batches = [speech_clips[:1], speech_clips[1:4], speech_clips[4:11]]
+    batches += [[torch.cat(speech_clips[:12])]]
     for samples in (1, 400, 5000, 10239, 10240, 10241, 33333):
-        batches.append([clip[:samples] for clip in emodb_clips[:2]])
+        batches.append([clip[:samples] for clip in speech_clips[:2]])
     answers = []
     for clips in batches:
         wavs, counts = batch_of(clips)
@@ -86,10 +86,10 @@ def test_any_batch_and_length(exported, emodb_clips):
     assert torch.stack(answers[:3]).std(0).max() > 1e-3
 
 
-def test_padding_changes_nothing(exported, emodb_clips):
+def test_padding_changes_nothing(exported, clips_of_both):
     """Not even NaN behind the end of an utterance."""
     made, path = exported
-    wavs, counts = batch_of(emodb_clips[:3])
+    wavs, counts = batch_of(clips_of_both[:3])
     spoiled = wavs.clone()
     for row, count in zip(spoiled, counts, strict=True):
         row[count:] = float("nan")
@@ -129,12 +129,12 @@ def test_the_file(exported):
     assert [v.name for v in model.graph.output] == ["log_posteriors"]
 
 
-def test_int8(exported, emodb_clips):
+def test_int8(exported, speech_clips):
     """What was learnt becomes integers, and the answer is close."""
     made, path = exported
     small = quantize_onnx(path, path.parent / "int8.onnx")
     try:
-        wavs, counts = batch_of(emodb_clips[:6])
+        wavs, counts = batch_of(speech_clips[:6])
         expected = made.classify_batch(wavs, counts)[0]
         found = run(open_session(small), wavs, counts)
         assert 0 < (found.exp() - expected.exp()).abs().max() < 0.1
@@ -154,12 +154,12 @@ def test_int8(exported, emodb_clips):
         small.unlink()
 
 
-def test_torch_export(small_model, emodb_clips, tmp_path):
+def test_torch_export(small_model, speech_clips, tmp_path):
     made = classifier_of(small_model(p=1.0))
     file = tmp_path / "model.pt2"
     torch.export.save(export_torch(made), file)
     module = torch.export.load(file).module(check_guards=False)
-    for clips in (emodb_clips[:1], emodb_clips[2:5]):
+    for clips in (speech_clips[:1], speech_clips[2:5]):
         wavs, counts = batch_of(clips)
         expected = made.classify_batch(wavs, counts)[0]
         with torch.no_grad():
@@ -190,12 +190,12 @@ def steps_of(clips, samples):
     return both.split(samples, dim=1)
 
 
-def test_step_equals_the_stream(stream_model, emodb_clips):
+def test_step_equals_the_stream(stream_model, speech_clips):
     """After every step, in a batch, and with a state of constant size."""
     module = ExportableStep(stream_model)
     states = module.initial_state(batch=2)
     streams = [EmotionStream(stream_model) for _ in range(2)]
-    clips = [torch.cat(emodb_clips[:3]), torch.cat(emodb_clips[3:6])]
+    clips = [torch.cat(speech_clips[:3]), torch.cat(speech_clips[3:6])]
     shapes = [state.shape for state in states]
     compared = 0
     for t, chunk in enumerate(steps_of(clips, module.samples)):
@@ -212,7 +212,7 @@ def test_step_equals_the_stream(stream_model, emodb_clips):
     assert compared > 5
 
 
-def test_step_onnx(small_model, emodb_clips, tmp_path):
+def test_step_onnx(small_model, speech_clips, tmp_path):
     """Traced with two streams of the first step, run with one and three."""
     made = classifier_of(with_normalization(small_model(), "running"))
     session = open_session(export_step_onnx(made, tmp_path / "step.onnx"))
@@ -230,7 +230,7 @@ def test_step_onnx(small_model, emodb_clips, tmp_path):
             )
             for value in session.get_inputs()[2:]
         }
-        clips = [torch.cat(emodb_clips[k : k + 2]) for k in range(batch)]
+        clips = [torch.cat(speech_clips[k : k + 2]) for k in range(batch)]
         streams = [made.stream() for _ in clips]
         for t, chunk in enumerate(steps_of(clips, samples)):
             inputs = {"chunk": chunk.numpy(), "step": np.array(t), **states}

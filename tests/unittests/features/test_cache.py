@@ -60,10 +60,9 @@ def cache(tmp_path):
 
 
 @pytest.fixture
-def clips(emodb_folder, tmp_path):
+def clips(speech_files, tmp_path):
     """Copies of some clips."""
-    files = sorted(emodb_folder.glob("*.flac"))[:CLIPS]
-    return [Path(shutil.copy(file, tmp_path)) for file in files]
+    return [Path(shutil.copy(file, tmp_path)) for file in speech_files[:CLIPS]]
 
 
 def same(actual, expected):

@@ -17,7 +17,7 @@ from speechbrain_dslstm.features import (
 )
 
 TESTS = Path(__file__).parents[2]
-CORPORA = ["emodb", "ravdess", "nemo"]
+CORPORA = ["synthetic", "emodb", "ravdess", "nemo"]
 EXTRACTORS = {
     "mfcc": MFCC39(),
     "mel_x": LogMelSpectrogram(n_fft=512),
@@ -53,13 +53,15 @@ def smile():
 
 
 @pytest.fixture(scope="module", params=CORPORA)
-def clips(request, speech_data):
+def clips(request):
     """Eight clips spread over one corpus, as float32 samples."""
     from speechbrain.dataio.dataio import read_audio
 
-    files = sorted((speech_data / request.param).glob("*.flac"))
-    if not files:
-        pytest.skip(f"no {request.param} clips in the speech data")
+    if request.param == "synthetic":
+        files = request.getfixturevalue("speech_files")
+    else:
+        folder = request.getfixturevalue(f"{request.param}_folder")
+        files = sorted(folder.glob("*.flac"))
     return [read_audio(str(f)) for f in files[:: math.ceil(len(files) / 8)]]
 
 

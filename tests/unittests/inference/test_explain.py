@@ -19,9 +19,9 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_it_ends_with_the_answer(options, small_model, emodb_clips):
+def test_it_ends_with_the_answer(options, small_model, clips_of_both):
     model = small_model(**options)
-    for wav in emodb_clips[:3]:
+    for wav in clips_of_both[:3]:
         found = explain(model, wav)
         with torch.no_grad():
             expected = model(wav.unsqueeze(0))[0].exp()
@@ -32,8 +32,8 @@ def test_it_ends_with_the_answer(options, small_model, emodb_clips):
         torch.testing.assert_close(found.posteriors.sum(1), ones)
 
 
-def test_shapes_and_times(small_model, emodb_clips):
-    wav = emodb_clips[0]
+def test_shapes_and_times(small_model, speech_clips):
+    wav = speech_clips[0]
     found = explain(small_model(), wav)
     seconds = len(wav) / 16000
     steps = len(found.times)
@@ -48,15 +48,15 @@ def test_shapes_and_times(small_model, emodb_clips):
 
 
 @pytest.mark.parametrize("gate", ["gate_x", "gate_y"])
-def test_an_open_gate_is_seen(gate, small_model, emodb_clips):
+def test_an_open_gate_is_seen(gate, small_model, speech_clips):
     """A bias that opens one input gate moves that gate, and only it."""
     model = small_model()
-    plain = explain(model, emodb_clips[0])
+    plain = explain(model, speech_clips[0])
     layer = model.branches["spectrogram"].ds_lstm
     hidden = layer.hidden_size
     row = 1 if gate == "gate_x" else 2
     layer.bias_l0.data[row * hidden : (row + 1) * hidden] = 30.0
-    found = explain(model, emodb_clips[0])
+    found = explain(model, speech_clips[0])
     other = "gate_y" if gate == "gate_x" else "gate_x"
     assert (getattr(found, gate)[0] > 0.999).all()
     assert (getattr(found, other)[0] < 0.9).all()
@@ -65,9 +65,9 @@ def test_an_open_gate_is_seen(gate, small_model, emodb_clips):
     )
 
 
-def test_the_running_posterior_is_that_of_a_stream(small_model, emodb_clips):
+def test_the_running_posterior_is_that_of_a_stream(small_model, speech_clips):
     """Where the MFCC branch is not in the way."""
-    model, wav = small_model(p=1.0), emodb_clips[0]
+    model, wav = small_model(p=1.0), speech_clips[0]
     stream = EmotionStream(model)
     heard = []
     for chunk in wav.split(256):
@@ -86,15 +86,15 @@ def test_the_running_posterior_is_that_of_a_stream(small_model, emodb_clips):
     )
 
 
-def test_temperature(small_model, emodb_clips):
+def test_temperature(small_model, speech_clips):
     model = small_model()
-    plain = explain(model, emodb_clips[0]).posteriors
-    hot = explain(model, emodb_clips[0], TemperatureScaling(5.0)).posteriors
+    plain = explain(model, speech_clips[0]).posteriors
+    hot = explain(model, speech_clips[0], TemperatureScaling(5.0)).posteriors
     assert (hot.max(1).values < plain.max(1).values).all()
 
 
-def test_a_short_clip(small_model, emodb_clips):
-    found = explain(small_model(), emodb_clips[0][:1000])
+def test_a_short_clip(small_model, speech_clips):
+    found = explain(small_model(), speech_clips[0][:1000])
     assert len(found.times) == 1
 
 
@@ -108,8 +108,8 @@ def test_models_without_gates(small_model):
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
-def test_picture(ending, small_model, emodb_clips, tmp_path):
-    found = explain(small_model(), emodb_clips[0])
+def test_picture(ending, small_model, speech_clips, tmp_path):
+    found = explain(small_model(), speech_clips[0])
     path = tmp_path / f"explained.{ending}"
     plot_explanation(found, ["sadness", "anger", "neutral"], path, "A title")
     assert path.stat().st_size > 5000
@@ -120,7 +120,7 @@ def test_picture(ending, small_model, emodb_clips, tmp_path):
             assert f"<!-- {part}" in text or part in text
 
 
-def test_labels_that_do_not_fit(small_model, emodb_clips, tmp_path):
-    found = explain(small_model(), emodb_clips[0])
+def test_labels_that_do_not_fit(small_model, speech_clips, tmp_path):
+    found = explain(small_model(), speech_clips[0])
     with pytest.raises(ValueError, match="2 labels for 3 classes"):
         plot_explanation(found, ["a", "b"], tmp_path / "a.png")

@@ -21,18 +21,18 @@ from speechbrain_dslstm.inference.long_recordings import _windows
 
 
 @pytest.fixture
-def mixed_folder(tmp_path, emodb_clips):
+def mixed_folder(tmp_path, speech_clips):
     """Speech of several formats, and what is none."""
     folder = tmp_path / "mixed" / "below"
     folder.mkdir(parents=True)
     for k, ending in enumerate(["wav", "flac", "ogg", "mp3"]):
         path = folder / f"speech{k}.{ending}"
-        soundfile.write(path, emodb_clips[k].numpy(), 16000)
-    long = torch.cat(emodb_clips[:30]).numpy()
+        soundfile.write(path, speech_clips[k].numpy(), 16000)
+    long = torch.cat(speech_clips[:30]).numpy()
     soundfile.write(folder / "long.flac", long, 16000)
     soundfile.write(folder / "silence.wav", np.zeros(16000), 16000)
     soundfile.write(folder / "long_silence.wav", np.zeros(16000 * 70), 16000)
-    soundfile.write(folder / "short.wav", emodb_clips[0][:1000], 16000)
+    soundfile.write(folder / "short.wav", speech_clips[0][:1000], 16000)
     soundfile.write(folder / "empty.wav", np.zeros(0), 16000)
     (folder / "broken.wav").write_text("no audio")
     (folder / "notes.txt").write_text("no audio")
@@ -71,8 +71,8 @@ def test_a_folder(classifier, mixed_folder):
     torch.testing.assert_close(total, torch.tensor(1.0))
 
 
-def test_the_order_of_a_list(classifier, emodb_files, tmp_path):
-    wanted = [emodb_files[k] for k in (5, 2, 9, 0, 2)]
+def test_the_order_of_a_list(classifier, speech_files, tmp_path):
+    wanted = [speech_files[k] for k in (5, 2, 9, 0, 2)]
     wanted.insert(2, tmp_path / "gone.wav")
     results = classifier.classify_files([str(path) for path in wanted])
     assert [result.path for result in results] == wanted
@@ -96,11 +96,11 @@ def test_options(classifier, mixed_folder):
         classifier.classify_file(speech, unknown_below=1.5)
 
 
-def test_unknown_leaves_the_numbers_alone(classifier, emodb_files):
-    plain = classifier.classify_file(emodb_files[0])
+def test_unknown_leaves_the_numbers_alone(classifier, speech_files):
+    plain = classifier.classify_file(speech_files[0])
     score = plain[1].exp().item()
     for threshold, label in [(score - 0.01, plain[3]), (score + 0.01, None)]:
-        found = classifier.classify_file(emodb_files[0], threshold)
+        found = classifier.classify_file(speech_files[0], threshold)
         for a, b in zip(found[:3], plain[:3], strict=True):
             torch.testing.assert_close(a, b, atol=0, rtol=0)
         assert found[3] == (label or ["unknown"])
@@ -132,21 +132,21 @@ def test_no_files(tmp_path):
         find_audio([])
 
 
-def test_progress(classifier, emodb_files, capsys):
-    classifier.classify_files(emodb_files[:3], progress=True)
+def test_progress(classifier, speech_files, capsys):
+    classifier.classify_files(speech_files[:3], progress=True)
     assert "3/3" in capsys.readouterr().err
-    classifier.classify_files(emodb_files[:3])
+    classifier.classify_files(speech_files[:3])
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("hop", [None, 1.5, 3.0])
 @pytest.mark.parametrize("rate", [16000, 44100])
 def test_long_is_each_window_by_itself(
-    hop, rate, classifier, emodb_clips, tmp_path
+    hop, rate, classifier, speech_clips, tmp_path
 ):
     """Time stamps without gaps, and the answer of that piece of the file."""
     path = tmp_path / "long.flac"
-    samples = torch.cat(emodb_clips[:12])
+    samples = torch.cat(speech_clips[:12])
     if rate != 16000:
         import soxr
 
@@ -195,10 +195,10 @@ def test_windows_cover_everything(length, step, block):
     assert ends == sorted(set(ends))
 
 
-def test_pauses_have_a_reason(classifier, emodb_clips, tmp_path):
+def test_pauses_have_a_reason(classifier, speech_clips, tmp_path):
     path = tmp_path / "pause.wav"
     pause = torch.zeros(6 * 16000)
-    speech = torch.cat(emodb_clips[:5])[: 6 * 16000]
+    speech = torch.cat(speech_clips[:5])[: 6 * 16000]
     soundfile.write(path, torch.cat([speech, pause, speech]).numpy(), 16000)
     found = list(classifier.classify_long(path))
     assert [segment.reason for segment in found] == [None, "silence", None]
@@ -209,13 +209,13 @@ def test_pauses_have_a_reason(classifier, emodb_clips, tmp_path):
     assert unsure[0].label == "unknown"
 
 
-def test_long_errors(classifier, tmp_path, emodb_files):
+def test_long_errors(classifier, tmp_path, speech_files):
     with pytest.raises(ValueError, match="0 < hop <= window"):
-        classifier.classify_long(emodb_files[0], window=1.0, hop=2.0)
+        classifier.classify_long(speech_files[0], window=1.0, hop=2.0)
     with pytest.raises(ValueError, match="0 < hop <= window"):
-        classifier.classify_long(emodb_files[0], window=0.0)
+        classifier.classify_long(speech_files[0], window=0.0)
     with pytest.raises(ValueError, match="unknown_below"):
-        classifier.classify_long(emodb_files[0], unknown_below=-1)
+        classifier.classify_long(speech_files[0], unknown_below=-1)
     with pytest.raises(AudioError, match="gone.wav"):
         list(classifier.classify_long(tmp_path / "gone.wav"))
 
@@ -236,10 +236,10 @@ print(before, peak(), len(found))
 """
 
 
-def test_memory_does_not_grow_with_length(tmp_path, emodb_clips):
+def test_memory_does_not_grow_with_length(tmp_path, speech_clips):
     """One minute and twenty: 77 MB of samples that are never held at once."""
     paths = [tmp_path / "one.flac", tmp_path / "twenty.flac"]
-    minute = torch.cat(emodb_clips[:25])[: 60 * 16000].numpy()
+    minute = torch.cat(speech_clips[:25])[: 60 * 16000].numpy()
     for path, minutes in zip(paths, (1, 20), strict=True):
         with soundfile.SoundFile(path, "w", 16000, 1) as file:
             for _ in range(minutes):

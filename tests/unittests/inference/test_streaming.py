@@ -53,9 +53,9 @@ def stream_all(model, wav, sizes):
     samples=st.integers(1, 30000),
     clip=st.integers(0, 20),
 )
-def test_any_chunks(model, emodb_clips, sizes, samples, clip):
+def test_any_chunks(model, speech_clips, sizes, samples, clip):
     """Also of clips shorter than the model needs."""
-    wav = emodb_clips[clip][:samples]
+    wav = speech_clips[clip][:samples]
     if max(sizes) < 200:
         wav = wav[:4000]
     with torch.no_grad():
@@ -64,15 +64,15 @@ def test_any_chunks(model, emodb_clips, sizes, samples, clip):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
-def test_answers_differ(model, emodb_clips):
+def test_answers_differ(model, speech_clips):
     """Else the test above would hold for a model that hears nothing."""
-    answers = [stream_all(model, wav, [5000]) for wav in emodb_clips[:4]]
+    answers = [stream_all(model, wav, [5000]) for wav in speech_clips[:4]]
     for answer in answers[1:]:
         assert (answer - answers[0]).abs().max() > 1e-3
 
 
-def test_whole_clips_and_the_temperature(classifier, emodb_clips):
-    for wav in emodb_clips[:5]:
+def test_whole_clips_and_the_temperature(classifier, clips_of_both):
+    for wav in clips_of_both[:5]:
         stream = classifier.stream()
         for chunk in wav.split(1600):
             running = stream.push(chunk)
@@ -81,7 +81,7 @@ def test_whole_clips_and_the_temperature(classifier, emodb_clips):
         assert (running - expected).abs().max() < 0.5
 
 
-def test_a_stream_costs_little(small_model, emodb_clips):
+def test_a_stream_costs_little(small_model, speech_clips):
     """It has the model's own weights, and goes when nobody holds it."""
     model = small_model(center=True)
     labels = make_label_encoder([str(k) for k in range(model.n_classes)])
@@ -94,7 +94,7 @@ def test_a_stream_costs_little(small_model, emodb_clips):
     for name, one in stream.model.named_buffers():
         # The running mean's statistics are its own
         assert one is own[name] or ".normalization." in name
-    stream.push(emodb_clips[0])
+    stream.push(speech_clips[0])
     gone = weakref.ref(stream.branches["spectrogram"])
     gc.disable()
     try:
@@ -104,11 +104,11 @@ def test_a_stream_costs_little(small_model, emodb_clips):
         gc.enable()
 
 
-def test_running_posterior(model, emodb_clips):
+def test_running_posterior(model, speech_clips):
     """It is there after half a second, and a posterior."""
     stream = EmotionStream(model)
     seconds = {}
-    for k, chunk in enumerate(emodb_clips[0].split(1600)):
+    for k, chunk in enumerate(speech_clips[0].split(1600)):
         found = stream.push(chunk)
         if found is not None:
             seconds[k] = found
@@ -118,11 +118,11 @@ def test_running_posterior(model, emodb_clips):
     torch.testing.assert_close(stream.posterior(), found, atol=0, rtol=0)
 
 
-def test_constant_state(model, emodb_clips):
+def test_constant_state(model, speech_clips):
     """What is kept does not grow with the stream."""
     stream = EmotionStream(model)
     sizes = []
-    for wav in emodb_clips[:12]:
+    for wav in speech_clips[:12]:
         for chunk in wav.split(4000):
             stream.push(chunk)
             sizes.append(stream.state_size())
@@ -135,9 +135,9 @@ def test_constant_state(model, emodb_clips):
         assert held.untyped_storage().nbytes() < 4 * held.numel() + 4
 
 
-def test_one_chunk_of_any_length(small_model, emodb_clips):
+def test_one_chunk_of_any_length(small_model, speech_clips):
     """A long chunk takes no more memory than its pieces."""
-    model, wav = small_model(), torch.cat(emodb_clips[:8])
+    model, wav = small_model(), torch.cat(speech_clips[:8])
     stream = EmotionStream(model)
     stream.push(wav)
     found = stream.finish()
@@ -158,9 +158,9 @@ def test_running_normalization_nears_the_utterances_mean(small_model):
     assert norm(padded, counts)[:, 1000:].abs().max() == 0
 
 
-def test_with_normalization_leaves_the_model_alone(small_model, emodb_clips):
+def test_with_normalization_leaves_the_model_alone(small_model, speech_clips):
     model = small_model(center=True)
-    wav = emodb_clips[0].unsqueeze(0)
+    wav = speech_clips[0].unsqueeze(0)
     before = model(wav)
     running = with_normalization(model, "running")
     training = with_normalization(model, "training")

@@ -131,10 +131,14 @@ def test_training_does_not_depend_on_padding(exact_model, counts, extra):
     torch.testing.assert_close(found[1], found[0], atol=1e-8, rtol=1e-8)
 
 
-@pytest.fixture(scope="module")
-def speech(emodb_folder):
-    """Five utterances of different speakers and lengths, as a padded batch."""
-    paths = sorted(emodb_folder.glob("*.flac"))[::110]
+@pytest.fixture(scope="module", params=["synthetic", "emodb"])
+def speech(request):
+    """Five utterances of different lengths, as a padded batch."""
+    if request.param == "synthetic":
+        paths = request.getfixturevalue("speech_files")[::7]
+    else:
+        folder = request.getfixturevalue("emodb_folder")
+        paths = sorted(folder.glob("*.flac"))[::110]
     clips = [
         torch.from_numpy(soundfile.read(path, dtype="float32")[0])
         for path in paths
@@ -144,7 +148,7 @@ def speech(emodb_folder):
     return torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), counts
 
 
-def test_real_speech_at_the_papers_size(speech):
+def test_speech_at_the_papers_size(speech):
     """Alone, padded and reordered; and one training step."""
     torch.manual_seed(0)
     wavs, counts = speech

@@ -41,12 +41,12 @@ def load_system(name, folder, **overrides):
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory, emodb_clips):
+def saved(tmp_path_factory, speech_clips):
     """A folder of the recipe's dual-level model, calibrated."""
     folder = tmp_path_factory.mktemp("saved")
     small = {"channels": [4, 2], "hidden_size": 8}
     text, model = load_system("dual_level.yaml", folder, **small)
-    model.update_normalization(emodb_clips[0].unsqueeze(0))
+    model.update_normalization(speech_clips[0].unsqueeze(0))
     save_pretrained(folder / "model", text, model, LABELS, temperature=1.7)
     return folder / "model"
 
@@ -73,18 +73,18 @@ LOADERS = {
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_all_ways_give_one_answer(loader, saved, emodb_clips, emodb_files):
+def test_all_ways_give_one_answer(loader, saved, speech_clips, speech_files):
     ours = EmotionClassifier.from_hparams(saved)
     other = LOADERS[loader](saved)
-    wavs, lengths = batch_of(emodb_clips[:4])
+    wavs, lengths = batch_of(speech_clips[:4])
     expected = ours.classify_batch(wavs, lengths)
     found = other.classify_batch(wavs, lengths)
     # The last bit may depend on how memory is aligned
     for a, b in zip(found[:3], expected[:3], strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
     assert found[3] == expected[3]
-    found = other.classify_file(str(emodb_files[5]))
-    expected = ours.classify_file(emodb_files[5])
+    found = other.classify_file(str(speech_files[5]))
+    expected = ours.classify_file(speech_files[5])
     torch.testing.assert_close(found[0], expected[0], atol=1e-6, rtol=0)
     torch.testing.assert_close(found[0].exp().sum(), torch.tensor(1.0))
     assert found[3] == expected[3]
@@ -96,16 +96,16 @@ def test_the_interface_is_two_lines(saved):
 
 
 @pytest.mark.parametrize("loader", ["ours", "stock", "safe"])
-def test_nothing_is_warned_of(loader, saved, emodb_clips, caplog):
+def test_nothing_is_warned_of(loader, saved, speech_clips, caplog):
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
         warnings.simplefilter("error")
-        LOADERS[loader](saved).classify_batch(emodb_clips[0].unsqueeze(0))
+        LOADERS[loader](saved).classify_batch(speech_clips[0].unsqueeze(0))
     assert not caplog.records
 
 
-def test_temperature_is_applied_once(saved, emodb_clips):
+def test_temperature_is_applied_once(saved, speech_clips):
     classifier = EmotionClassifier.from_hparams(saved)
-    wav = emodb_clips[0].unsqueeze(0)
+    wav = speech_clips[0].unsqueeze(0)
     plain = classifier.mods.embedding_model(wav)
     found = classifier.classify_batch(wav)[0]
     expected = (plain / 1.7).log_softmax(dim=1)
@@ -265,7 +265,7 @@ def test_parts_out_of_the_table_leave_no_file_for_load_safe(tmp_path, caplog):
     assert "model.ckpt" in names and "model.json" not in names
 
 
-def test_half_precision_halves_the_folder(tmp_path, emodb_clips):
+def test_half_precision_halves_the_folder(tmp_path, speech_clips):
     """Both forms give one answer, close to that of the whole model."""
     text, model = load_system("dual_level.yaml", tmp_path)
     answers = {}
@@ -274,7 +274,7 @@ def test_half_precision_halves_the_folder(tmp_path, emodb_clips):
         save_pretrained(folder, text, model, LABELS, half=half)
         host = EmotionClassifier.from_hparams(folder)
         safe = load_safe(folder)
-        found = [one.classify_batch(emodb_clips[0])[0] for one in (host, safe)]
+        found = [one.classify_batch(speech_clips[0])[0] for one in (host, safe)]
         assert torch.equal(*found)
         assert host.mods.embedding_model.p == 0.5
         answers[half] = found[0]
