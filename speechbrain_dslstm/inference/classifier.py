@@ -20,24 +20,17 @@ from speechbrain_dslstm.inference.streaming import (
     with_normalization,
 )
 from speechbrain_dslstm.models.calibration import TemperatureScaling
-from speechbrain_dslstm.pretrained import architecture
-from speechbrain_dslstm.pretrained.model_folder import HYPERPARAMS, PassThrough
-from speechbrain_dslstm.pretrained.safe_format import (
-    DESCRIPTION,
-    WEIGHTS,
-    expected_shapes,
-    load_state,
-    read_description,
+from speechbrain_dslstm.pretrained.model_folder import (
+    HYPERPARAMS,
+    PassThrough,
+    make_label_encoder,
 )
+from speechbrain_dslstm.pretrained.safe_format import load_model
 from speechbrain_dslstm.pretrained.sources import (
     check_hub_id,
     claim_folder,
     find_folder,
     release_folder,
-)
-from speechbrain_dslstm.pretrained.untrusted_files import (
-    check_shapes,
-    read_tensors,
 )
 
 __all__ = ["EmotionClassifier", "load_safe"]
@@ -446,7 +439,8 @@ def load_safe(source, run_opts=None):
     Arguments
     ---------
     source : str or pathlib.Path
-        A local folder with ``model.json`` and ``model.safetensors``.
+        A local folder with ``model.json`` and ``model.ckpt`` (or, in older
+        folders, ``model.safetensors``).
     run_opts : dict, optional
         Run options of SpeechBrain, such as {"device": "cuda"}.
 
@@ -475,24 +469,12 @@ def load_safe(source, run_opts=None):
     >>> classifier.classify_batch(torch.randn(1, 16000))[0].shape
     torch.Size([1, 2])
     """
-    # These two import this module
-    from speechbrain_dslstm.pretrained.model_folder import make_label_encoder
-    from speechbrain_dslstm.pretrained.sources import find_folder
-
     folder = find_folder(source)
     if folder is None:
         raise FileNotFoundError(
             f"no model folder {source}; the safe loader reads local folders"
         )
-    data = read_description(folder)
-    weights = folder / WEIGHTS
-    if not weights.is_file():
-        raise FileNotFoundError(f"no {WEIGHTS} in {folder}")
-    state, largest = expected_shapes(data["model"], folder / DESCRIPTION)
-    given = read_tensors(weights, largest, data["sha256"], DESCRIPTION)
-    check_shapes(state, given, weights)
-    model = architecture.build(data["model"])
-    load_state(model, given, weights)
+    model, data = load_model(folder)
     return EmotionClassifier.from_model(
         model.eval(),
         make_label_encoder(data["labels"]),

@@ -6,7 +6,6 @@ from .model_folder import (
     save_pretrained as save_pretrained,
 )
 from .safe_format import (
-    load_state as load_state,
     read_description as read_description,
     write_safe as write_safe,
 )

@@ -1,11 +1,12 @@
-"""Model folders: written here, read by ``inference`` and ``safe_loader``.
+"""Write and read the folder of a trained model.
 
-A folder is self-contained and holds the same model twice. For SpeechBrain's
-habits: ``hyperparams.yaml`` with the architecture, ``model.ckpt`` with the
-weights, ``label_encoder.ckpt`` with the classes in their order, and
-``custom_interface.py`` for ``foreign_class``. For ``load_safe``, which runs
-nothing: ``model.json`` and ``model.safetensors``. Both YAML and JSON hold the
-hashes of the files beside them; a folder written before they did still loads.
+The folder is self-contained. ``model.ckpt`` holds the weights as safetensors.
+SpeechBrain's classes and ``EmotionClassifier.from_hparams`` read the
+architecture from ``hyperparams.yaml``, the order of the classes from
+``label_encoder.ckpt``, and ``foreign_class`` needs ``custom_interface.py``.
+``load_safe`` reads ``model.json`` instead, which is data and no program. Both
+the YAML and the JSON record the hashes of the files they use; older folders
+without hashes still load.
 """
 
 import hashlib
@@ -17,16 +18,18 @@ import torch
 from hyperpyyaml import resolve_references
 from ruamel.yaml import YAML
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.models.calibration import TemperatureScaling
 from speechbrain_dslstm.pretrained.architecture import UnknownPart
 from speechbrain_dslstm.pretrained.safe_format import (
+    DESCRIPTION,
+    OLDER_WEIGHTS,
     load_state,
-    state_to_save,
     write_safe,
+    write_weights,
 )
 from speechbrain_dslstm.pretrained.untrusted_files import check_hash, shorten
 from speechbrain_dslstm.utils.files import replace_file, replacement
@@ -42,8 +45,8 @@ __all__ = [
 logger = get_logger(__name__)
 
 HYPERPARAMS = "hyperparams.yaml"
-# The names of modules that SpeechBrain's EncoderClassifier asks for. It hands
-# lengths to the third of them first, so the features must be computed there.
+# SpeechBrain's EncoderClassifier requires these names of modules. It passes no
+# lengths to compute_features, so embedding_model computes the features.
 FRAME = """\
 classifier: !new:speechbrain_dslstm.models.TemperatureScaling
   temperature: !ref <temperature>
@@ -72,7 +75,7 @@ CustomInterface = EmotionClassifier
 
 
 class PassThrough(torch.nn.Module):
-    """Hand a batch on; lengths are taken and not used.
+    """Return the input unchanged; takes the place of a normalisation.
 
     Example
     -------
@@ -80,52 +83,46 @@ class PassThrough(torch.nn.Module):
     tensor([[1., 1.]])
     """
 
-    def forward(self, x, lengths=None):
-        """Return ``x``.
-
-        Arguments
-        ---------
-        x : torch.Tensor
-            Anything.
-        lengths : torch.Tensor, optional
-            Not used.
-
-        Returns
-        -------
-        torch.Tensor
-            ``x`` itself.
-        """
+    def forward(
+        self, x: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return ``x``; the lengths are not used."""
         return x
 
 
 def save_pretrained(
-    folder, hparams, model, labels, temperature=1.0, half=False
-):
-    """Write a model folder that ``EmotionClassifier.from_hparams`` loads.
+    folder: str | Path,
+    hparams: str,
+    model: torch.nn.Module,
+    labels: list[str],
+    temperature: float = 1.0,
+    half: bool = False,
+) -> None:
+    """Write a model folder for ``EmotionClassifier.from_hparams`` and ``load_safe``.
 
-    What ``load_safe`` reads is left out, with a warning, where a class of the
-    model is not in the table of ``speechbrain_dslstm.pretrained.architecture``.
+    A model with a class that ``pretrained.architecture.TABLE`` does not list
+    gets no ``model.json``, with a warning: ``load_safe`` cannot load it.
 
     Arguments
     ---------
-    folder : str or pathlib.Path
-        Made if it does not exist.
-    hparams : str
-        HyperPyYAML text that defines ``model`` and ``sample_rate``;
-        everything else in it is left out.
-    model : torch.nn.Module
+    folder
+        Created if it does not exist.
+    hparams
+        HyperPyYAML text that defines ``model`` and ``sample_rate``; other keys
+        are not written to the folder.
+    model
         The trained model.
-    labels : list of str
+    labels
         Names of the classes in the order of their indices.
-    temperature : float
-        Divides the log-posteriors, see ``calibration.fit_temperature``.
-    half : bool
+    temperature
+        Divides the log-posteriors, see ``evaluation.fit_temperature``.
+    half
         Round the parameters to 16 bits, which halves the folder.
 
     Raises
     ------
     ValueError
-        A temperature that is not a positive number.
+        The temperature is not a positive number.
 
     Example
     -------
@@ -140,7 +137,7 @@ def save_pretrained(
     >>> model = DualLevelClassifier(n_classes=1, p=0.0)
     >>> save_pretrained(folder, yaml, model, ["anger"])
     >>> len(list(folder.iterdir()))
-    6
+    5
     """
     temperature = TemperatureScaling(temperature).temperature
     folder = Path(folder)
@@ -151,7 +148,7 @@ def save_pretrained(
     frame = {"sample_rate": rate, "temperature": temperature}
     out = StringIO()
     yaml.dump({**frame, "model": resolved["model"]}, out)
-    # The comments of the training YAML lose their place in here
+    # Comments of the training YAML would stand in the wrong places here
     lines = [
         line
         for line in out.getvalue().splitlines()
@@ -160,36 +157,36 @@ def save_pretrained(
     try:
         write_safe(folder, model, labels, rate, temperature, half)
     except UnknownPart as error:
+        reason = str(error).split(";")[0]
         logger.warning(
-            "%s: no files for load_safe, %s", folder, str(error).split(";")[0]
+            "%s: no %s for load_safe: %s", folder, DESCRIPTION, reason
         )
-    # The host looks for this name; what is in it is no pickle
-    state = save(state_to_save(model, half))
-    replace_file(folder / "model.ckpt", state)
-    encoder = make_label_encoder(labels)
-    with replacement(folder / "label_encoder.ckpt") as temporary:
-        encoder.save(str(temporary))
+        write_weights(folder, model, half)
+        # Those of an earlier model would no longer fit
+        for name in (DESCRIPTION, OLDER_WEIGHTS):
+            (folder / name).unlink(missing_ok=True)
+    with replacement(folder / "label_encoder.ckpt") as path:
+        make_label_encoder(labels).save(str(path))
     hashes = {
         name: hashlib.sha256((folder / f"{name}.ckpt").read_bytes()).hexdigest()
         for name in ("model", "label_encoder")
     }
     text = "\n".join(lines) + "\n" + FRAME.format(**hashes)
     replace_file(folder / HYPERPARAMS, text)
-    interface = folder / "custom_interface.py"
-    replace_file(interface, INTERFACE)
+    replace_file(folder / "custom_interface.py", INTERFACE)
 
 
-def make_label_encoder(labels):
-    """Fix the order of the classes.
+def make_label_encoder(labels: list[str]) -> CategoricalEncoder:
+    """Make SpeechBrain's encoder of the classes, in the order given.
 
     Arguments
     ---------
-    labels : list of str
+    labels
         Names of the classes in the order of their indices.
 
     Returns
     -------
-    speechbrain.dataio.encoder.CategoricalEncoder
+    CategoricalEncoder
         Decodes indices into names.
 
     Example
@@ -203,17 +200,19 @@ def make_label_encoder(labels):
     return encoder
 
 
-def load_labels(encoder, path, sha256=None):
-    """Load the classes and promise their number, which the host asks for.
+def load_labels(
+    encoder: CategoricalEncoder, path: str | Path, sha256: str | None = None
+) -> None:
+    """Load the classes into an encoder, and set the number SpeechBrain expects.
 
     Arguments
     ---------
-    encoder : speechbrain.dataio.encoder.CategoricalEncoder
-        Gets the classes.
-    path : str or pathlib.Path
-        A file written by its ``save``.
-    sha256 : str, optional
-        The hash that the model's YAML was written with.
+    encoder
+        Receives the classes.
+    path
+        A file that the encoder's ``save`` wrote.
+    sha256
+        Hash of the file, as the model's YAML records it.
 
     Raises
     ------
@@ -234,24 +233,26 @@ def load_labels(encoder, path, sha256=None):
     encoder.expect_len(len(encoder))
 
 
-def load_weights(model, path, sha256=None):
-    """Load weights that fit a model exactly; nothing is left at random.
+def load_weights(
+    model: torch.nn.Module, path: str | Path, sha256: str | None = None
+) -> None:
+    """Load weights that must fit the model exactly, so that none stays random.
 
     Arguments
     ---------
-    model : torch.nn.Module
-        Gets the weights.
-    path : str or pathlib.Path
-        A file of safetensors, or one written by ``torch.save``; nothing in
-        it is executed.
-    sha256 : str, optional
-        The hash that the model's YAML was written with.
+    model
+        Receives the weights.
+    path
+        A safetensors file, or one that ``torch.save`` wrote; nothing in it is
+        executed.
+    sha256
+        Hash of the file, as the model's YAML records it.
 
     Raises
     ------
     ValueError
-        The file has another hash or holds no weights, or they do not fit:
-        missing, unexpected, mis-shaped or non-finite; the message names them.
+        The file has another hash, holds no weights, or they do not fit; the
+        message names missing, unexpected, wrongly shaped and non-finite ones.
 
     Example
     -------
@@ -263,6 +264,12 @@ def load_weights(model, path, sha256=None):
     """
     data = Path(path).read_bytes()
     check_hash(data, sha256, path, HYPERPARAMS)
+    unreadable = (
+        SafetensorError,
+        KeyError,
+        pickle.UnpicklingError,
+        RuntimeError,
+    )
     try:
         if data[:2] == b"PK":
             state = torch.load(
@@ -270,12 +277,7 @@ def load_weights(model, path, sha256=None):
             )
         else:
             state = load(data)
-    except (
-        SafetensorError,
-        KeyError,
-        pickle.UnpicklingError,
-        RuntimeError,
-    ) as error:
+    except unreadable as error:
         raise ValueError(
             f"cannot read weights from {path}: {shorten(error)}"
         ) from error

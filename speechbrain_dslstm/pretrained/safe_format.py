@@ -1,9 +1,9 @@
-"""Load a model without running anything that its folder says.
+"""The part of a model folder that is data only, and so safe to load.
 
 A model YAML may call any importable function, and an old checkpoint may be a
-pickle. Here the architecture is JSON that must meet a schema, the weights are
-safetensors whose hash stands in it, and both are checked before memory is
-taken for the model: what is refused is refused within a second.
+pickle. Here the architecture is JSON that must meet a schema, and the weights
+are safetensors whose hash the JSON holds. Both are checked before memory is
+taken for the model, so that a bad folder is refused within a second.
 """
 
 import hashlib
@@ -11,19 +11,25 @@ import json
 from pathlib import Path
 
 import jsonschema
+import torch
 from safetensors.torch import save
 
+from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 from speechbrain_dslstm.pretrained import architecture
 from speechbrain_dslstm.pretrained.untrusted_files import (
     check_shapes,
     read_json,
+    read_tensors,
     shorten,
 )
 from speechbrain_dslstm.utils.files import replace_file
 
-__all__ = ["read_description", "write_safe", "load_state"]
+__all__ = ["load_model", "load_state", "read_description", "write_safe"]
 
-DESCRIPTION, WEIGHTS = "model.json", "model.safetensors"
+DESCRIPTION = "model.json"
+# SpeechBrain requires the name model.ckpt; the content is safetensors. Older
+# folders hold a copy for load_safe under the second name.
+WEIGHTS, OLDER_WEIGHTS = "model.ckpt", "model.safetensors"
 FORMAT = "speechbrain-dslstm/1"
 LARGEST_MODEL = 1 << 26  # numbers; 32 times the model of the paper
 LARGEST_TABLE = 1 << 22  # numbers of a feature's mel matrix; 16 times
@@ -36,56 +42,51 @@ _Validator = jsonschema.validators.extend(
 )
 
 
-def _schema():
+def _schema() -> dict:
     model = architecture.schema()
+    properties = {
+        "format": {"const": FORMAT},
+        "sample_rate": architecture.RATE,
+        "labels": {
+            "type": "array",
+            "items": {"type": "string", "minLength": 1, "maxLength": 100},
+            "minItems": 1,
+            "maxItems": 1000,
+        },
+        "temperature": architecture.POSITIVE,
+        "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        "model": {"$ref": model["$ref"]},
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "type": "object",
-        "properties": {
-            "format": {"const": FORMAT},
-            "sample_rate": architecture.RATE,
-            "labels": {
-                "type": "array",
-                "items": {"type": "string", "minLength": 1, "maxLength": 100},
-                "minItems": 1,
-                "maxItems": 1000,
-            },
-            "temperature": architecture.POSITIVE,
-            "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-            "model": {"$ref": model["$ref"]},
-        },
-        "required": [
-            "format",
-            "sample_rate",
-            "labels",
-            "temperature",
-            "sha256",
-            "model",
-        ],
+        "properties": properties,
+        "required": list(properties),
         "additionalProperties": False,
         "$defs": model["$defs"],
     }
 
 
-def read_description(folder):
-    """Read and validate a ``model.json``.
+def read_description(folder: str | Path) -> dict:
+    """Read and validate the ``model.json`` of a folder.
 
     Arguments
     ---------
-    folder : str or pathlib.Path
-        The folder it lies in.
+    folder
+        The model folder.
 
     Returns
     -------
     dict
-        "format", "sample_rate", "labels", "temperature", "sha256", "model".
+        "format", "sample_rate" in Hz, "labels", "temperature", "sha256" of the
+        weights, and "model", the architecture.
 
     Raises
     ------
     FileNotFoundError
-        There is none.
+        The folder holds no ``model.json``.
     ValueError
-        It is no JSON, or not what the schema allows.
+        The file is not valid JSON, or the schema does not allow its content.
 
     Example
     -------
@@ -98,8 +99,8 @@ def read_description(folder):
     path = Path(folder) / DESCRIPTION
     if not path.is_file():
         raise FileNotFoundError(
-            f"no {DESCRIPTION} in {folder}; load_safe reads that and "
-            f"{WEIGHTS}, as save_pretrained writes them, and no YAML"
+            f"no {DESCRIPTION} in {folder}; load_safe reads that file, which "
+            "save_pretrained writes, and no YAML"
         )
     data = read_json(path)
     given = data.get("format") if isinstance(data, dict) else None
@@ -112,7 +113,7 @@ def read_description(folder):
         raise ValueError(f"{path}: {error.json_path}: {shorten(error.message)}")
     labels, model = data["labels"], data["model"]
     if len(set(labels)) < len(labels):
-        raise ValueError(f"{path}: labels: two classes of one name")
+        raise ValueError(f"{path}: labels: two classes have the same name")
     strange = [label for label in labels if not label.isprintable()]
     if strange:
         raise ValueError(f"{path}: labels: {strange[0]!r} cannot be printed")
@@ -131,8 +132,31 @@ def read_description(folder):
     return data
 
 
-def expected_shapes(described, path):
-    """Names and shapes of a model's weights, and bytes they can take."""
+def load_model(folder: str | Path) -> tuple[DualLevelClassifier, dict]:
+    """Build the model of a folder with its weights; also return its description.
+
+    The weights are read only once the sizes of the architecture are known to
+    be within bounds, and the model takes memory only once the weights fit.
+    """
+    folder = Path(folder)
+    data = read_description(folder)
+    path = folder / OLDER_WEIGHTS
+    if not path.is_file():
+        path = folder / WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(f"no {WEIGHTS} in {folder}")
+    expected = _expected_state(data["model"], folder / DESCRIPTION)
+    # No number of a model takes more than 8 bytes
+    largest = 8 * sum(value.numel() for value in expected.values())
+    state = read_tensors(path, largest, data["sha256"], DESCRIPTION)
+    check_shapes(expected, state, path)
+    model = architecture.build(data["model"])
+    load_state(model, state, path)
+    return model, data
+
+
+def _expected_state(described: dict, path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a described model on the meta device, which takes no memory."""
     try:
         state = architecture.build(described, "meta").state_dict()
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -142,126 +166,97 @@ def expected_shapes(described, path):
         raise ValueError(
             f"{path}: a model of {numbers} numbers, at most {LARGEST_MODEL}"
         )
-    return state, 8 * numbers
+    return state
 
 
-def state_to_save(model, half=False):
-    """Weights as a file of safetensors wants them.
+def load_state(
+    model: torch.nn.Module, state: dict[str, torch.Tensor], path: str | Path
+) -> None:
+    """Load weights that must fit the model exactly, so that none stays random.
 
-    Arguments
-    ---------
-    model : torch.nn.Module
-        The model.
-    half : bool
-        Round the parameters to 16 bits, which halves the file. Statistics
-        keep their precision.
+    The ValueError names ``path``, the file they were read from, and every
+    missing, unexpected, wrongly shaped or non-finite tensor.
+    """
+    check_shapes(model.state_dict(), state, path)
+    model.load_state_dict(state)
 
-    Returns
-    -------
-    dict of str to torch.Tensor
-        By name; on the CPU.
 
-    Example
-    -------
-    >>> import torch
-    >>> state = state_to_save(torch.nn.BatchNorm1d(1), half=True)
-    >>> state["weight"].dtype, state["running_mean"].dtype
-    (torch.float16, torch.float32)
+def write_weights(
+    folder: str | Path, model: torch.nn.Module, half: bool = False
+) -> str:
+    """Write the weights of a model as safetensors; return the file's SHA-256.
+
+    ``half`` rounds the parameters to 16 bits, which halves the file;
+    statistics keep their precision.
     """
     parameters = {name for name, _ in model.named_parameters()}
     # safetensors stores the order of the axes, not of the memory
-    return {
+    state = {
         key: (value.half() if half and key in parameters else value)
         .detach()
         .cpu()
         .contiguous()
         for key, value in model.state_dict().items()
     }
+    content = save(state)
+    replace_file(Path(folder) / WEIGHTS, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def write_safe(
-    folder, model, labels, sample_rate=16000, temperature=1.0, half=False
-):
-    """Write ``model.json`` and ``model.safetensors``.
+    folder: str | Path,
+    model: DualLevelClassifier,
+    labels: list[str],
+    sample_rate: int = 16000,
+    temperature: float = 1.0,
+    half: bool = False,
+) -> None:
+    """Write ``model.json`` and ``model.ckpt``, which ``load_safe`` reads.
 
     Arguments
     ---------
-    folder : str or pathlib.Path
+    folder
         An existing folder.
-    model : DualLevelClassifier
+    model
         The trained model.
-    labels : list of str
+    labels
         Names of the classes in the order of their indices.
-    sample_rate : int
+    sample_rate
         In Hz.
-    temperature : float
-        See ``speechbrain_dslstm.calibration``.
-    half : bool
-        Round the parameters to 16 bits, see ``state_to_save``.
+    temperature
+        Divides the log-posteriors, see ``evaluation.fit_temperature``.
+    half
+        Round the parameters to 16 bits, which halves the file.
 
     Raises
     ------
     ValueError
-        The model has a part that plain data cannot describe, or the data is
-        not what the schema allows, such as two classes of one name.
+        The model has a part that plain data cannot describe, or the schema
+        does not allow the data, such as two classes of the same name.
 
     Example
     -------
-    >>> from speechbrain_dslstm import DualLevelClassifier
     >>> folder = getfixture("tmp_path")
     >>> write_safe(folder, DualLevelClassifier(n_classes=1), ["anger"])
     >>> sorted(path.name for path in folder.iterdir())
-    ['model.json', 'model.safetensors']
+    ['model.ckpt', 'model.json']
     """
     folder = Path(folder)
     described = architecture.describe(model)
-    state = state_to_save(model, half)
-    numbers = sum(value.numel() for value in state.values())
+    numbers = sum(value.numel() for value in model.state_dict().values())
     if numbers > LARGEST_MODEL:
         raise architecture.UnknownPart(
-            f"{numbers} numbers; load_safe takes models of at most "
+            f"the model has {numbers} numbers; load_safe accepts at most "
             f"{LARGEST_MODEL}"
         )
-    # Not save_file, whose files only their owner may read
-    weights = save(state)
-    replace_file(folder / WEIGHTS, weights)
     data = {
         "format": FORMAT,
         "sample_rate": int(sample_rate),
         "labels": list(labels),
         "temperature": float(temperature),
-        "sha256": hashlib.sha256(weights).hexdigest(),
+        "sha256": write_weights(folder, model, half),
         "model": described,
     }
     replace_file(folder / DESCRIPTION, json.dumps(data, indent=1) + "\n")
+    (folder / OLDER_WEIGHTS).unlink(missing_ok=True)
     read_description(folder)
-
-
-def load_state(model, state, path):
-    """Load weights that fit a model exactly; nothing is left at random.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        Gets the weights.
-    state : dict of str to torch.Tensor
-        The weights.
-    path : str or pathlib.Path
-        Where they are from, for the message.
-
-    Raises
-    ------
-    ValueError
-        Missing, unexpected, mis-shaped or non-finite ones; the message names
-        them.
-
-    Example
-    -------
-    >>> import torch
-    >>> model = torch.nn.Linear(1, 1, bias=False)
-    >>> load_state(model, {"weight": torch.ones(2, 1)}, "a.safetensors")
-    Traceback (most recent call last):
-    ValueError: a.safetensors does not fit the model: of another shape ...
-    """
-    check_shapes(model.state_dict(), state, path)
-    model.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Where a model comes from: the package, a local folder or a hub."""
+"""Find a model in the package, in a local folder or on a hub."""
 
 import json
 import re
@@ -8,24 +8,25 @@ from huggingface_hub import constants, try_to_load_from_cache
 
 from speechbrain_dslstm.pretrained.untrusted_files import read_json
 
-__all__ = ["find_folder"]
+__all__ = ["check_hub_id", "claim_folder", "find_folder", "release_folder"]
 
 ORIGIN = ".model_source.json"
 SHIPPED = Path(__file__).parents[1] / "shipped"
 
 
-def find_folder(source):
+def find_folder(source: str | Path) -> Path | None:
     """Find a model folder on this machine.
 
     Arguments
     ---------
-    source : str or pathlib.Path
-        A folder, or the name of one that comes with the package.
+    source
+        Path of a folder, or "pretrained/NAME" for a model that comes with the
+        package.
 
     Returns
     -------
-    pathlib.Path or None
-        Its full path; None where there is no such folder.
+    Path | None
+        The full path, or None if there is no such folder.
 
     Example
     -------
@@ -43,8 +44,15 @@ def find_folder(source):
     return None
 
 
-def check_hub_id(source, hparams_file, savedir):
-    """Tell a mistyped path from a hub id before minutes of retries."""
+def check_hub_id(
+    source: str | Path, hparams_file: str, savedir: str | Path | None
+) -> None:
+    """Refuse a mistyped path before SpeechBrain searches a hub for minutes.
+
+    ``source`` passes if it has the form "user/model" and can be a hub id: its
+    ``hparams_file`` lies in ``savedir`` or in the hub's cache, or the network
+    may be used and no local folder is called "user".
+    """
     if isinstance(source, Path) or not re.fullmatch(
         r"\w[\w.-]*/\w[\w.-]*", str(source), re.ASCII
     ):
@@ -56,33 +64,34 @@ def check_hub_id(source, hparams_file, savedir):
     parent = Path(source).parent
     if parent.is_dir() or str(parent) == "pretrained":
         raise FileNotFoundError(
-            f"no model folder {source}; if it is the id of a hub, load it "
-            f"from a place without a folder {parent}"
+            f"no model folder {source}; if it is a hub id, load it from a "
+            f"working directory without a folder {parent}"
         )
     if constants.HF_HUB_OFFLINE:
         raise FileNotFoundError(
-            f"no model folder {source}, and none of that id in the cache of "
-            "the hub, which is offline (HF_HUB_OFFLINE)"
+            f"no model folder {source}, and the hub's cache does not hold it; "
+            "HF_HUB_OFFLINE forbids a download"
         )
 
 
-def claim_folder(savedir, source, revision):
-    """Note whose files a folder keeps; refuse it to another model.
+def claim_folder(savedir: Path, source: str, revision: str | None) -> None:
+    """Record in ``savedir`` which hub model it keeps; refuse a second model.
 
-    The host takes any file of the right name in there for the one it wants.
+    SpeechBrain takes any file of the right name in ``savedir`` for the one it
+    needs, so two models in one folder would be mixed up.
     """
     note = savedir / ORIGIN
     wanted = {"source": source, "revision": revision}
     savedir.mkdir(parents=True, exist_ok=True)
     held = [path for path in savedir.iterdir() if path != note]
     if held and not note.exists():
-        # Files of the hub that the host fetched before link to its cache
+        # SpeechBrain links the files it downloads to the hub's cache
         cache = f"models--{source.replace('/', '--')}"
         if not all(cache in path.resolve().parts for path in held):
             raise ValueError(
                 f"savedir {savedir} holds files of unknown origin, such as "
-                f"{held[0].name}; for {source} give an empty one, or load "
-                "what is in there with from_hparams(savedir)"
+                f"{held[0].name}; choose an empty folder for {source}, or load "
+                "the model in it with from_hparams(savedir)"
             )
     try:
         with open(note, "x", encoding="utf-8") as file:
@@ -92,11 +101,11 @@ def claim_folder(savedir, source, revision):
         if found != wanted:
             raise ValueError(
                 f"savedir {savedir} holds the files of {found}, not those of "
-                f"{wanted}; give each model one of its own"
+                f"{wanted}; choose another folder for each model"
             ) from None
 
 
-def release_folder(savedir):
-    """Leave no claim on a folder where nothing was fetched."""
+def release_folder(savedir: Path) -> None:
+    """Remove the record of ``claim_folder`` if nothing was downloaded."""
     if [path.name for path in savedir.iterdir()] == [ORIGIN]:
         (savedir / ORIGIN).unlink(missing_ok=True)

@@ -1,53 +1,40 @@
-"""Files of strangers, read within bounds.
+"""Read files of unknown origin within bounds.
 
-JSON may be a bomb without a single wrong character: a list of a million
-items, a hundred thousand brackets, a number of a million digits. A file of
-safetensors may announce a header of gigabytes. What is read here is bounded
-before it is parsed, and parsed before anything is built of it.
+JSON can exhaust memory or the stack without one wrong character: a list of a
+million items, a hundred thousand brackets, a number of a million digits. A
+safetensors file can announce a header of gigabytes. Sizes are therefore
+checked before parsing, and the data before anything is built from it.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-__all__ = ["check_hash", "check_shapes", "read_json", "read_tensors"]
+__all__ = ["check_hash", "check_shapes", "read_json", "read_tensors", "shorten"]
 
 LARGEST_JSON = 1 << 20  # bytes
-DEEPEST = 32  # containers in each other
-LONGEST = 1000  # items of one list, keys of one object, letters of a string
-MOST = 10_000  # values altogether
-LARGEST_HEADER = 1 << 20  # bytes, of safetensors
+DEEPEST = 32  # nested containers
+LONGEST = 1000  # items of a list, keys of an object, characters of a string
+MOST = 10_000  # values in the whole file
+LARGEST_HEADER = 1 << 20  # bytes, of a safetensors file
 
 
-def read_json(path):
+def read_json(path: str | Path) -> object:
     """Read a JSON file of bounded size, depth and number of values.
 
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        The file.
+    Also refused are duplicate keys and the constants NaN and Infinity. Each
+    ValueError names the file.
 
-    Returns
-    -------
-    object
-        Its data.
-
-    Raises
-    ------
-    ValueError
-        It is too large, no JSON, or says a thing twice; the message names
-        the file.
-
-    Example
-    -------
     >>> path = getfixture("tmp_path") / "a.json"
     >>> _ = path.write_text('{"p": 1, "p": 2}')
     >>> read_json(path)
     Traceback (most recent call last):
-    ValueError: ...a.json is no JSON: the key 'p' stands there twice
+    ValueError: ...a.json is not valid JSON: duplicate key 'p'
     """
     path = Path(path)
     size = path.stat().st_size
@@ -59,59 +46,45 @@ def read_json(path):
         data = json.loads(
             path.read_text("utf-8"),
             parse_constant=_refuse_constant,
-            object_pairs_hook=_refuse_repeats,
+            object_pairs_hook=_refuse_duplicates,
         )
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {shorten(error)}") from error
-    fault = _too_much(data)
-    if fault:
-        raise ValueError(f"{path} is too large: {fault}")
+        raise ValueError(
+            f"{path} is not valid JSON: {shorten(error)}"
+        ) from error
+    excess = _first_excess(data)
+    if excess:
+        raise ValueError(f"{path} is too large: {excess}")
     return data
 
 
-def shorten(text):
-    """Cut a message whose length somebody else decides.
-
-    Arguments
-    ---------
-    text : object
-        What ``str`` makes a message of.
-
-    Returns
-    -------
-    str
-        At most 200 letters of it.
-
-    Example
-    -------
-    >>> len(shorten("a" * 1000))
-    212
-    """
+def shorten(text: object) -> str:
+    """Limit a message to 200 characters; a file may have chosen its length."""
     text = str(text)
     return text if len(text) <= 200 else f"{text[:200]} (shortened)"
 
 
-def _refuse_constant(name):
-    raise ValueError(f"{name} is no number")
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
 
 
-def _refuse_repeats(pairs):
+def _refuse_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = {}
     for key, value in pairs:
         if key in found:
-            raise ValueError(f"the key {key!r} stands there twice")
+            raise ValueError(f"duplicate key {key!r}")
         found[key] = value
     return found
 
 
-def _too_much(data):
-    """What there is too much of, or None."""
+def _first_excess(data: object) -> str | None:
+    """First limit that the data exceeds, or None."""
     level, depth, values = [data], 0, 0
     while level:
         depth += 1
         values += len(level)
         if depth > DEEPEST:
-            return f"more than {DEEPEST} containers in each other"
+            return f"more than {DEEPEST} nested containers"
         if values > MOST:
             return f"more than {MOST} values"
         inner = []
@@ -120,7 +93,7 @@ def _too_much(data):
                 continue
             if len(value) > LONGEST:
                 kind = type(value).__name__
-                return f"a {kind} of {len(value)}, at most {LONGEST}"
+                return f"a {kind} of length {len(value)}, at most {LONGEST}"
             if isinstance(value, dict):
                 inner += [*value, *value.values()]
             elif isinstance(value, list):
@@ -129,30 +102,13 @@ def _too_much(data):
     return None
 
 
-def check_hash(data, sha256, path, written_with):
-    """Hold the bytes of a file to a hash that was recorded.
+def check_hash(
+    data: bytes, sha256: str | None, path: str | Path, written_with: str
+) -> None:
+    """Compare a file's content with the SHA-256 that ``written_with`` records.
 
-    Arguments
-    ---------
-    data : bytes
-        The file's content.
-    sha256 : str or None
-        The recorded hash, 64 hexadecimal digits; None: nothing to hold to.
-    path : str or pathlib.Path
-        The file, for the message.
-    written_with : str
-        Where the hash was recorded, for the message.
-
-    Raises
-    ------
-    ValueError
-        Another hash.
-
-    Example
-    -------
-    >>> check_hash(b"altered", "0" * 64, "model.ckpt", "hyperparams.yaml")
-    Traceback (most recent call last):
-    ValueError: model.ckpt is not the file that hyperparams.yaml was written ...
+    ``path`` and ``written_with`` are named in the ValueError; None as the hash
+    means that none was recorded.
     """
     if sha256 is None:
         return
@@ -164,38 +120,13 @@ def check_hash(data, sha256, path, written_with):
         )
 
 
-def read_tensors(path, largest, sha256, written_with):
-    """Read a file of safetensors whose size and hash are known.
+def read_tensors(
+    path: str | Path, largest: int, sha256: str, written_with: str
+) -> dict[str, torch.Tensor]:
+    """Read a safetensors file to the CPU, at most ``largest`` bytes of tensors.
 
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        The file.
-    largest : int
-        Bytes that its tensors can have.
-    sha256 : str
-        The recorded hash.
-    written_with : str
-        Where it was recorded, for the message.
-
-    Returns
-    -------
-    dict of str to torch.Tensor
-        By name; on the CPU.
-
-    Raises
-    ------
-    ValueError
-        Too large, of another hash, or no safetensors; the message names the
-        file.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "a.safetensors"
-    >>> _ = path.write_bytes(b"cos\\nsystem\\n(S'true'\\ntR.")
-    >>> read_tensors(path, 100, "0" * 64, "model.json")
-    Traceback (most recent call last):
-    ValueError: cannot read ...a.safetensors: a header of ... bytes, at most ...
+    A ValueError that names the file refuses one that is larger, has another
+    SHA-256 than ``written_with`` records, or is not safetensors.
     """
     path = Path(path)
     with open(path, "rb") as file:
@@ -203,7 +134,7 @@ def read_tensors(path, largest, sha256, written_with):
         if header > LARGEST_HEADER:
             raise ValueError(
                 f"cannot read {path}: a header of {header} bytes, at most "
-                f"{LARGEST_HEADER}; no safetensors"
+                f"{LARGEST_HEADER}; not a safetensors file"
             )
         most = 8 + header + largest
         file.seek(0)
@@ -216,46 +147,35 @@ def read_tensors(path, largest, sha256, written_with):
     check_hash(data, sha256, path, written_with)
     try:
         return load(data)
-    # KeyError: a type of numbers that torch does not have
+    # KeyError: a number type that torch does not have
     except (SafetensorError, KeyError) as error:
         raise ValueError(f"cannot read {path}: {shorten(error)}") from error
 
 
-def check_shapes(own, state, path):
-    """Hold tensors to the names, shapes and kinds that a model has.
+def check_shapes(
+    own: Mapping[str, torch.Tensor],
+    state: Mapping[str, torch.Tensor],
+    path: str | Path,
+) -> None:
+    """Compare the tensors of a file with the model's own; all must be finite.
 
-    Arguments
-    ---------
-    own : dict of str to torch.Tensor
-        The model's; only names, shapes and types are looked at.
-    state : dict of str to torch.Tensor
-        Those of a file.
-    path : str or pathlib.Path
-        The file, for the message.
+    Only names, shapes and types of the model's tensors are read, so they may
+    be on the meta device. The ValueError lists every kind of difference.
 
-    Raises
-    ------
-    ValueError
-        Missing, unexpected, mis-shaped or non-finite tensors; the message
-        names them.
-
-    Example
-    -------
-    >>> import torch
     >>> check_shapes({"bias": torch.ones(1)}, {"bias": torch.ones(2)}, "a")
     Traceback (most recent call last):
-    ValueError: a does not fit the model: of another shape bias [2] instead ...
+    ValueError: a does not fit the model: wrong shape bias [2] instead of [1]
     """
     shared = sorted(own.keys() & state.keys())
     faults = {
         "missing": sorted(own.keys() - state.keys()),
         "unexpected": sorted(state.keys() - own.keys()),
-        "of another shape": [
+        "wrong shape": [
             f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
             for key in shared
             if own[key].shape != state[key].shape
         ],
-        "of another type": [
+        "wrong type": [
             f"{key} {state[key].dtype} instead of {own[key].dtype}"
             for key in shared
             if own[key].is_floating_point() != state[key].is_floating_point()
@@ -272,6 +192,6 @@ def check_shapes(own, state, path):
         raise ValueError(f"{path} does not fit the model: {'; '.join(found)}")
 
 
-def _first(keys, shown=5):
+def _first(keys: Sequence[str], shown: int = 5) -> str:
     more = f" and {len(keys) - shown} more" if len(keys) > shown else ""
     return ", ".join(shorten(key) for key in keys[:shown]) + more

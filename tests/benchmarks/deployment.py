@@ -101,7 +101,7 @@ def main(model, folder, table, number, hour):
     small = quantize_onnx(path, path.with_name("int8.onnx"))
     whole, int8 = open_session(path), open_session(small)
     found["bytes"] = {
-        "model.safetensors": Path(model, "model.safetensors").stat().st_size,
+        "model.ckpt": Path(model, "model.ckpt").stat().st_size,
         "onnx": path.stat().st_size,
         "onnx int8": small.stat().st_size,
     }

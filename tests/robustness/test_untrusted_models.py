@@ -32,6 +32,7 @@ from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
 from speechbrain_dslstm.inference import load_safe
 from speechbrain_dslstm.models import MFCCBranch
 from speechbrain_dslstm.pretrained import read_description, save_pretrained
+from speechbrain_dslstm.pretrained.sources import SHIPPED
 
 LABELS = ["sadness", "anger", "neutral"]
 HPARAMS = """
@@ -115,7 +116,7 @@ def refused(match, kind=ValueError, ran=None):
         Path("/proc/self/clear_refs").write_text("5")
     before, started = memory("VmRSS"), time.monotonic()
     with pytest.raises(kind, match=match) as caught:
-        yield
+        yield caught
     assert time.monotonic() - started < SECONDS
     assert memory("VmHWM") - before < MEGABYTES << 20
     assert len(str(caught.value)) < 1500
@@ -153,7 +154,7 @@ def rewrite(folder, content=None, **changes):
     path = folder / "model.json"
     data = json.loads(path.read_text())
     if content is not None:
-        (folder / "model.safetensors").write_bytes(content)
+        (folder / "model.ckpt").write_bytes(content)
         changes["sha256"] = hashlib.sha256(content).hexdigest()
     path.write_text(json.dumps(data | changes))
     return data
@@ -189,7 +190,7 @@ def test_yaml_is_refused(name, folder, tmp_path):
     # Beside a description nobody opens it
     assert load_safe(folder).labels == LABELS
     (folder / "model.json").write_text(texts[name])
-    with refused("model.json is no JSON", ran=ran):
+    with refused("model.json is not valid JSON", ran=ran):
         load_safe(folder)
     # A string is as far as it gets
     (folder / "model.json").write_text(json.dumps({"format": texts[name]}))
@@ -199,7 +200,7 @@ def test_yaml_is_refused(name, folder, tmp_path):
     with refused("model.json", ran=ran):
         load_safe(folder)
     (folder / "model.json").unlink()
-    with refused("load_safe reads that and", FileNotFoundError, ran):
+    with refused("load_safe reads that file", FileNotFoundError, ran):
         load_safe(folder)
 
 
@@ -258,15 +259,18 @@ DESCRIPTIONS = {
     ),
     "a real number": (in_model("n_classes", 3.0), "3.0 is not of type"),
     "true": (in_model("n_classes", True), "model"),
-    "not a number": (in_stream(scale=float("nan")), "NaN is no number"),
-    "infinite": (in_stream(scale=float("inf")), "Infinity is no number"),
+    "not a number": (in_stream(scale=float("nan")), "NaN is not a number"),
+    "infinite": (in_stream(scale=float("inf")), "Infinity is not a number"),
     "another class": (in_model("class", "os.system"), "was expected"),
     "a list for a class": (in_model("class", ["os.system"]), "was expected"),
     "dunder": (in_model("__class__", "x"), "__class__"),
     "no hash": (lambda d: d.pop("sha256"), "'sha256' is a required"),
     "escape": (lambda d: d.update(labels=["\x1b]0;a", "b", "c"]), "printed"),
     "surrogate": (lambda d: d.update(labels=["\ud800", "b", "c"]), "printed"),
-    "two of one name": (lambda d: d.update(labels=["a", "a", "b"]), "one name"),
+    "two of one name": (
+        lambda d: d.update(labels=["a", "a", "b"]),
+        "same name",
+    ),
 }
 
 
@@ -283,19 +287,19 @@ def test_descriptions_that_are_bombs(name, folder):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        (deep(100_000), "is no JSON"),
-        ("[" + "1," * 400_000 + "1]", "list of 400001"),
-        ("[" + "[1,1,1,1,1,1,1,1,1]," * 40_000 + "1]", "list of 40001"),
+        (deep(100_000), "is not valid JSON"),
+        ("[" + "1," * 400_000 + "1]", "list of length 400001"),
+        ("[" + "[1,1,1,1,1,1,1,1,1]," * 40_000 + "1]", "list of length 40001"),
         ("[" + ",".join(["[" + "1," * 99 + "1]"] * 999) + "]", "10000 values"),
-        ("1" * 900_000, "is no JSON"),
-        ('{"format": ' + "9" * 900_000 + "}", "is no JSON"),
+        ("1" * 900_000, "is not valid JSON"),
+        ('{"format": ' + "9" * 900_000 + "}", "is not valid JSON"),
         ('{"format": 1e999999999}', "expected format"),
-        ('{"format": "' + "a" * 900_000 + '"}', "str of 900000"),
-        ('{"' + "a" * 900_000 + '": 1}', "str of 900000"),
+        ('{"format": "' + "a" * 900_000 + '"}', "str of length 900000"),
+        ('{"' + "a" * 900_000 + '": 1}', "str of length 900000"),
         (" " * (1 << 21), "2097152 bytes"),
-        ('{"format": 1, "format": 1}', "stands there twice"),
-        ("\ufeff{}", "is no JSON"),
-        ("\0" * 1000, "is no JSON"),
+        ('{"format": 1, "format": 1}', "duplicate key"),
+        ("\ufeff{}", "is not valid JSON"),
+        ("\0" * 1000, "is not valid JSON"),
     ],
     ids=range(13),
 )
@@ -308,7 +312,7 @@ def test_json_that_is_a_bomb(text, match, folder):
 def test_a_description_that_is_no_file(folder):
     path = folder / "model.json"
     path.write_bytes(b"\xff\xfe{}")
-    with refused("is no JSON"):
+    with refused("is not valid JSON"):
         load_safe(folder)
     path.unlink()
     os.mkfifo(path)
@@ -424,13 +428,13 @@ WEIGHTS = {
     ),
     "integers": (
         changed(lambda s: s.update({HEAD: s[HEAD].int()})),
-        "of another type",
+        "wrong type",
     ),
     "NaN": (changed(lambda s: s[HEAD].fill_(float("nan"))), "not finite"),
     "infinite": (changed(lambda s: s[HEAD].fill_(float("inf"))), "not finite"),
     "another shape": (
         changed(lambda s: s.update({HEAD: s[HEAD][:1].clone()})),
-        "of another shape",
+        "wrong shape",
     ),
 }
 
@@ -440,12 +444,14 @@ def test_weights_that_are_none(name, folder, tmp_path, monkeypatch):
     """By all loaders; ours have the right hash of the wrong thing."""
     monkeypatch.setenv("RAN", str(tmp_path / "ran"))
     spoil, match = WEIGHTS[name]
-    content = spoil((folder / "model.safetensors").read_bytes())
-    (folder / "model.safetensors").write_bytes(content)
+    content = spoil((folder / "model.ckpt").read_bytes())
     rewrite(folder, sha256=hashlib.sha256(content).hexdigest())
-    with refused(match, ran=tmp_path / "ran"):
-        load_safe(folder)
-    (folder / "model.ckpt").write_bytes(content)
+    # The second name is that of older folders, and read first
+    for file in ("model.ckpt", "model.safetensors"):
+        (folder / file).write_bytes(content)
+        with refused(match, ran=tmp_path / "ran") as caught:
+            load_safe(folder)
+        assert file in str(caught.value)
     for loader in HOSTS.values():
         with pytest.raises(ValueError, match="is not the file that"):
             loader(folder)
@@ -457,7 +463,7 @@ def test_weights_that_are_none(name, folder, tmp_path, monkeypatch):
 
 def test_weights_of_a_terabyte(folder):
     """A file with holes takes no room on disk."""
-    os.truncate(folder / "model.safetensors", 1 << 40)
+    os.truncate(folder / "model.ckpt", 1 << 40)
     with refused("does not fit the model: 1099511627776 bytes"):
         load_safe(folder)
 
@@ -496,25 +502,22 @@ def test_what_was_altered_is_refused(name, loader, folder):
     HOSTS[loader](folder)
 
 
-def test_a_bit_in_the_weights(folder):
-    path = folder / "model.safetensors"
-    content = bytearray(path.read_bytes())
+@pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])
+def test_a_bit_in_the_weights(name, folder):
+    content = bytearray((folder / "model.ckpt").read_bytes())
     content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-    with refused("model.safetensors is not the file that model.json"):
+    (folder / name).write_bytes(content)
+    with refused(f"{name} is not the file that model.json"):
         load_safe(folder)
 
 
 def test_the_shipped_model_has_its_hashes():
-    folder = Path(sys.modules[EmotionClassifier.__module__].__file__).with_name(
-        "shipped"
-    )
-    [folder] = [path for path in folder.iterdir() if path.is_dir()]
+    [folder] = [path for path in SHIPPED.iterdir() if path.is_dir()]
     text = (folder / "hyperparams.yaml").read_text()
     for name in ("model.ckpt", "label_encoder.ckpt"):
         content = (folder / name).read_bytes()
         assert hashlib.sha256(content).hexdigest() in text
-    content = (folder / "model.safetensors").read_bytes()
+    content = (folder / "model.ckpt").read_bytes()
     found = hashlib.sha256(content).hexdigest()
     assert read_description(folder)["sha256"] == found
 

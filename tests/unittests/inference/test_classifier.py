@@ -28,7 +28,6 @@ FILES = [
     "label_encoder.ckpt",
     "model.ckpt",
     "model.json",
-    "model.safetensors",
 ]
 HPARAMS = """
 seed: 1234
@@ -289,7 +288,7 @@ def forget_hashes(folder):
         ),
         (
             lambda state, key: state.update({key: torch.ones(2, 8)}),
-            r"of another shape {key} \[2, 8\] instead of \[3, 8\]",
+            r"wrong shape {key} \[2, 8\] instead of \[3, 8\]",
         ),
     ],
     ids=["missing", "unexpected", "shape"],

@@ -212,12 +212,21 @@ def test_the_safe_loader_refuses_what_is_no_description(text, saved, tmp_path):
         load_safe(folder)
 
 
-def test_the_safe_loader_opens_neither_yaml_nor_pickle(saved, tmp_path):
+def as_older_folder(folder):
+    """Rename the weights; older folders held them under both names."""
+    (folder / "model.ckpt").rename(folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_the_safe_loader_opens_neither_yaml_nor_pickle(older, saved, tmp_path):
     """They may be missing, or hold a program."""
     folder = shutil.copytree(saved, tmp_path / "model")
     evil = "x: !apply:os.system ['touch ran']\n"
     (folder / "hyperparams.yaml").write_text(evil)
-    (folder / "model.ckpt").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    if older:
+        as_older_folder(folder)
+        pickled = b"cos\nsystem\n(S'touch ran'\ntR."
+        (folder / "model.ckpt").write_bytes(pickled)
     (folder / "label_encoder.ckpt").unlink()
     (folder / "custom_interface.py").write_text("raise SystemExit")
     before = set(os.listdir())
@@ -225,16 +234,20 @@ def test_the_safe_loader_opens_neither_yaml_nor_pickle(saved, tmp_path):
     assert set(os.listdir()) == before
 
 
-def test_the_safe_loader_checks_the_weights(saved, tmp_path):
+@pytest.mark.parametrize("older", [False, True])
+def test_the_safe_loader_checks_the_weights(older, saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "model")
-    weights = folder / "model.safetensors"
+    weights = folder / "model.ckpt"
+    if older:
+        as_older_folder(folder)
+        weights = folder / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(ValueError, match="is not the file"):
         load_safe(folder)
     weights.unlink()
-    with pytest.raises(FileNotFoundError, match="no model.safetensors"):
+    with pytest.raises(FileNotFoundError, match="no model.ckpt"):
         load_safe(folder)
     with pytest.raises(FileNotFoundError, match="no model folder"):
         load_safe(tmp_path / "gone")
@@ -245,6 +258,28 @@ def test_a_part_that_is_not_in_the_table(tmp_path):
         describe(torch.nn.Linear(1, 1))
     with pytest.raises(ValueError, match="unknown class 'Linear'"):
         build({"class": "Linear"})
+
+
+def test_saving_over_an_older_folder(saved, tmp_path):
+    """The older copy of the weights would not fit the new description."""
+    folder = shutil.copytree(saved, tmp_path / "model")
+    as_older_folder(folder)
+    text, model = load_system("mfcc_lstm.yaml", tmp_path, hidden_size=8)
+    save_pretrained(folder, text, model, LABELS)
+    assert not (folder / "model.safetensors").exists()
+    assert load_safe(folder).mods.embedding_model.p == 0
+
+
+def test_a_model_that_load_safe_cannot_load_replaces_one_that_it_can(
+    saved, tmp_path
+):
+    """Or load_safe would answer with the model of before."""
+    folder = shutil.copytree(saved, tmp_path / "model")
+    as_older_folder(folder)
+    text, model = load_system("text_level.yaml", tmp_path)
+    save_pretrained(folder, text, model, LABELS)
+    with pytest.raises(FileNotFoundError, match="no model.json"):
+        load_safe(folder)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
@@ -259,7 +294,7 @@ def test_parts_out_of_the_table_leave_no_file_for_load_safe(tmp_path, caplog):
     """The host's files are written, and the warning names the class."""
     text, model = load_system("text_level.yaml", tmp_path)
     save_pretrained(tmp_path / "model", text, model, LABELS)
-    assert "no files for load_safe" in caplog.text
+    assert "no model.json for load_safe" in caplog.text
     assert "TextBranch" in caplog.text
     names = {path.name for path in (tmp_path / "model").iterdir()}
     assert "model.ckpt" in names and "model.json" not in names
@@ -279,7 +314,7 @@ def test_half_precision_halves_the_folder(tmp_path, speech_clips):
         assert host.mods.embedding_model.p == 0.5
         answers[half] = found[0]
     sizes = [
-        (tmp_path / f"half_{half}" / "model.safetensors").stat().st_size
+        (tmp_path / f"half_{half}" / "model.ckpt").stat().st_size
         for half in (False, True)
     ]
     assert sizes[1] < 0.55 * sizes[0]
