@@ -136,6 +136,19 @@ class DSLSTM(torch.nn.Module):
         for norm in [*self.gate_norms.values(), *self.output_norms]:
             norm.reset_parameters()
 
+    def get_config(self) -> dict:
+        """Constructor arguments that build the same layers, but the backend."""
+        return {
+            "input_size_x": self.input_size_x,
+            "input_size_y": self.input_size_y,
+            "hidden_size": self.hidden_size,
+            "num_layers": self.num_layers,
+            "dropout": self.dropout.p,
+            "gate_norm": "batch" if self.gate_norms else None,
+            "output_norm": "batch" if self.output_norms else None,
+            "bidirectional": self.bidirectional,
+        }
+
     def extra_repr(self):
         """Sizes, for print."""
         return (

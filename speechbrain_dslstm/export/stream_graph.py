@@ -181,8 +181,7 @@ class ExportableStep(torch.nn.Module):
                 else self._mfcc
             )
             logits[name] = run(name, branch, flows, step, tape)
-        weights = self.model.branch_weights
-        fused = sum(weights[name] * value for name, value in logits.items())
+        fused = self.model.fuse(logits)
         return self.calibrate(fused.log_softmax(dim=-1))
 
     def _features(self, name, stream, chunk, step, tape):
@@ -194,7 +193,7 @@ class ExportableStep(torch.nn.Module):
 
             def static(wavs):
                 """Cepstra and energy of frames that begin at their sample."""
-                return extractor._static(wavs)
+                return extractor.static(wavs)
 
             flow = _window(
                 f"{name}_samples",
@@ -211,7 +210,7 @@ class ExportableStep(torch.nn.Module):
                 parts.append(
                     _window(
                         f"{name}_{order}",
-                        extractor._slope,
+                        extractor.slope,
                         parts[-1],
                         1,
                         around,
@@ -227,7 +226,7 @@ class ExportableStep(torch.nn.Module):
 
             def mel(wavs):
                 """Frames around multiples of the hop."""
-                return extractor._static(wavs)
+                return extractor.static(wavs)
 
             flow = _window(
                 f"{name}_samples", mel, flow, hop, half, half - 1, step, tape

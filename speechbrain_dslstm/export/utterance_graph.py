@@ -89,8 +89,7 @@ class ExportableClassifier(torch.nn.Module):
             name: KNOWN[type(branch)](branch, streams, self.lstm)
             for name, branch in self.model.branches.items()
         }
-        weights = self.model.branch_weights
-        fused = sum(weights[name] * value for name, value in logits.items())
+        fused = self.model.fuse(logits)
         log_posteriors = self.calibrate(fused.log_softmax(dim=-1))
         # A graph cannot raise what ``check_samples`` raises
         return log_posteriors.where(sound, math.nan)
@@ -132,13 +131,13 @@ def samples_per_step(model):
 def _features(stream, wavs, counts):
     """Normalised features and their frame counts."""
     extractor = stream.extractor
-    frames = extractor._frames(counts)
+    frames = extractor.count_frames(counts)
     if isinstance(extractor, MFCC39):
         # The last frame ends with the waveform: no remainder to round
         rest = extractor.win_length % extractor.hop_length
         wavs = torch.nn.functional.pad(wavs, (0, rest))
-    feats = zero_padding(extractor._static(wavs), frames)
-    feats = zero_padding(extractor._finish(feats, frames), frames)
+    feats = zero_padding(extractor.static(wavs), frames)
+    feats = zero_padding(extractor.append_deltas(feats, frames), frames)
     return stream.normalization(feats, frames), frames
 
 

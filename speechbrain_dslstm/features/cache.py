@@ -50,8 +50,8 @@ class FeatureCache:
     Raises
     ------
     ValueError
-        No extractors, one without ``settings`` or with some that are not
-        numbers and texts, a corpus that cannot be the name of a folder, or a
+        No extractors, one without ``get_config()`` or with values that are
+        not numbers and texts, a corpus that cannot be the name of a folder, or a
         folder that cannot be made.
 
     Example
@@ -212,13 +212,14 @@ class FeatureCache:
 
 def _key(extractor, corpus):
     """Hash of what decides the features of given audio."""
-    settings = getattr(extractor, "settings", None)
-    kind = f"{type(extractor).__module__}.{type(extractor).__qualname__}"
-    if not isinstance(settings, dict):
+    # Without the module: moving a class must not throw away its entries
+    kind = type(extractor).__qualname__
+    if not hasattr(extractor, "get_config"):
         raise ValueError(
-            f"{kind} has no dict of its settings (an attribute of that name), "
-            "so its features cannot be told from others"
+            f"{kind} has no method get_config() that returns its settings, so "
+            "its features cannot be told from those of other extractors"
         )
+    settings = extractor.get_config()
     facts = [FEATURES_VERSION, corpus, kind, settings]
     try:
         text = json.dumps(facts, sort_keys=True)

@@ -76,17 +76,16 @@ class Extractor(nn.Module):
                 sizes = counts.tolist()
                 rows = [w[:n] for w, n in zip(wavs, sizes, strict=True)]
                 feats = pad_sequence(
-                    [self._finish(self._static(row)) for row in rows], True
+                    [self.append_deltas(self.static(row)) for row in rows], True
                 )
-                missing = self._frames(samples) - feats.shape[1]
+                missing = self.count_frames(samples) - feats.shape[1]
                 return pad(feats, (0, 0, 0, missing)) if missing else feats
-            feats = self._static(zero_padding(wavs, counts))
-            frames = self._frames(counts)
-            return zero_padding(self._finish(feats, frames), frames)
+            feats = self.static(zero_padding(wavs, counts))
+            frames = self.count_frames(counts)
+            return zero_padding(self.append_deltas(feats, frames), frames)
 
-    @property
-    def settings(self):
-        """The constructor's arguments: dict of str to int or float."""
+    def get_config(self):
+        """Constructor arguments that build the same extractor."""
         names = inspect.signature(type(self)).parameters
         return {name: getattr(self, name) for name in names}
 
@@ -109,7 +108,7 @@ class Extractor(nn.Module):
             Fewer samples than one.
         """
         _check_samples(n)
-        return self._frames(n)
+        return self.count_frames(n)
 
     def _by_pieces(self, wavs, before, after, size):
         """Features of each frame of a waveform with silence around it."""

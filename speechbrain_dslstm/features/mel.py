@@ -87,10 +87,10 @@ class LogMelSpectrogram(Extractor):
         # No buffer: a window rounded to float32 leaks into the quiet bands
         self.window = scale * torch.hann_window(n_fft, dtype=torch.float64)
 
-    def _frames(self, n):
+    def count_frames(self, n):
         return 1 + n // self.hop_length
 
-    def _static(self, wavs):
+    def static(self, wavs):
         half = self.n_fft // 2
         return self._by_pieces(wavs, half, half, self.n_fft)
 
@@ -99,7 +99,7 @@ class LogMelSpectrogram(Extractor):
         power = self._bands(self._power(frames * self.window.to(frames)))
         return self._output(power).clamp_(min=self.floor).log10_().mul_(10)
 
-    def _finish(self, feats, lengths=None):
+    def append_deltas(self, feats, lengths=None):
         return feats
 
 

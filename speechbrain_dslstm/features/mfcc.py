@@ -131,12 +131,12 @@ class MFCC39(Extractor):
         self.window = pad(scale * window, (0, n_fft - win_length))
         self.first_weight = float((1 - preemphasis) * self.window[0])
 
-    def _frames(self, n):
+    def count_frames(self, n):
         past = n - self.win_length
         past = past.clamp(min=0) if torch.is_tensor(n) else max(past, 0)
         return 1 + past // self.hop_length
 
-    def _static(self, wavs):
+    def static(self, wavs):
         # One sample before each frame; behind it, those that the window drops
         after = max(0, self.win_length - wavs.shape[-1])
         after += self.n_fft - self.win_length
@@ -157,7 +157,7 @@ class MFCC39(Extractor):
         cepstra = levels.clamp_(min=1.0).log_() @ self.dct.to(levels.dtype)
         return self._output(cepstra)
 
-    def _finish(self, static, lengths=None):
+    def append_deltas(self, static, lengths=None):
         size, width = static.shape[-2], self.delta_window
         steps = torch.arange(-width, size + 2 * width, device=static.device)
         # Both edges repeat; the right one is each utterance's own
@@ -167,13 +167,13 @@ class MFCC39(Extractor):
             index = steps.clamp_(min=0).minimum(lengths.unsqueeze(1) - 1)
             index = index.unsqueeze(2).expand(-1, -1, static.shape[2])
             wide = static.gather(1, index)
-        delta = self._slope(wide)
+        delta = self.slope(wide)
         # openSMILE repeats the first delta, but goes on after the last one
         first = delta[..., :1, :].expand(*delta.shape[:-2], width, -1)
-        acceleration = self._slope(torch.cat([first, delta], dim=-2))
+        acceleration = self.slope(torch.cat([first, delta], dim=-2))
         return torch.cat([static, delta[..., :size, :], acceleration], dim=-1)
 
-    def _slope(self, x):
+    def slope(self, x):
         """Slope over the frames around each, but for those at the ends."""
         width = self.delta_window
         size = x.shape[-2] - 2 * width

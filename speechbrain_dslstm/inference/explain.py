@@ -113,8 +113,7 @@ def explain(model, wav, calibrate=None, sample_rate=16000):
         # The MFCC frames heard by the end of each step; all at the last
         ends = torch.arange(1, steps + 1) * len(every) // steps - 1
         logits["mfcc"] = every[ends.clamp(min=0)]
-    weights = model.branch_weights
-    fused = sum(weights[name] * value for name, value in logits.items())
+    fused = model.fuse(logits)
     log_posteriors = fused.log_softmax(dim=-1)
     if calibrate is not None:
         log_posteriors = calibrate(log_posteriors)

@@ -221,8 +221,7 @@ class EmotionStream:
         logits = {name: b.logits() for name, b in self.branches.items()}
         if any(value is None for value in logits.values()):
             return None
-        weights = self.model.branch_weights
-        fused = sum(weights[name] * value for name, value in logits.items())
+        fused = self.model.fuse(logits)
         return self.calibrate(fused.log_softmax(dim=-1))[0]
 
     def state_size(self):

@@ -48,6 +48,10 @@ class AveragePoolAlignment(torch.nn.Module):
         # Windows that would reach past the end
         self.trim = -((stride - width) // stride)
 
+    def get_config(self) -> dict:
+        """Constructor arguments that build the same layer."""
+        return {"width": self.width, "stride": self.stride}
+
     def num_frames(self, frames_x, frames_y):
         """Aligned frames of so many frames of x and y.
 

@@ -240,6 +240,17 @@ class LocalFeatureCNN(torch.nn.Module):
         self.blocks = torch.nn.ModuleList(blocks)
         self.output_size = bins * channels[-1]
 
+    def get_config(self) -> dict:
+        """Constructor arguments that build the same layers."""
+        first = self.blocks[0]
+        return {
+            "input_size": self.input_size,
+            "channels": [block.conv.out_channels for block in self.blocks],
+            "kernel_size": list(first.kernel_size),
+            "pool_size": first.pool_size,
+            "pool_first": first.pool_first,
+        }
+
     def num_frames(self, n):
         """Frames that come out of ``n`` frames.
 

@@ -109,6 +109,16 @@ class MFCCBranch(torch.nn.Module):
         self.dropout = torch.nn.Dropout(dropout)
         self.head = torch.nn.Linear(hidden_size, n_classes)
 
+    def get_config(self) -> dict:
+        """Constructor arguments that build the same layers."""
+        return {
+            "n_classes": self.head.out_features,
+            "input_size": self.lstm.input_size,
+            "hidden_size": self.lstm.hidden_size,
+            "num_layers": self.lstm.num_layers,
+            "dropout": self.dropout.p,
+        }
+
     def forward(self, streams):
         """Logits of a batch.
 
@@ -185,6 +195,17 @@ class CNNLSTMBranch(torch.nn.Module):
         self.pooling = MaskedMeanPooling()
         self.dropout = torch.nn.Dropout(dropout)
         self.head = torch.nn.Linear(hidden_size * len(cnns), n_classes)
+
+    def get_config(self) -> dict:
+        """Constructor arguments that build the same layers."""
+        first = next(iter(self.lstms.values()))
+        return {
+            "n_classes": self.head.out_features,
+            "cnns": dict(self.cnns),
+            "hidden_size": first.hidden_size,
+            "num_layers": first.num_layers,
+            "dropout": self.dropout.p,
+        }
 
     def min_frames(self):
         """Frames of each stream that one frame of its LSTM needs.
@@ -274,6 +295,18 @@ class SpectrogramBranch(torch.nn.Module):
         self.pooling = MaskedMeanPooling()
         self.dropout = torch.nn.Dropout(dropout)
         self.head = torch.nn.Linear(self.ds_lstm.output_size, n_classes)
+
+    def get_config(self) -> dict:
+        """Constructor arguments that build the same layers."""
+        return {
+            "n_classes": self.head.out_features,
+            "cnn_x": self.cnn_x,
+            "cnn_y": self.cnn_y,
+            "alignment": self.alignment,
+            "ds_lstm": self.ds_lstm,
+            "inputs": list(self.inputs),
+            "dropout": self.dropout.p,
+        }
 
     def min_frames(self):
         """Frames of mel x and mel y that one aligned frame needs.

@@ -110,6 +110,18 @@ class DualLevelClassifier(torch.nn.Module):
                 self.streams[name].resize = frames
         self.min_samples = self._min_samples()
 
+    def get_config(self) -> dict:
+        """Constructor arguments that build the same model; not the text's weight."""
+        branches = dict(self.branches)
+        return {
+            "n_classes": self.n_classes,
+            "streams": dict(self.streams),
+            "spectrogram": branches.get("spectrogram"),
+            "mfcc": branches.get("mfcc"),
+            "p": self.p,
+            "text": branches.get("text"),
+        }
+
     def _min_samples(self):
         """Samples of the shortest clip that gives every stage a frame."""
         n = 1

@@ -26,7 +26,9 @@ class Waveform(torch.nn.Module):
     torch.Size([2, 16000, 1])
     """
 
-    settings = {}
+    def get_config(self) -> dict:
+        """Constructor arguments: there are none."""
+        return {}
 
     def num_frames(self, n):
         """Frames of ``n`` samples.

@@ -78,6 +78,16 @@ class FeatureStream(torch.nn.Module):
         )
         self.resize = resize
 
+    def get_config(self) -> dict:
+        """Constructor arguments that build the same stream."""
+        return {
+            "extractor": self.extractor,
+            "num_features": self.normalization.num_features,
+            "resize": self.resize,
+            "center_utterances": self.normalization.center_utterances,
+            "normalization": self.normalization.source,
+        }
+
     def extract(self, wavs, counts):
         """Features as the extractor gives them.
 

@@ -329,8 +329,8 @@ def test_batch_at_once_changes_nothing(name, monkeypatch):
 @any_extractor
 def test_settings_make_the_same_extractor(name):
     extractor = EXTRACTORS[name]
-    again = type(extractor)(**extractor.settings)
-    assert again.settings == extractor.settings
+    again = type(extractor)(**extractor.get_config())
+    assert again.get_config() == extractor.get_config()
     wavs = speech_like(2000).unsqueeze(0)
     assert torch.equal(again(wavs), extractor(wavs))
 
