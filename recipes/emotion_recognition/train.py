@@ -136,9 +136,12 @@ class EmotionBrain(sb.Brain):
         # Spectra have a range that half precision has not
         with torch.no_grad(), torch.autocast(self.device_type, enabled=False):
             extracted = self.extract(batch, training)
-            streams = self.hparams.model.normalize(
-                extracted, self.speaker_moments(batch, training)
-            )
+            speakers = batch.speaker
+            if training:
+                rows = self.replicate(torch.arange(len(speakers)))
+                speakers = [speakers[row] for row in rows.tolist()]
+            # Of the model in training also in evaluation
+            streams = self.hparams.model.normalize(extracted, speakers)
             if training and self.hparams.fea_augment is not None:
                 streams = self.hparams.fea_augment(streams)
             self.mix = None
@@ -173,36 +176,6 @@ class EmotionBrain(sb.Brain):
                 text = text._make(map(augment.replicate_labels, text))
             streams["text"] = text
         return streams
-
-    def speaker_moments(self, batch, training):
-        """Statistics of each item's speaker, where the run wants them.
-
-        Arguments
-        ---------
-        batch : PaddedBatch
-            From a dataset of ``dataio_prep``.
-        training : bool
-            Whether the batch is augmented.
-
-        Returns
-        -------
-        dict of str to list, or None
-            For each stream mean and deviation, both [batch, features].
-        """
-        if self.hparams.moments is None:
-            return None
-        speakers = batch.speaker
-        augment = self.hparams.wav_augment
-        if augment is not None and training:
-            rows = augment.replicate_labels(torch.arange(len(speakers)))
-            speakers = [speakers[row] for row in rows.tolist()]
-        return {
-            name: [
-                torch.stack([moments[s][k] for s in speakers]).to(self.device)
-                for k in range(2)
-            ]
-            for name, moments in self.hparams.moments.items()
-        }
 
     def compute_objectives(self, predictions, batch, stage):
         """Weighted losses of the branches: classes, dimensions or both."""
@@ -692,7 +665,10 @@ def run(signals):
             f"no checkpoint to test in {hparams['save_folder']}: "
             "train first, without --test_only"
         )
-    collect_statistics(hparams, datasets)
+    # Those of speakers are in no checkpoint
+    by_speaker = hparams["normalization"] == "speaker"
+    if by_speaker or checkpointer.find_checkpoint() is None:
+        collect_statistics(hparams["model"], datasets, hparams["normalization"])
     brain = EmotionBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],

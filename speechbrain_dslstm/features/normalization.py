@@ -1,5 +1,7 @@
 """Standardisation of features by the training set, by speaker, or by a running mean in a stream."""
 
+from collections.abc import Sequence
+
 import torch
 
 from speechbrain_dslstm.lengths import length_mask, zero_padding
@@ -8,25 +10,31 @@ __all__ = ["FeatureNormalization", "RunningNormalization"]
 
 
 class FeatureNormalization(torch.nn.Module):
-    """Standardise each feature: take out a mean, divide by a deviation.
+    """Standardise each feature: subtract a mean, divide by a deviation.
 
-    Whose, is the ``source``. "training": those of the training set. ``update``
-    collects them, batch after batch; they are buffers, so they travel with
-    the weights, and before the first ``update`` nothing is changed.
-    "speaker": those of each utterance's speaker, given to ``forward``; this
-    uses all unlabelled audio of the speakers tested. "none": nobody's.
+    ``source`` selects whose statistics are used:
+
+    - "training": those of the training set. ``update`` collects them; they
+      are buffers, so they are saved with the weights.
+    - "speaker": those of each utterance's speaker, over all unlabelled audio
+      of that speaker, the tested speakers included. ``update`` collects them
+      as well, but they belong to the corpus, not to the model, and are not
+      saved. An utterance of no known speaker uses its own.
+    - "none": features are not standardised.
+
+    Before the first ``update`` "training" changes nothing.
 
     Arguments
     ---------
-    num_features : int
+    num_features
         Features per frame.
-    eps : float
+    eps
         Smallest standard deviation divided by.
-    center_utterances : bool
-        Take out each utterance's own mean as well. It holds much of the
-        speaker and the channel, but needs the whole utterance. Not done with
-        the source "speaker", whose means it would undo.
-    source : str
+    center_utterances
+        Also subtract each utterance's own mean. It holds much of the speaker
+        and the channel, but needs the whole utterance. Has no effect with the
+        source "speaker", whose means it would undo.
+    source
         "training", "speaker" or "none".
 
     Raises
@@ -49,11 +57,11 @@ class FeatureNormalization(torch.nn.Module):
 
     def __init__(
         self,
-        num_features,
-        eps=1e-5,
-        center_utterances=False,
-        source="training",
-    ):
+        num_features: int,
+        eps: float = 1e-5,
+        center_utterances: bool = False,
+        source: str = "training",
+    ) -> None:
         super().__init__()
         if source not in self.SOURCES:
             raise ValueError(
@@ -65,64 +73,73 @@ class FeatureNormalization(torch.nn.Module):
         self.eps = eps
         self.center_utterances = center_utterances
         # float64: sums over millions of frames
-        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self.register_buffer(
-            "mean", torch.zeros(num_features, dtype=torch.float64)
-        )
-        self.register_buffer(
-            "variance", torch.ones(num_features, dtype=torch.float64)
+        count, mean, variance = self._no_frames()
+        self.register_buffer("count", count)
+        self.register_buffer("mean", mean)
+        self.register_buffer("variance", variance)
+        # Not buffers: the state has the same keys whatever the corpus
+        self.speakers: dict[str, tuple[torch.Tensor, ...]] = {}
+
+    def _no_frames(self) -> tuple[torch.Tensor, ...]:
+        """Count, mean and variance before the first frame."""
+        size = self.num_features
+        return (
+            torch.zeros((), dtype=torch.float64),
+            torch.zeros(size, dtype=torch.float64),
+            torch.ones(size, dtype=torch.float64),
         )
 
     @torch.no_grad()
-    def update(self, feats, counts):
-        """Add a batch to the statistics.
+    def update(
+        self,
+        feats: torch.Tensor,
+        counts: torch.Tensor,
+        speakers: Sequence[str] | None = None,
+    ) -> None:
+        """Add feats [batch, time, features] with counts [batch] valid frames.
 
-        Arguments
-        ---------
-        feats : torch.Tensor, [batch, time, features]
-            Features of one batch.
-        counts : torch.Tensor, int64, [batch]
-            Valid frames of each item.
+        With the source "speaker", each item is added to the statistics of its
+        entry in ``speakers``; with the others, all to those of the training
+        set.
         """
-        frames = feats[length_mask(counts, feats.shape[1])].double()
-        n, total = len(frames), self.count + len(frames)
-        mean, variance = frames.mean(0), frames.var(0, correction=0)
-        shift = mean - self.mean
-        old, new = self.count / total, n / total
-        self.variance.copy_(
-            old * self.variance + new * variance + old * new * shift.square()
-        )
-        self.mean.add_(shift * new)
-        self.count.copy_(total)
+        valid = length_mask(counts, feats.shape[1])
+        if self.source == "speaker" and speakers is not None:
+            for item, mask, name in zip(feats, valid, speakers, strict=True):
+                before = self.speakers.get(name)
+                before = before or [
+                    s.to(feats.device) for s in self._no_frames()
+                ]
+                self.speakers[name] = _add_frames(before, item[mask])
+            return
+        before = self.count, self.mean, self.variance
+        after = _add_frames(before, feats[valid])
+        for old, new in zip(before, after, strict=True):
+            old.copy_(new)
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget the statistics."""
-        self.count.zero_()
-        self.mean.zero_()
-        self.variance.fill_(1)
+        for old, new in zip(
+            (self.count, self.mean, self.variance),
+            self._no_frames(),
+            strict=True,
+        ):
+            old.copy_(new)
+        self.speakers.clear()
 
-    def forward(self, feats, counts, moments=None):
-        """Standardise a batch.
+    def forward(
+        self,
+        feats: torch.Tensor,
+        counts: torch.Tensor,
+        speakers: Sequence[str] | None = None,
+    ) -> torch.Tensor:
+        """Standardise feats [batch, time, features]; padded frames become 0.
 
-        Arguments
-        ---------
-        feats : torch.Tensor, [batch, time, features]
-            Features.
-        counts : torch.Tensor, int64, [batch]
-            Valid frames of each item.
-        moments : tuple of two torch.Tensor, each [batch, features], optional
-            Mean and deviation of each item's speaker, for the source
-            "speaker". Left out, each item is a speaker of its own.
-
-        Returns
-        -------
-        torch.Tensor, [batch, time, features]
-            Standardised features; zero at padded frames.
+        ``counts`` [batch] holds the valid frames, ``speakers`` the names that
+        ``update`` has received. Without names, the source "speaker" takes
+        each item for a speaker of its own.
         """
         if self.source == "speaker":
-            if moments is None:
-                moments = self._own_moments(feats, counts)
-            mean, deviation = (value.unsqueeze(1) for value in moments)
+            mean, deviation = self._speaker_statistics(feats, counts, speakers)
         elif self.source == "training":
             mean, deviation = self.mean, self.variance.sqrt()
         if self.source != "none":
@@ -134,12 +151,41 @@ class FeatureNormalization(torch.nn.Module):
             feats = feats - total / frames
         return zero_padding(feats, counts)
 
-    def _own_moments(self, feats, counts):
-        """Mean and deviation of each item's valid frames."""
-        frames = counts.view(-1, 1).to(feats)
-        mean = zero_padding(feats, counts).sum(dim=1) / frames
-        spread = zero_padding(feats - mean.unsqueeze(1), counts)
-        return mean, (spread.square().sum(dim=1) / frames).sqrt()
+    def _speaker_statistics(
+        self,
+        feats: torch.Tensor,
+        counts: torch.Tensor,
+        speakers: Sequence[str] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and deviation [batch, 1, features] of each item's speaker."""
+        if speakers is not None:
+            unknown = sorted(set(speakers) - self.speakers.keys())
+            if unknown:
+                raise ValueError(
+                    f"no feature statistics of speaker {unknown[0]!r}: pass "
+                    "all audio of the speaker to update() first"
+                )
+            known = [self.speakers[name] for name in speakers]
+            mean = torch.stack([mean for _, mean, _ in known])
+            variance = torch.stack([variance for _, _, variance in known])
+            return mean.unsqueeze(1), variance.sqrt().unsqueeze(1)
+        frames = counts.view(-1, 1, 1).to(feats)
+        mean = zero_padding(feats, counts).sum(dim=1, keepdim=True) / frames
+        squares = zero_padding(feats - mean, counts).square()
+        return mean, (squares.sum(dim=1, keepdim=True) / frames).sqrt()
+
+
+def _add_frames(
+    statistics: Sequence[torch.Tensor], frames: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Count, mean and variance with more frames [frames, features]."""
+    count, mean, variance = statistics
+    frames = frames.double()
+    total = count + len(frames)
+    old, new = count / total, len(frames) / total
+    shift = frames.mean(0) - mean
+    spread = old * variance + new * frames.var(0, correction=0)
+    return total, mean + shift * new, spread + old * new * shift.square()
 
 
 class RunningNormalization(FeatureNormalization):
@@ -168,7 +214,7 @@ class RunningNormalization(FeatureNormalization):
         super().__init__(num_features, eps)
         self.prior = prior
 
-    def forward(self, feats, counts, moments=None):
+    def forward(self, feats, counts, speakers=None):
         """Standardise a batch.
 
         Arguments
@@ -177,7 +223,7 @@ class RunningNormalization(FeatureNormalization):
             Features.
         counts : torch.Tensor, int64, [batch]
             Valid frames of each item.
-        moments : None
+        speakers : list of str, optional
             Not used: the statistics are the training set's.
 
         Returns

@@ -178,25 +178,23 @@ class DualLevelClassifier(torch.nn.Module):
             for name, stream in self.streams.items()
         }
 
-    def normalize(self, extracted, moments=None):
+    def normalize(self, extracted, speakers=None):
         """Normalise, and stretch where that is wanted, what ``extract`` gave.
 
         Arguments
         ---------
         extracted : dict of str to FeatureSequence
             Features by stream name; "text" stays as it is.
-        moments : dict of str to tuple, optional
-            For each stream mean and deviation of each item's speaker, both
-            [batch, features]: for the normalisation "speaker".
+        speakers : list of str, optional
+            Speaker of each item, for the normalisation "speaker".
 
         Returns
         -------
         dict of str to FeatureSequence
             Features by stream name.
         """
-        moments = moments or {}
         found = {
-            name: stream.normalize(*extracted[name], moments.get(name))
+            name: stream.normalize(*extracted[name], speakers)
             for name, stream in self.streams.items()
         }
         if "text" in extracted:
@@ -216,16 +214,18 @@ class DualLevelClassifier(torch.nn.Module):
         with torch.no_grad():
             self.update_statistics(self.extract(wavs, wav_lens))
 
-    def update_statistics(self, extracted):
-        """Add a batch of the training side to the feature statistics.
+    def update_statistics(self, extracted, speakers=None):
+        """Add a batch to the feature statistics.
 
         Arguments
         ---------
         extracted : dict of str to FeatureSequence
             What ``extract`` gave.
+        speakers : list of str, optional
+            Speaker of each item, for the normalisation "speaker".
         """
         for name, stream in self.streams.items():
-            stream.normalization.update(*extracted[name])
+            stream.normalization.update(*extracted[name], speakers)
 
     def _prepare(self, wavs, wav_lens):
         if wavs.dim() != 2 or not wavs.numel():

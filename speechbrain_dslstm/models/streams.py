@@ -147,7 +147,7 @@ class FeatureStream(torch.nn.Module):
         """
         return self.normalize(*self.extract(wavs, counts))
 
-    def normalize(self, feats, counts, moments=None):
+    def normalize(self, feats, counts, speakers=None):
         """Normalise what ``extract`` gave, and stretch it.
 
         Arguments
@@ -156,13 +156,13 @@ class FeatureStream(torch.nn.Module):
             Features as the extractor gives them.
         counts : torch.Tensor, int64, [batch]
             Valid frames.
-        moments : tuple of two torch.Tensor, each [batch, features], optional
-            Mean and deviation of each item's speaker.
+        speakers : list of str, optional
+            Speaker of each item, see ``FeatureNormalization``.
 
         Returns
         -------
         FeatureSequence
             Features and frame counts.
         """
-        feats = self.normalization(feats, counts, moments)
+        feats = self.normalization(feats, counts, speakers)
         return self.stretch(feats, counts)

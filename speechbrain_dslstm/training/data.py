@@ -13,8 +13,8 @@ from speechbrain.dataio.sampler import BalancingDataSampler, DynamicBatchSampler
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.features.cache import FeatureCache
-from speechbrain_dslstm.features.normalization import FeatureNormalization
 from speechbrain_dslstm.lengths import to_counts
+from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 from speechbrain_dslstm.models.streams import FeatureSequence
 
 __all__ = [
@@ -115,58 +115,53 @@ def loader_options(hparams, dataset):
     return options
 
 
-def collect_statistics(hparams, datasets):
-    """Feature statistics, before the first epoch: of the training side.
-
-    Those of each speaker, where ``normalization`` asks for them, are of all
-    clips, the tested ones included; no label is looked at.
+def collect_statistics(
+    model: DualLevelClassifier,
+    datasets: dict[str, DynamicItemDataset],
+    normalization: str,
+) -> None:
+    """Collect the model's feature statistics; no label is looked at.
 
     Arguments
     ---------
-    hparams : dict
-        The loaded hyperparameters; gets "moments".
-    datasets : dict of str to DynamicItemDataset
-        "plain" (the training side without augmentation), "valid" and "test".
+    model
+        Keeps them, see ``FeatureNormalization``.
+    datasets
+        "plain", the training subset without augmentation, "valid" and "test".
+    normalization
+        "training": over the training subset. "speaker": over all clips of
+        each speaker, so over all three subsets. "none": nothing is collected.
 
     Example
     -------
-    >>> hparams = {"model": None, "normalization": "none"}
-    >>> collect_statistics(hparams, {})
-    >>> hparams["moments"] is None
-    True
+    >>> from speechbrain_dslstm import DualLevelClassifier
+    >>> model = DualLevelClassifier(p=0.0)
+    >>> items = {
+    ...     str(seconds): {"sig": torch.rand(8000 * seconds), "speaker": "f1"}
+    ...     for seconds in (1, 2)
+    ... }
+    >>> plain = DynamicItemDataset(items, [], ["id", "sig", "speaker"])
+    >>> collect_statistics(model, {"plain": plain}, "training")
+    >>> model.streams["mfcc"].normalization.count
+    tensor(146., dtype=torch.float64)
     """
-    model = hparams["model"]
-    hparams["moments"] = None
-    if hparams["normalization"] == "training":
-        logger.info("collecting feature statistics of the training side")
-        for batch in _once(datasets["plain"]):
-            model.update_statistics(extract_batch(model, batch))
-    if hparams["normalization"] == "speaker":
-        logger.info("collecting feature statistics of each speaker's clips")
-        found = {name: {} for name in model.streams}
-        seen = set()
-        for side in ("plain", "valid", "test"):
-            for batch in _once(datasets[side]):
+    subsets = {"training": ["plain"], "speaker": ["plain", "valid", "test"]}
+    seen = set()
+    for subset in subsets.get(normalization, []):
+        logger.info(f"collecting feature statistics ({subset})")
+        for batch in _once(datasets[subset]):
+            # Under some protocols a clip is in two subsets
+            rows = [row for row, key in enumerate(batch.id) if key not in seen]
+            seen.update(batch.id)
+            if rows:
                 extracted = extract_batch(model, batch)
-                for row, key in enumerate(batch.id):
-                    # Under some protocols a clip is on two sides
-                    if key in seen:
-                        continue
-                    seen.add(key)
-                    speaker = batch.speaker[row]
-                    for name, (feats, counts) in extracted.items():
-                        own = found[name].setdefault(
-                            speaker, FeatureNormalization(feats.shape[2])
-                        )
-                        one = slice(row, row + 1)
-                        own.update(feats[one], counts[one])
-        hparams["moments"] = {
-            name: {
-                speaker: (one.mean.float(), one.variance.sqrt().float())
-                for speaker, one in speakers.items()
-            }
-            for name, speakers in found.items()
-        }
+                model.update_statistics(
+                    {
+                        name: FeatureSequence(feats[rows], counts[rows])
+                        for name, (feats, counts) in extracted.items()
+                    },
+                    [batch.speaker[row] for row in rows],
+                )
 
 
 def _once(dataset):

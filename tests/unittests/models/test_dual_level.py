@@ -392,7 +392,7 @@ def test_features_instead_of_waveforms():
 
 
 def test_normalisation_by_speaker():
-    """With the moments of a speaker, or else each item's own."""
+    """With the statistics of a speaker, or else each item's own."""
     stream = FeatureStream(
         LogMelSpectrogram(512), 128, None, True, normalization="speaker"
     )
@@ -405,10 +405,21 @@ def test_normalisation_by_speaker():
         spread = found.std(0, correction=0)
         torch.testing.assert_close(spread, zero + 1, atol=1e-4, rtol=0)
         assert alone[row, count:].abs().sum() == 0
-    mean, deviation = torch.randn(2, 128), torch.rand(2, 128) + 0.5
-    given = stream.normalize(feats, counts, (mean, deviation)).feats
-    expected = (feats[1, 3] - mean[1]) / deviation[1]
+    norm = stream.normalization
+    norm.update(feats, counts, ["f1", "m2"])
+    norm.update(feats[:1] + 1, counts[:1], ["m2"])
+    given = stream.normalize(feats, counts, ["f1", "m2"]).feats
+    torch.testing.assert_close(given[0], alone[0])
+    frames = torch.cat([feats[1, : counts[1]], feats[0, : counts[0]] + 1])
+    expected = (feats[1, 3] - frames.mean(0)) / frames.std(0, correction=0)
     torch.testing.assert_close(given[1, 3], expected)
+    # They belong to the corpus: the state is that of the other sources
+    assert set(norm.state_dict()) == {"count", "mean", "variance"}
+    assert norm.count == 0
+    with pytest.raises(ValueError, match="statistics of speaker 'm3'"):
+        stream.normalize(feats, counts, ["f1", "m3"])
+    norm.reset()
+    assert not norm.speakers
     with pytest.raises(ValueError, match="training, speaker, none"):
         FeatureStream(LogMelSpectrogram(512), 128, normalization="all")
 
