@@ -1,12 +1,11 @@
 #!/usr/bin/env python3
-"""Report of finished runs: HTML, Markdown and JSON, as of cross_validate.py.
+"""Report of finished runs as HTML, Markdown and JSON.
 
 > python report.py runs --output=report
-
 > python report.py runs/mine/emodb ../../results/emodb.json --output=report
 
-Reads everything below the given folders, of whatever system, corpus and
-protocol, and what earlier reports hold (JSON); nothing is trained.
+Reads all runs below the given folders, and those in the JSON files of earlier
+reports; nothing is trained. cross_validate.py writes the same report.
 """
 
 import argparse
@@ -17,23 +16,17 @@ from pathlib import Path
 from speechbrain_dslstm.report import (
     build_report,
     gather_runs,
-    read_yardsticks,
+    read_baselines,
     shorten,
     write_json,
     write_report,
 )
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
+BASELINES = Path(__file__).resolve().parents[2] / "results" / "baselines.yaml"
 
 
-def add_options(parser):
-    """Add what every report can be told.
-
-    Arguments
-    ---------
-    parser : argparse.ArgumentParser
-        Of this script or another one.
-    """
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a report to a script's parser."""
     parser.add_argument(
         "--results", type=Path, help="write the report to this JSON file"
     )
@@ -43,44 +36,31 @@ def add_options(parser):
         help="system that the others are compared with (default dual_level)",
     )
     parser.add_argument(
-        "--yardsticks",
+        "--baselines",
         type=Path,
-        help="YAML with results from elsewhere, shown beside ours (default: "
-        "results/yardsticks.yaml, where it is there)",
+        help="YAML with results of other systems, shown beside the runs "
+        "(default: results/baselines.yaml, if it exists)",
     )
     parser.add_argument(
         "--resamples",
         type=int,
         default=10_000,
-        help="of each bootstrap over speakers (default 10000)",
+        help="resamples of each bootstrap over speakers (default 10000)",
     )
 
 
-def make_report(runs, options, folder):
-    """Build a report and write what was asked for.
+def make_report(
+    runs: list[dict], options: argparse.Namespace, folder: Path | None
+) -> dict:
+    """Build a report and write it as ``options`` of ``add_options`` say.
 
-    Arguments
-    ---------
-    runs : list of dict
-        What ``gather_runs`` or ``read_runs`` returned.
-    options : argparse.Namespace
-        With those of ``add_options``.
-    folder : pathlib.Path, optional
-        For the HTML file and its company; None: none of them.
-
-    Returns
-    -------
-    dict
-        The report.
+    HTML, Markdown and pictures are written only if there is a folder for them.
     """
-    yardsticks, path = [], options.yardsticks
-    if path is None and (RESULTS / "yardsticks.yaml").exists():
-        path = RESULTS / "yardsticks.yaml"
-    if path is not None:
-        yardsticks = read_yardsticks(path)
-    report = build_report(
-        runs, options.reference, yardsticks, options.resamples
-    )
+    path = options.baselines
+    if path is None and BASELINES.exists():
+        path = BASELINES
+    baselines = [] if path is None else read_baselines(path)
+    report = build_report(runs, options.reference, baselines, options.resamples)
     report["command"] = shlex.join(map(shorten, sys.argv))
     if options.results is not None:
         kept = dict(report)
@@ -92,20 +72,11 @@ def make_report(runs, options, folder):
     return report
 
 
-def headline(entry):
-    """Scores of a run, for the top of a report that has no other run.
+def headline(entry: dict) -> dict:
+    """Scores for the top of a report with a single run, its ``entry``.
 
-    Arguments
-    ---------
-    entry : dict
-        One of the report's "runs".
-
-    Returns
-    -------
-    dict
-        "wa", "ua" and "macro_f1" over the folds, the "warnings" that go with
-        them, "pooled" with the scores over all utterances and the confusion
-        matrix, and "folds".
+    "wa", "ua" and "macro_f1" over the folds and their "warnings"; "pooled", the
+    scores of all utterances and their confusion matrix; and "folds".
     """
     found = entry["rules"][entry["headline"]]
     pooled = {name: one["pooled"] for name, one in found["scores"].items()}
@@ -118,7 +89,7 @@ def headline(entry):
     }
 
 
-def main():
+def main() -> None:
     """Read the runs and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(

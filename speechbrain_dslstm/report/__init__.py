@@ -1,8 +1,8 @@
-"""From finished runs to tables, figures and one HTML page.
+"""Tables, figures and one HTML page from finished runs.
 
-Read ``runs`` first, which reads run folders; then ``comparison``, which scores
-and compares them. ``predictions`` reads earlier reports, ``tables`` and
-``html`` write the pages.
+Read ``runs`` first, which reads the folders of train.py; then ``comparison``,
+which scores and compares the runs. ``predictions`` reads earlier reports;
+``tables`` and ``html`` write the pages.
 """
 
 import lazy_loader

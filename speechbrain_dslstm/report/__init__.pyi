@@ -3,15 +3,13 @@ from .comparison import (
     inflation_chain as inflation_chain,
 )
 from .html import (
-    read_yardsticks as read_yardsticks,
+    read_baselines as read_baselines,
     write_json as write_json,
     write_report as write_report,
 )
 from .predictions import (
     DIGITS as DIGITS,
-    encode_answers as encode_answers,
     gather_runs as gather_runs,
-    list_utterances as list_utterances,
     read_report as read_report,
 )
 from .runs import (
@@ -19,8 +17,8 @@ from .runs import (
     NORMALIZATIONS as NORMALIZATIONS,
     RULES as RULES,
     TASK as TASK,
+    Answer as Answer,
     caveats as caveats,
-    check_values as check_values,
     fold_command as fold_command,
     read_fold as read_fold,
     read_runs as read_runs,

@@ -1,14 +1,12 @@
-"""One report of many runs: what was measured, how sure it is, what it means.
+"""Scores runs, compares them, and puts what a report shows into one structure.
 
-``build_report`` makes one plain structure of what ``answers.gather_runs``
-found; ``write_report`` writes it as JSON, as Markdown and as one HTML file that
-needs nothing else. Every number carries its protocol and the rule its epoch was
-chosen by, and what is partial says so.
-
-Symbols: S seeds, a *row* is an utterance's speaker, emotion and prediction.
+Every score carries its protocol and the rule by which its epoch was chosen.
+Pooled scores are those of all utterances of a run, with an interval by
+bootstrap over speakers (``evaluation.bootstrap``).
 """
 
 from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -31,6 +29,11 @@ from speechbrain_dslstm.report.runs import (
     TASK,
     caveats,
     fold_command,
+    per_speaker,
+    pooled_rows,
+    pooled_seeds,
+    setting_of,
+    task_of,
 )
 from speechbrain_dslstm.splits.leaks import worst_leaks
 from speechbrain_dslstm.splits.protocols import PROTOCOLS
@@ -38,39 +41,41 @@ from speechbrain_dslstm.splits.protocols import PROTOCOLS
 __all__ = ["build_report", "inflation_chain"]
 
 SETTING = (*TASK, "protocol", "normalization")
-# Protocol, rule, whether normalised per speaker, and what that is in words
+# Protocol, rule, whether normalised per speaker, and a label
 CHAIN = {
     "a0": ("paper", "test", False, "no validation, best test epoch"),
     "a": ("random", "test", False, "random split, best test epoch"),
     "b": ("random", "validation", False, "random split"),
-    "c'": ("session", "test", False, "speakers apart, best test epoch"),
-    "c": ("session", "validation", False, "speakers apart"),
+    "c'": ("session", "test", False, "separate speakers, best test epoch"),
+    "c": ("session", "validation", False, "separate speakers"),
     "d": ("session", "validation", True, "c, normalised per speaker"),
 }
 STEPS = (
     ("a", "b", "choose the epoch on validation, not on the test fold"),
     ("b", "c", "keep the test speakers out of training"),
     ("c", "d", "normalise features per speaker"),
-    ("c'", "c", "choose the epoch on validation, speakers apart"),
+    ("c'", "c", "choose the epoch on validation, with separate speakers"),
 )
 
 
 def build_report(
-    runs, reference="dual_level", yardsticks=(), resamples=RESAMPLES
-):
-    """Put everything that a report shows into one structure.
+    runs: list[dict],
+    reference: str = "dual_level",
+    baselines: Sequence[dict] = (),
+    resamples: int = RESAMPLES,
+) -> dict:
+    """Score and compare runs; everything that a report shows.
 
     Arguments
     ---------
-    runs : list of dict
-        What ``answers.gather_runs`` returned.
-    reference : str
-        The system that all others are compared with, where it was run.
-    yardsticks : list of dict
-        Results from elsewhere: "corpus", "protocol", "normalization",
-        "system", "ua" in [0, 1] and "source".
-    resamples : int
-        Of each bootstrap.
+    runs
+        What ``gather_runs`` or ``read_runs`` returned.
+    reference
+        The system that all others are compared with, if it is among the runs.
+    baselines
+        What ``read_baselines`` returned.
+    resamples
+        Number of resamples of each bootstrap.
 
     Returns
     -------
@@ -80,9 +85,9 @@ def build_report(
         "scores" (over folds and seeds ``mean``, ``std`` and Student's ``low``
         and ``high``; ``pooled`` over all utterances with the ends of its
         interval over speakers), confusion, speakers' UA, warnings; branches,
-        curves, leaks, "folds" and, coded, all answers. "comparisons",
+        curves, leaks, "folds" and, encoded, all answers. "comparisons",
         "chains" (see ``inflation_chain``), "utterances" (the key to the
-        answers), "yardsticks", "notes", and how it was made.
+        answers), "baselines", "notes", and how it was made.
 
     Raises
     ------
@@ -98,25 +103,29 @@ def build_report(
     """
     if not runs:
         raise ValueError("there are no runs to report")
-    order = list(PROTOCOLS)
+    protocols = list(PROTOCOLS)
     runs = sorted(
         runs,
         key=lambda run: (
-            *map(str, _task(run)),
-            order.index(run["protocol"]),
-            # Those of the training set first
+            *map(str, task_of(run)),
+            protocols.index(run["protocol"]),
+            # Those with statistics of the training set first
             ["training", "none", "speaker"].index(run["normalization"]),
         ),
     )
     utterances = list_utterances(runs)
-    entries = [_summarise(run, resamples) for run in runs]
-    for run, entry in zip(runs, entries, strict=True):
-        ids = utterances[_task(run)]["ids"]
-        entry["answers"] = encode_answers(run, ids)
-    chains = []
-    for key in dict.fromkeys((*(_task(r), r["system"]),) for r in runs):
-        same = [run for run in runs if (_task(run), run["system"]) == key]
-        chains.append(inflation_chain(same, resamples))
+    runs = [_scored(run, resamples) for run in runs]
+    entries = [
+        {
+            **_summarise(run),
+            "answers": encode_answers(run, utterances[task_of(run)]["ids"]),
+        }
+        for run in runs
+    ]
+    by_system = defaultdict(list)
+    for run in runs:
+        by_system[(*task_of(run), run["system"])].append(run)
+    chains = [inflation_chain(same, resamples) for same in by_system.values()]
     corpora = {run["corpus"] for run in runs}
     report = {
         "reference": reference,
@@ -126,26 +135,20 @@ def build_report(
         "runs": entries,
         "comparisons": _comparisons(runs, reference, resamples),
         "chains": [chain for chain in chains if len(chain["rows"]) > 1],
-        "yardsticks": [y for y in yardsticks if y["corpus"] in corpora],
+        "baselines": [one for one in baselines if one["corpus"] in corpora],
         "utterances": list(utterances.values()),
     }
     return _rounded(report)
 
 
-def _summarise(run, resamples=RESAMPLES):
-    """Scores of one run with their intervals, and where they come from."""
-    folds = list(_folds(run))
-    rules = {
-        rule: _score_run(run, folds, rule, resamples)
-        for rule in RULES
-        if all(rule in fold["values"] for fold in folds)
-    }
+def _summarise(run: dict) -> dict:
+    """Scores of one run, and the settings and folds that they come from."""
     if "kept" in run:
-        return {**run["kept"], "rules": rules}
+        return {**run["kept"], "rules": run["rules"]}
+    folds = run["folds"]
     first = folds[0]
-    settings = {name: run[name] for name in (*SETTING, "system", "labels")}
-    entry = {
-        **settings,
+    return {
+        **{name: run[name] for name in (*SETTING, "system", "labels")},
         "n_folds": run["n_folds"],
         "unfinished": run["unfinished"],
         **_progress(run),
@@ -157,7 +160,7 @@ def _summarise(run, resamples=RESAMPLES):
         "calibration": [
             fold["calibration"] for fold in folds if "calibration" in fold
         ],
-        "rules": rules,
+        "rules": run["rules"],
         "branches": {
             name: interval([fold["test"][name]["ua"] for fold in folds])
             for name in first["test"]
@@ -169,65 +172,62 @@ def _summarise(run, resamples=RESAMPLES):
         },
         "leaks": worst_leaks([fold["leaks"] for fold in folds]),
         "folds": [_manifest(fold) for fold in folds],
+        # "validation", unless validation and test are the same clips
+        "headline": next(iter(run["rules"])),
     }
-    # Without a validation side there is the test rule only
-    entry["headline"] = next(iter(entry["rules"]))
-    return entry
 
 
-def inflation_chain(runs, resamples=RESAMPLES):
-    """From the flattering number to the honest one, step by step.
+def inflation_chain(runs: list[dict], resamples: int = RESAMPLES) -> dict:
+    """Measure one system in several ways, from flattering to fair.
 
     Arguments
     ---------
-    runs : list of dict
+    runs
         All runs of one system on one corpus.
-    resamples : int
-        Of the bootstrap.
+    resamples
+        Number of resamples of each bootstrap.
 
     Returns
     -------
     dict
-        "rows", those of ``CHAIN`` there are, with their scores; "steps", the
-        change of the pooled scores between two rows, paired, with interval
-        and p-value, or why there is none ("missing").
+        "rows", those of ``CHAIN`` that the runs have, with their scores;
+        "steps", the change of the pooled scores between two rows, paired, with
+        interval and p-value, or the reason why there is none ("missing").
 
     Example
     -------
-    >>> rows = {
-    ...     s + e: {"speaker": s, "emotion": e, "predicted": "a"}
-    ...     for s in "xyz"
-    ...     for e in "ab"
-    ... }
-    >>> rows, values = dict.fromkeys(METRICS, rows), dict.fromkeys(METRICS, 0.5)
-    >>> fold = {"answers": dict.fromkeys(("validation", "test"), rows)}
-    >>> fold["values"] = dict.fromkeys(("validation", "test"), values)
+    >>> from speechbrain_dslstm.report import Answer
+    >>> answers = [
+    ...     Answer(0, 0, rule, metric, speaker + emotion, speaker, emotion, "a")
+    ...     for rule in RULES
+    ...     for metric in METRICS
+    ...     for speaker in "xyz"
+    ...     for emotion in "ab"
+    ... ]
+    >>> values = dict.fromkeys(RULES, dict.fromkeys(METRICS, 0.5))
     >>> run = {"corpus": "emodb", "label_set": None, "system": "ds_lstm"}
-    >>> run |= {"labels": ["a", "b"], "n_folds": 1, "seeds": {0: {0: fold}}}
     >>> run |= {"protocol": "session", "normalization": "training"}
+    >>> run |= {"labels": ["a", "b"], "n_folds": 1, "answers": answers}
+    >>> run["folds"] = [{"seed": 0, "fold": 0, "values": values}]
     >>> chain = inflation_chain([run])
     >>> [row["key"] for row in chain["rows"]], chain["steps"][0]["ua"]["p"]
     (["c'", 'c'], 1.0)
     """
-    # One normalisation in all rows but the last, or a step would be of two
-    # things: the one of which there is most
-    others = Counter(r["normalization"] for r in runs if not _per_speaker(r))
+    # All rows but the last have the same normalisation, the most frequent
+    # one, so that a step changes only one thing
+    others = Counter(r["normalization"] for r in runs if not per_speaker(r))
     wanted = {"speaker", *(name for name, _ in others.most_common(1))}
     by_setting = {
-        (run["protocol"], _per_speaker(run)): run
+        (run["protocol"], per_speaker(run)): _scored(run, resamples)
         for run in runs
         if run["normalization"] in wanted
     }
     rows, answers = {}, {}
-    for key, (protocol, rule, per_speaker, label) in CHAIN.items():
-        run = by_setting.get((protocol, per_speaker))
-        if run is None:
+    for key, (protocol, rule, by_speaker, label) in CHAIN.items():
+        run = by_setting.get((protocol, by_speaker))
+        if run is None or rule not in run["rules"]:
             continue
-        folds = list(_folds(run))
-        if not all(rule in fold["values"] for fold in folds):
-            continue
-        judged = _score_run(run, folds, rule, resamples)
-        answers[key] = _pooled_rows(run, rule)
+        answers[key] = pooled_rows(run, rule)
         rows[key] = {
             "key": key,
             "label": label,
@@ -235,156 +235,152 @@ def inflation_chain(runs, resamples=RESAMPLES):
             "rule": rule,
             "normalization": run["normalization"],
             **_progress(run),
-            "warnings": judged["warnings"],
-            "scores": judged["scores"],
+            "warnings": run["rules"][rule]["warnings"],
+            "scores": run["rules"][rule]["scores"],
         }
-    steps = []
-    for one, two, label in STEPS:
-        if one in rows and two in rows:
-            step = {"from": one, "to": two, "label": label}
-            labels = runs[0]["labels"]
-            step |= _difference(answers[one], answers[two], labels, resamples)
-            steps.append(step)
+    labels = runs[0]["labels"]
+    steps = [
+        {
+            **{"from": one, "to": two, "label": label},
+            **_difference(answers[one], answers[two], labels, resamples),
+        }
+        for one, two, label in STEPS
+        if one in rows and two in rows
+    ]
     names = {name: runs[0][name] for name in (*TASK, "system")}
     return {**names, "rows": list(rows.values()), "steps": steps}
 
 
-def _score_run(run, folds, rule, resamples):
+def _scored(run: dict, resamples: int) -> dict:
+    """The run with its scores by each rule that all of its folds have."""
+    if "rules" in run:
+        return run
+    rules = {
+        rule: _score_run(run, rule, resamples)
+        for rule in RULES
+        if all(rule in fold["values"] for fold in run["folds"])
+    }
+    return {**run, "rules": rules}
+
+
+def _score_run(run: dict, rule: str, resamples: int) -> dict:
     """Scores by one rule: over folds, pooled, by speaker."""
-    rows = _pooled_rows(run, rule)
-    seeds = list(_pooled_seeds(run))
-    scores, counts = {}, {}
+
+    def score(answers: list[dict]) -> tuple:
+        """Speakers, confusion matrices and pooled scores."""
+        speakers, counts = speaker_counts(answers, run["labels"])
+        return speakers, counts, bootstrap_scores(counts, resamples)
+
+    rows = pooled_rows(run, rule)
+    found = _for_each_metric(score, rows)
+    scores = {}
     for name in METRICS:
-        speakers, counts[name] = speaker_counts(rows[name], run["labels"])
-        pooled = bootstrap_scores(counts[name], resamples)[name]
+        values = [fold["values"][rule][name] for fold in run["folds"]]
+        pooled = found[name][2][name]
         scores[name] = {
-            **interval([fold["values"][rule][name] for fold in folds]),
+            **interval(values),
             "pooled": pooled["value"],
             "pooled_low": pooled["low"],
             "pooled_high": pooled["high"],
         }
-    by_speaker = score_counts(counts["ua"])[..., METRICS.index("ua")]
+    speakers, counts, _ = found["ua"]
+    by_speaker = score_counts(counts)[..., METRICS.index("ua")].mean(axis=0)
     return {
         "selection": RULES[rule],
         "warnings": caveats(run["protocol"], rule, run["normalization"]),
         "scores": scores,
-        "confusion": counts["ua"].sum(axis=(0, 1)).tolist(),
-        "speaker_ua": dict(
-            zip(speakers, by_speaker.mean(axis=0).tolist(), strict=True)
-        ),
+        "confusion": counts.sum(axis=(0, 1)).tolist(),
+        "speaker_ua": dict(zip(speakers, by_speaker.tolist(), strict=True)),
         "utterances": len(rows["ua"][0]),
-        "seeds_pooled": seeds,
+        "seeds_pooled": pooled_seeds(run),
     }
 
 
-def _pooled_seeds(run):
-    """The complete seeds; where there is none, the one with most folds."""
-    seeds = run["seeds"]
-    whole = {s: one for s, one in seeds.items() if len(one) == run["n_folds"]}
-    if whole:
-        return whole
-    seed = max(seeds, key=lambda seed: len(seeds[seed]))
-    return {seed: seeds[seed]}
+def _for_each_metric(function: Callable, *rows: dict) -> dict:
+    """Call a function for each metric, once where the answers are the same.
+
+    A bootstrap draws the same speakers for every metric, and scores them all.
+    """
+    found = {}
+    for name in METRICS:
+        for other in found:
+            if all(one[other] == one[name] for one in rows):
+                found[name] = found[other]
+                break
+        else:
+            found[name] = function(*(one[name] for one in rows))
+    return found
 
 
-def _pooled_rows(run, rule):
-    """Score -> for each pooled seed the rows of all its folds."""
-    return {
-        name: [
-            {
-                key: row
-                for fold in folds.values()
-                for key, row in fold["answers"][rule][name].items()
-            }
-            for folds in _pooled_seeds(run).values()
-        ]
-        for name in METRICS
-    }
-
-
-def _difference(one, two, labels, resamples):
-    """Paired change of each score, or why it cannot be told."""
-    if one["ua"][0].keys() != two["ua"][0].keys():
-        few = [f"{len(rows['ua'][0])}" for rows in (one, two)]
+def _difference(
+    first: dict, second: dict, labels: list[str], resamples: int
+) -> dict:
+    """Paired change of each score, or the reason why there is none."""
+    if first["ua"][0].keys() != second["ua"][0].keys():
+        few = [f"{len(rows['ua'][0])}" for rows in (first, second)]
         return {"missing": f"not the same utterances ({' and '.join(few)})"}
-    return {
-        name: compare(one[name], two[name], labels, resamples)[name]
-        for name in METRICS
-    }
+    found = _for_each_metric(
+        lambda one, two: compare(one, two, labels, resamples), first, second
+    )
+    return {name: found[name][name] for name in METRICS}
 
 
-def _comparisons(runs, reference, resamples):
-    """Each system against the reference, in every setting it was run in."""
+def _comparisons(
+    runs: list[dict], reference: str, resamples: int
+) -> list[dict]:
+    """Compare each system with the reference, in every setting it has."""
     found = []
     for run in runs:
         bases = [
             one
             for one in runs
-            if one["system"] == reference
-            and (*_task(one), one["protocol"], _per_speaker(one))
-            == (*_task(run), run["protocol"], _per_speaker(run))
+            if one["system"] == reference and setting_of(one) == setting_of(run)
         ]
-        # Of several the one that is normalised alike, if there is one
+        # If there are several, the one with the same normalisation
         bases.sort(key=lambda one: one["normalization"] != run["normalization"])
         if not bases or bases[0] is run:
             continue
-        rule = next(iter(next(_folds(run))["values"]))
-        one, two = (_pooled_rows(r, rule) for r in (bases[0], run))
-        row = {name: run[name] for name in (*SETTING, "system")}
-        row |= {
+        rule = next(iter(run["folds"][0]["values"]))
+        first, second = (pooled_rows(r, rule) for r in (bases[0], run))
+        row = {
+            **{name: run[name] for name in (*SETTING, "system")},
             "reference": reference,
             "rule": rule,
             "warnings": caveats(run["protocol"], rule, run["normalization"]),
+            **_difference(first, second, run["labels"], resamples),
         }
-        row |= _difference(one, two, run["labels"], resamples)
         if "missing" not in row:
-            # Several seeds: the least certain of their pairs
-            pairs = zip(one["wa"], two["wa"], strict=False)
+            # With several seeds, the pair with the largest p
+            pairs = zip(first["wa"], second["wa"], strict=False)
             tests = [mcnemar(*pair) for pair in pairs]
             row["mcnemar"] = max(tests, key=lambda test: test["p"])
         found.append(row)
     return found
 
 
-def _per_speaker(run):
-    """Whether a run uses the test speakers' unlabelled audio."""
-    return run["normalization"] == "speaker"
-
-
-def _folds(run):
-    """All folds of a run, seed by seed."""
-    return (fold for one in run["seeds"].values() for fold in one.values())
-
-
-def _task(run):
-    """What two runs must share to be compared."""
-    return tuple(run[name] for name in TASK)
-
-
-def _progress(run):
-    """Whether all folds are there, and in words how many."""
-    seeds, total = run["seeds"], run["n_folds"]
-    counts = {len(folds) for folds in seeds.values()}
+def _progress(run: dict) -> dict:
+    """Whether a run has all folds, and a text that says how many."""
+    seeds, total = (
+        Counter(fold["seed"] for fold in run["folds"]),
+        run["n_folds"],
+    )
+    counts = set(seeds.values())
     if len(counts) == 1:
         status = f"{min(counts)} of {total} folds"
         if len(seeds) > 1:
             status = f"{len(seeds)} seeds, {status} each"
     else:
         status = ", ".join(
-            f"seed {seed}: {len(folds)} of {total} folds"
-            for seed, folds in seeds.items()
+            f"seed {seed}: {n} of {total} folds" for seed, n in seeds.items()
         )
     return {"complete": counts == {total}, "status": status}
 
 
-def _manifest(fold):
-    """What identifies a fold, and what it gave."""
+def _manifest(fold: dict) -> dict:
+    """Identity, data and scores of one fold."""
     names = ("seed", "fold", "split_hash", "description", "clips", "speakers")
     row = {name: fold[name] for name in (*names, "best_epoch", "seconds")}
-    row["values"] = {
-        rule: {name: values[name] for name in METRICS}
-        for rule, values in fold["values"].items()
-    }
+    row["values"] = fold["values"]
     if "validation" in fold["values"]:
         row["valid_ua"] = fold["valid"]["ua"]
     if "test" in fold["values"]:
@@ -393,7 +389,7 @@ def _manifest(fold):
     return row
 
 
-def _curve(curves):
+def _curve(curves: list[dict]) -> dict:
     """Mean and range over the folds that have an epoch."""
     epochs = sorted({epoch for curve in curves for epoch in curve})
     values = [[c[epoch] for c in curves if epoch in c] for epoch in epochs]
@@ -405,8 +401,8 @@ def _curve(curves):
     }
 
 
-def _notes(entries, reference):
-    """What a reader of the whole report must know."""
+def _notes(entries: list[dict], reference: str) -> list[str]:
+    """Caveats of the whole report: partial runs, splits, no reference."""
     notes = []
     hashes = defaultdict(set)
     for entry in entries:
@@ -418,30 +414,30 @@ def _notes(entries, reference):
                 f"{entry['system']} on {entry['corpus']}, protocol "
                 f"{entry['protocol']}: partial, {entry['status']}"
             )
-    for key, some in hashes.items():
-        if len(some) > 1:
-            notes.append(
-                f"{key[0]}, protocol {key[2]}, seed {key[3]}, fold {key[4]}: "
-                f"runs have different splits ({', '.join(sorted(some))})"
-            )
-    compared = [e for e in entries if e["system"] == reference]
-    if not compared:
-        notes.append(f"nothing is compared: there is no run of {reference}")
-        return notes
-    there = {(*_task(e), e["protocol"], _per_speaker(e)) for e in compared}
-    for one in entries:
-        if (*_task(one), one["protocol"], _per_speaker(one)) not in there:
-            notes.append(
-                f"{one['system']} on {one['corpus']}, label set "
-                f"{one['label_set'] or 'default'}, protocol {one['protocol']}, "
-                f"normalisation {one['normalization']}: not compared, as there "
-                f"is no run of {reference} like it"
-            )
-    return notes
+    notes += [
+        f"{corpus}, protocol {protocol}, seed {seed}, fold {fold}: runs have "
+        f"different splits ({', '.join(sorted(some))})"
+        for (corpus, _, protocol, seed, fold), some in hashes.items()
+        if len(some) > 1
+    ]
+    there = {setting_of(e) for e in entries if e["system"] == reference}
+    if not there:
+        return [
+            *notes,
+            f"nothing is compared: there is no run of {reference}",
+        ]
+    return notes + [
+        f"{one['system']} on {one['corpus']}, label set "
+        f"{one['label_set'] or 'default'}, protocol {one['protocol']}, "
+        f"normalisation {one['normalization']}: not compared, because "
+        f"{reference} has no run in this setting"
+        for one in entries
+        if setting_of(one) not in there
+    ]
 
 
-def _distinct(items):
-    """Those that differ, in order."""
+def _distinct(items: Iterable) -> list:
+    """The items without duplicates, in order."""
     found = []
     for item in items:
         if item not in found:
@@ -449,8 +445,8 @@ def _distinct(items):
     return found
 
 
-def _rounded(value):
-    """Round to six digits: a kept report stays small."""
+def _rounded(value: object) -> object:
+    """Round all numbers to six digits, so that the JSON stays small."""
     if isinstance(value, dict):
         return {key: _rounded(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

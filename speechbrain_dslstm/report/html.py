@@ -1,10 +1,11 @@
-"""Writes a report as JSON, Markdown and one HTML file that needs nothing else.
+"""Writes a report as JSON, Markdown and one self-contained HTML file.
 
-The contents are those of ``sections.py``, the layout that of the templates.
+``tables.sections`` makes the contents, the templates the layout.
 """
 
 import base64
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -18,15 +19,17 @@ from jinja2 import (
 from speechbrain_dslstm.report.tables import sections
 from speechbrain_dslstm.utils.files import replace_file
 
-__all__ = ["read_yardsticks", "write_json", "write_report"]
+__all__ = ["read_baselines", "write_json", "write_report"]
+
+BASELINE = {"corpus", "protocol", "normalization", "system", "ua", "source"}
 
 
-def read_yardsticks(path):
-    """Read results from elsewhere, to be shown beside ours.
+def read_baselines(path: str | Path) -> list[dict]:
+    """Read results of other systems, to be shown beside the runs.
 
     Arguments
     ---------
-    path : str or pathlib.Path
+    path
         YAML with a list of mappings: corpus, protocol, normalization, system,
         ua (in per cent) and source.
 
@@ -42,51 +45,47 @@ def read_yardsticks(path):
 
     Example
     -------
-    >>> import tempfile
+    >>> path = getfixture("tmp_path") / "baselines.yaml"
     >>> row = {"corpus": "emodb", "protocol": "session", "ua": 71.0}
     >>> row |= {"normalization": "training", "system": "SVM", "source": "ours"}
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "yardsticks.yaml")
-    ...     _ = path.write_text(json.dumps([row]))
-    ...     read_yardsticks(path)[0]["ua"]
+    >>> _ = path.write_text(json.dumps([row]))
+    >>> read_baselines(path)[0]["ua"]
     0.71
     """
-    wanted = {"corpus", "protocol", "normalization", "system", "ua", "source"}
     rows = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     for row in rows:
-        if set(row) != wanted:
+        if set(row) != BASELINE:
             raise ValueError(
-                f"{path}: {row} must have the keys {', '.join(sorted(wanted))}"
+                f"{path}: {row} must have the keys "
+                f"{', '.join(sorted(BASELINE))}"
             )
         if not 1 < row["ua"] <= 100:
             raise ValueError(f"{path}: ua is {row['ua']}, expected per cent")
     return [{**row, "ua": row["ua"] / 100} for row in rows]
 
 
-def write_report(report, folder):
+def write_report(report: Mapping, folder: str | Path) -> Path:
     """Write report.json, report.md, report.html and the pictures.
 
     Arguments
     ---------
-    report : dict
-        What ``report.build_report`` returned.
-    folder : str or pathlib.Path
-        Made where it is missing; files of an older report are replaced.
+    report
+        What ``build_report`` returned.
+    folder
+        Created if missing; files of an older report are replaced.
 
     Returns
     -------
     pathlib.Path
-        The HTML file. It holds its pictures; the Markdown links to them.
+        The HTML file. It contains its pictures; the Markdown links to them.
 
     Example
     -------
-    >>> import tempfile
     >>> report = dict.fromkeys(("runs", "comparisons", "chains"), [])
-    >>> report |= {"notes": [], "yardsticks": [], "reference": "dual_level"}
+    >>> report |= {"notes": [], "baselines": [], "reference": "dual_level"}
     >>> report |= {"resamples": 1000, "confidence": 0.95}
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     page = write_report(report, folder)
-    ...     sorted(path.name for path in Path(folder).iterdir())
+    >>> page = write_report(report, getfixture("tmp_path"))
+    >>> sorted(path.name for path in page.parent.iterdir())
     ['pictures', 'report.html', 'report.json', 'report.md']
     """
     folder = Path(folder)
@@ -100,7 +99,9 @@ def write_report(report, folder):
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    environment.filters["embed"] = lambda name: _embed(folder / name)
+    environment.filters["base64"] = lambda name: base64.b64encode(
+        (folder / name).read_bytes()
+    ).decode()
     for kind in ("md", "html"):
         template = environment.get_template(f"report.{kind}.j2")
         text = template.render(report=report, sections=found)
@@ -109,23 +110,21 @@ def write_report(report, folder):
     return folder / "report.html"
 
 
-def write_json(report, path):
-    """Write a report as compact JSON, a line for each of its items.
+def write_json(report: Mapping, path: str | Path) -> None:
+    """Write a report as compact JSON, one line for each item of its lists.
 
     Arguments
     ---------
-    report : dict
-        What ``report.build_report`` returned.
-    path : str or pathlib.Path
-        The file; its folder is made where it is missing.
+    report
+        What ``build_report`` returned.
+    path
+        The file; its folder is created if missing.
 
     Example
     -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = Path(folder, "report.json")
-    ...     write_json({"notes": [], "runs": [{"a": 1}, {"b": 2}]}, path)
-    ...     print(path.read_text(), end="")
+    >>> path = getfixture("tmp_path") / "report.json"
+    >>> write_json({"notes": [], "runs": [{"a": 1}, {"b": 2}]}, path)
+    >>> print(path.read_text(), end="")
     {
     "notes":[],
     "runs":[
@@ -133,23 +132,11 @@ def write_json(report, path):
     {"b":2}]
     }
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-    def dump(value):
-        """As short as JSON gets."""
-        return json.dumps(value, separators=(",", ":"))
-
+    encode = json.JSONEncoder(separators=(",", ":")).encode
     lines = []
     for key, value in report.items():
-        text = dump(value)
+        text = encode(value)
         if isinstance(value, list) and value:
-            text = "[\n" + ",\n".join(map(dump, value)) + "]"
-        lines.append(f"{dump(key)}:{text}")
+            text = "[\n" + ",\n".join(map(encode, value)) + "]"
+        lines.append(f"{encode(key)}:{text}")
     replace_file(path, "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def _embed(path):
-    """A picture as a data URL."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f"data:image/png;base64,{data}"

@@ -1,13 +1,14 @@
-"""What each run answered on each utterance, kept in a report and read again.
+"""Keeps each run's predictions in a report's JSON, and reads them again.
 
-A report's JSON holds every prediction as one character. ``read_report`` turns
-it back into runs, so that a new run can be compared with published ones, clip
-by clip, without training those again.
+The JSON holds every prediction as one character. ``read_report`` decodes it
+into runs, so that a new run can be compared with published ones, utterance by
+utterance, without training those again.
 """
 
 import json
 import string
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from speechbrain_dslstm.evaluation.bootstrap import METRICS
@@ -15,8 +16,10 @@ from speechbrain_dslstm.report.runs import (
     IDENTITY,
     RULES,
     TASK,
-    check_values,
+    Answer,
+    check_accuracy,
     read_runs,
+    task_of,
 )
 
 __all__ = [
@@ -29,9 +32,9 @@ __all__ = [
 
 # One character for a class or a fold
 DIGITS = string.digits + string.ascii_letters
-# Where a seed lacks an utterance
+# A seed has no prediction for this utterance
 NONE = "-"
-# What a report says of a run beside its scores and answers
+# Keys of a run in a report that scoring it again does not need
 KEPT = (
     *("complete", "status", "selection", "parameters", "versions"),
     *("commands", "seconds", "calibration", "branches", "curves", "leaks"),
@@ -39,142 +42,175 @@ KEPT = (
 )
 
 
-def list_utterances(runs):
-    """For each task its utterances, with speaker and truth.
+def list_utterances(runs: list[dict]) -> dict[tuple, dict]:
+    """List the utterances of each task, with speaker and true label.
 
-    Arguments
-    ---------
-    runs : list of dict
-        What ``runs.read_runs`` returned.
-
-    Returns
-    -------
-    dict
-        Of tuples (corpus, label set): "labels", "speakers" and "ids", sorted;
-        "speaker", the place of each utterance's among the speakers; "truth",
-        a character each, the label's place in ``DIGITS``.
-
-    Raises
-    ------
-    ValueError
-        Two runs disagree on the labels, or on the speaker or the emotion of
-        an utterance; an emotion is no label; more than 62 labels.
-
-    Example
-    -------
-    >>> row = {"speaker": "s", "emotion": "sad", "predicted": "glad"}
-    >>> fold = {"answers": {"validation": dict.fromkeys(METRICS, {"u": row})}}
-    >>> run = {"corpus": "emodb", "label_set": None, "labels": ["glad", "sad"]}
-    >>> run["seeds"] = {1: {0: fold}}
-    >>> list_utterances([run])["emodb", None]["truth"]
-    '1'
+    For each task, (corpus, label set), the dict has "labels", "speakers" and
+    "ids", sorted; "speaker", for each id a place in "speakers"; and "truth", a
+    string with a character of ``DIGITS`` for each id, the place in "labels".
+    Runs that disagree on the labels, or on an utterance, are refused.
     """
-    found = {}
+    labels, truths = {}, {}
     for run in runs:
-        task = tuple(run[name] for name in TASK)
-        truths = found.setdefault(task, {"labels": run["labels"], "of": {}})
-        if truths["labels"] != run["labels"]:
+        task, name = task_of(run), run["corpus"]
+        expected = labels.setdefault(task, run["labels"])
+        if expected != run["labels"]:
             raise ValueError(
-                f"{run['corpus']}: runs disagree on the labels, which are "
-                f"{run['labels']} and {truths['labels']}"
+                f"{name}: runs disagree on the labels, which are "
+                f"{run['labels']} and {expected}"
             )
-        for folds in run["seeds"].values():
-            for fold in folds.values():
-                for key, row in _any_rows(fold).items():
-                    truth = (row["speaker"], row["emotion"])
-                    other = truths["of"].setdefault(key, truth)
-                    if other != truth:
-                        raise ValueError(
-                            f"{run['corpus']}: runs disagree on {key}, which "
-                            f"is {truth} and {other}"
-                        )
-    listed = {}
-    for task, truths in found.items():
-        truth = truths["of"]
-        index = _digits_of(truths["labels"])
-        ids = sorted(truth)
-        for key in ids:
-            if truth[key][1] not in index:
+        truth = truths.setdefault(task, {})
+        for answer in run["answers"]:
+            new = answer.speaker, answer.emotion
+            old = truth.setdefault(answer.utterance, new)
+            if old != new:
                 raise ValueError(
-                    f"{task[0]}: {key} is {truth[key][1]!r}, which is none of "
-                    f"{', '.join(index)}"
+                    f"{name}: runs disagree on {answer.utterance}, whose "
+                    f"speaker and emotion are {new} and {old}"
                 )
-        speakers = sorted({speaker for speaker, _ in truth.values()})
-        listed[task] = {
-            **dict(zip(TASK, task, strict=True)),
-            "labels": truths["labels"],
-            "speakers": speakers,
-            "ids": ids,
-            "speaker": [speakers.index(truth[key][0]) for key in ids],
-            "truth": "".join(index[truth[key][1]] for key in ids),
-        }
-    return listed
+    return {
+        task: _list_task(task, labels[task], truth)
+        for task, truth in truths.items()
+    }
 
 
-def encode_answers(run, ids):
-    """Predictions of each seed, a character for an utterance.
+def _list_task(task: tuple, labels: list[str], truth: dict) -> dict:
+    """List the utterances of one task; truth: id -> (speaker, emotion)."""
+    code, ids = _characters(labels), sorted(truth)
+    for key in ids:
+        if truth[key][1] not in code:
+            raise ValueError(
+                f"{task[0]}: unknown emotion {truth[key][1]!r} of {key}; "
+                f"expected one of {', '.join(code)}"
+            )
+    speakers = sorted({speaker for speaker, _ in truth.values()})
+    return {
+        **dict(zip(TASK, task, strict=True)),
+        "labels": labels,
+        "speakers": speakers,
+        "ids": ids,
+        "speaker": [speakers.index(truth[key][0]) for key in ids],
+        "truth": "".join(code[truth[key][1]] for key in ids),
+    }
 
-    Arguments
-    ---------
-    run : dict
-        Of those that ``runs.read_runs`` returned.
-    ids : list of str
-        Of the utterances, in order.
 
-    Returns
-    -------
-    dict
-        Seed -> "validation", and "test" with each score's name, as the run
-        has them: strings as long as ``ids``, of the predicted labels' places
-        in ``DIGITS``; "fold" has the test fold in the same way.
+def encode_answers(run: dict, ids: list[str]) -> dict[str, dict[str, str]]:
+    """Encode a run's predictions as strings, one character per utterance.
 
-    Raises
-    ------
-    ValueError
-        More than 62 labels or folds.
-
-    Example
-    -------
-    >>> row = {"speaker": "s", "emotion": "sad", "predicted": "glad"}
-    >>> fold = {"answers": {"validation": dict.fromkeys(METRICS, {"u": row})}}
-    >>> run = {"labels": ["glad", "sad"], "seeds": {1: {4: fold}}, "n_folds": 5}
-    >>> encode_answers(run, ["t", "u"])
-    {'1': {'validation': '-0', 'fold': '-4'}}
+    For each seed there are the strings "validation", "test wa", "test ua" and
+    "test macro_f1", as far as the run has these rules, with the predicted
+    labels' places in ``DIGITS``, and "fold" with the numbers of the test folds.
     """
-    index = _digits_of(run["labels"])
-    numbers = _digits_of(range(run["n_folds"]))
-    coded = {}
-    for seed, folds in run["seeds"].items():
-        lines = defaultdict(lambda: [NONE] * len(ids))
-        place = {key: number for number, key in enumerate(ids)}
-        for number, fold in folds.items():
-            for rule, by_score in fold["answers"].items():
-                for name, label in _lines_of(rule).items():
-                    for key, row in by_score[name].items():
-                        lines[label][place[key]] = index[row["predicted"]]
-                        lines["fold"][place[key]] = numbers[number]
-        coded[str(seed)] = {name: "".join(c) for name, c in lines.items()}
-    return coded
+    code = _characters(run["labels"])
+    numbers = _characters(range(run["n_folds"]))
+    place = {key: index for index, key in enumerate(ids)}
+    lines = defaultdict(lambda: defaultdict(lambda: [NONE] * len(ids)))
+    for answer in run["answers"]:
+        here, of_seed = place[answer.utterance], lines[str(answer.seed)]
+        line = of_seed[_line(answer.rule, answer.metric)]
+        line[here] = code[answer.predicted]
+        of_seed["fold"][here] = numbers[answer.fold]
+    return {
+        seed: {name: "".join(line) for name, line in of_seed.items()}
+        for seed, of_seed in lines.items()
+    }
 
 
-def gather_runs(*places):
-    """Read runs from folders of train.py and from reports.
+def _decode(entry: dict, utterances: dict[tuple, dict]) -> dict:
+    """Decode a report's entry into a run as ``read_runs`` returns it."""
+    for name in KEPT:
+        entry[name]
+    task, labels = task_of(entry), entry["labels"]
+    if task not in utterances:
+        raise ValueError(f"it has runs, but no utterances, of {task}")
+    listed = utterances[task]
+    rows = [
+        (
+            key,
+            _named(speaker, listed["speakers"], key),
+            _named(DIGITS.find(truth), labels, key),
+        )
+        for key, speaker, truth in zip(
+            listed["ids"], listed["speaker"], listed["truth"], strict=True
+        )
+    ]
+    name = f"{entry['system']}, protocol {entry['protocol']}"
+    numbers = _characters(range(entry["n_folds"]))
+    folds, answers, seen = [], [], set()
+    for fold in entry["folds"]:
+        seed, number = fold["seed"], fold["fold"]
+        where = f"{name}, seed {seed}, fold {number}"
+        if (seed, number) in seen or number not in numbers:
+            raise ValueError(
+                f"{where} is a duplicate or not below {len(numbers)}"
+            )
+        seen.add((seed, number))
+        lines, found = entry["answers"][str(seed)], []
+        for rule, scores in fold["values"].items():
+            if scores.keys() != set(METRICS):
+                raise ValueError(
+                    f"{where} has the scores {list(scores)}, expected {METRICS}"
+                )
+            for metric in METRICS:
+                line = lines[_line(rule, metric)]
+                if not len(rows) == len(line) == len(lines["fold"]):
+                    raise ValueError(
+                        f"{where} has {len(line)} answers and "
+                        f"{len(lines['fold'])} fold numbers for {len(rows)} "
+                        "utterances"
+                    )
+                found += [
+                    Answer(
+                        *(seed, number, rule, metric, *row),
+                        _named(DIGITS.find(digit), labels, row[0]),
+                    )
+                    for row, digit, place in zip(
+                        rows, line, lines["fold"], strict=True
+                    )
+                    if place == numbers[number]
+                ]
+        # Each rule and metric has all of the fold's clips
+        expected = fold["clips"]["test"]
+        if not found or len(found) != expected * len(METRICS) * len(
+            fold["values"]
+        ):
+            raise ValueError(
+                f"{where} has {len(found)} answers, expected one for each of "
+                f"its {expected} clips, rules and metrics"
+            )
+        check_accuracy(fold, found, where)
+        names = ("seed", "fold", "values")
+        folds.append({name: fold[name] for name in names})
+        answers += found
+    if not folds:
+        raise ValueError(f"{name} has no fold")
+    return {
+        **{name: entry[name] for name in (*IDENTITY, "labels", "n_folds")},
+        "unfinished": entry["unfinished"],
+        "folds": folds,
+        "answers": answers,
+        "kept": entry,
+    }
+
+
+def gather_runs(*places: str | Path) -> list[dict]:
+    """Read runs from output folders of train.py and from reports.
 
     Arguments
     ---------
-    *places : str or pathlib.Path
-        Folders as for ``runs.read_runs``, and files as for ``read_report``.
+    *places
+        Folders as for ``read_runs``, and files as for ``read_report``.
 
     Returns
     -------
     list of dict
-        As of both.
+        What ``read_runs`` and ``read_report`` return.
 
     Raises
     ------
     ValueError
-        As of both, where there is no such place, and where two places hold
-        the same run.
+        A place does not exist, two places hold the same run, or one of them
+        cannot be read.
 
     Example
     -------
@@ -207,20 +243,20 @@ def gather_runs(*places):
     return [run for run, _ in found]
 
 
-def read_report(path):
+def read_report(path: str | Path) -> list[dict]:
     """Read the runs of a report's JSON file.
 
     Arguments
     ---------
-    path : str or pathlib.Path
+    path
         What report.py or cross_validate.py wrote with ``--results``, such as
         ``results/emodb.json``, or the report.json of a report.
 
     Returns
     -------
     list of dict
-        As of ``runs.read_runs``: its folds have "values" and "answers" only,
-        and "kept" is what the report says of the run beside its scores.
+        As ``read_runs`` returns them, but the folds have only "seed", "fold"
+        and "values"; "kept" is the run's entry in the report.
 
     Raises
     ------
@@ -239,11 +275,8 @@ def read_report(path):
     """
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
-        keys = {
-            tuple(key[name] for name in TASK): key
-            for key in report["utterances"]
-        }
-        return [_decode(entry, keys) for entry in report["runs"]]
+        utterances = {task_of(one): one for one in report["utterances"]}
+        return [_decode(entry, utterances) for entry in report["runs"]]
     except KeyError as error:
         reason = f"it has no {error}"
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -251,84 +284,8 @@ def read_report(path):
     raise ValueError(f"{path} is no report of report.py: {reason}")
 
 
-def _decode(entry, keys):
-    """A run from what a report holds of it."""
-    for name in KEPT:
-        entry[name]
-    task = tuple(entry[name] for name in TASK)
-    if task not in keys:
-        raise ValueError(f"it has runs, but no utterances, of {task}")
-    key, labels = keys[task], entry["labels"]
-    rows = {
-        one: {
-            "speaker": _named(speaker, key["speakers"], one),
-            "emotion": _named(DIGITS.find(truth), labels, one),
-        }
-        for one, speaker, truth in zip(
-            key["ids"], key["speaker"], key["truth"], strict=True
-        )
-    }
-    what = f"{entry['system']}, protocol {entry['protocol']}"
-    numbers = _digits_of(range(entry["n_folds"]))
-    seeds = {}
-    for one in entry["folds"]:
-        seed, number = one["seed"], one["fold"]
-        where = f"{what}, seed {seed}, fold {number}"
-        folds = seeds.setdefault(seed, {})
-        if number in folds or number not in numbers:
-            raise ValueError(f"{where} is there twice, or is none of its folds")
-        lines = entry["answers"][str(seed)]
-        fold = {"values": one["values"], "answers": {}}
-        for rule, scores in one["values"].items():
-            if scores.keys() != set(METRICS):
-                raise ValueError(f"{where} has not the scores {METRICS}")
-            fold["answers"][rule] = {
-                name: _rows_of(
-                    *(rows, lines[label], lines["fold"], numbers[number]),
-                    labels,
-                )
-                for name, label in _lines_of(rule).items()
-            }
-        counts = {
-            len(some) for by in fold["answers"].values() for some in by.values()
-        }
-        if counts != {one["clips"]["test"]}:
-            raise ValueError(
-                f"{where} has not the answers of its {one['clips']['test']} "
-                "clips"
-            )
-        check_values(fold, where)
-        folds[number] = fold
-    if not seeds:
-        raise ValueError(f"{what} has no fold")
-    return {
-        **{name: entry[name] for name in IDENTITY},
-        "labels": labels,
-        "n_folds": entry["n_folds"],
-        "unfinished": entry["unfinished"],
-        "seeds": seeds,
-        "kept": entry,
-    }
-
-
-def _rows_of(rows, line, places, number, labels):
-    """Answers of one fold: the rows whose place has its number."""
-    if not len(rows) == len(line) == len(places):
-        raise ValueError(
-            f"a line has {len(line)} answers and {len(places)} folds for "
-            f"{len(rows)} utterances"
-        )
-    return {
-        key: {**row, "predicted": _named(DIGITS.find(digit), labels, key)}
-        for (key, row), digit, place in zip(
-            rows.items(), line, places, strict=True
-        )
-        if place == number
-    }
-
-
-def _named(place, names, utterance):
-    """The name at a place, which must be there."""
+def _named(place: int, names: list[str], utterance: str) -> str:
+    """Return the name at a place, which must exist."""
     if not 0 <= place < len(names):
         raise ValueError(
             f"{utterance} has a label or speaker that is not named"
@@ -336,8 +293,8 @@ def _named(place, names, utterance):
     return names[place]
 
 
-def _digits_of(names):
-    """Name -> its character."""
+def _characters(names: Sequence) -> dict:
+    """Assign a character of ``DIGITS`` to each name."""
     if len(names) > len(DIGITS):
         raise ValueError(
             f"a report holds at most {len(DIGITS)} labels and as many folds, "
@@ -346,14 +303,11 @@ def _digits_of(names):
     return dict(zip(names, DIGITS, strict=False))
 
 
-def _lines_of(rule):
-    """Score -> the name of the line that holds its predictions."""
+def _line(rule: str, metric: str) -> str:
+    """Name of the string with the predictions by a rule and metric."""
     if rule not in RULES:
-        raise ValueError(f"{rule!r} is none of {', '.join(RULES)}")
-    # By validation all scores have the same predictions
-    return {n: f"{rule} {n}" if rule == "test" else rule for n in METRICS}
-
-
-def _any_rows(fold):
-    """Answers of a fold by one of its rules: all have the same utterances."""
-    return next(iter(fold["answers"].values()))["ua"]
+        raise ValueError(
+            f"unknown {rule!r}; expected one of {', '.join(RULES)}"
+        )
+    # By validation all metrics have the same predictions
+    return f"{rule} {metric}" if rule == "test" else rule

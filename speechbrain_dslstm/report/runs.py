@@ -1,17 +1,22 @@
-"""Reads what train.py left of each fold, and puts the folds together.
+"""Reads the folders of finished folds and groups the folds into runs.
 
-A *run* is one system on one corpus under one protocol and normalisation: all
-its folds and seeds. Each fold is judged by up to two *rules*: "validation",
-the epoch that was chosen on other clips than those tested, and "test", the
-best epoch on the test fold, for each score apart, which flatters. A protocol
-whose validation side is its test side, such as ``paper``, has the latter only.
+A *run* is one system on one corpus under one protocol and one normalisation,
+with all its folds and seeds. Its predictions are one table, a list of
+``Answer``. A fold is scored by up to two *rules*: "validation" scores the epoch
+that was chosen on the validation subset; "test" scores the best epoch on the
+test subset, chosen separately for each metric, which flatters. A protocol whose
+validation subset is its test subset, such as ``paper``, has only "test".
 """
 
 import csv
 import json
 import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from speechbrain_dslstm.evaluation.bootstrap import METRICS
 from speechbrain_dslstm.evaluation.results import read_rows
@@ -22,12 +27,18 @@ __all__ = [
     "NORMALIZATIONS",
     "RULES",
     "TASK",
-    "check_values",
+    "Answer",
+    "caveats",
+    "check_accuracy",
     "fold_command",
+    "per_speaker",
+    "pooled_rows",
+    "pooled_seeds",
     "read_fold",
     "read_runs",
+    "setting_of",
     "shorten",
-    "caveats",
+    "task_of",
 ]
 
 RULES = {
@@ -35,8 +46,8 @@ RULES = {
     "test": "best on the test fold",
 }
 NORMALIZATIONS = {
-    "training": "by training set",
-    "speaker": "per speaker",
+    "training": "training statistics",
+    "speaker": "per-speaker statistics",
     "none": "not normalised",
 }
 PER_FOLD = ("fold", "seed", "output_folder", "device", "noprogressbar")
@@ -44,6 +55,47 @@ PER_FOLD = ("fold", "seed", "output_folder", "device", "noprogressbar")
 IDENTITY = ("corpus", "label_set", "protocol", "normalization", "system")
 # What two runs must share to be compared
 TASK = IDENTITY[:2]
+
+
+class Answer(NamedTuple):
+    """The prediction for one test utterance by the epoch that a rule chose.
+
+    The rule "test" chooses an epoch for each metric. By "validation" all
+    metrics have the same epoch, so their answers are equal.
+
+    Arguments
+    ---------
+    seed
+        Seed of the training.
+    fold
+        Number of the test fold.
+    rule
+        A key of ``RULES``.
+    metric
+        One of ``METRICS``.
+    utterance
+        Id of the utterance.
+    speaker
+        Its speaker.
+    emotion
+        Its true label.
+    predicted
+        The label that was predicted.
+
+    Example
+    -------
+    >>> Answer(1, 0, "test", "ua", "03a01Fa", "03", "happiness", "anger").fold
+    0
+    """
+
+    seed: int
+    fold: int
+    rule: str
+    metric: str
+    utterance: str
+    speaker: str
+    emotion: str
+    predicted: str
 
 
 def shorten(argument):
@@ -97,35 +149,50 @@ def fold_command(arguments, without=PER_FOLD):
     return shlex.join(map(shorten, kept))
 
 
-def caveats(protocol, rule, normalization):
-    """What a reader must know of a number, beside the number.
+def task_of(one: Mapping) -> tuple:
+    """The corpus and label set of a run or of a report's row."""
+    return tuple(one[name] for name in TASK)
+
+
+def per_speaker(one: Mapping) -> bool:
+    """Whether a run normalises with the test speakers' unlabelled audio."""
+    return one["normalization"] == "speaker"
+
+
+def setting_of(one: Mapping) -> tuple:
+    """Task, protocol and use of speakers' audio: equal in comparable runs."""
+    return (*task_of(one), one["protocol"], per_speaker(one))
+
+
+def caveats(protocol: str, rule: str, normalization: str) -> list[str]:
+    """Caveats to print next to a score.
 
     Arguments
     ---------
-    protocol : str
-        A name in ``PROTOCOLS``.
-    rule : str
-        A name in ``RULES``.
-    normalization : str
-        A name in ``NORMALIZATIONS``: whose feature statistics.
+    protocol
+        A key of ``PROTOCOLS``.
+    rule
+        A key of ``RULES``.
+    normalization
+        A key of ``NORMALIZATIONS``.
 
     Returns
     -------
     list of str
-        Empty for a speaker-independent number whose epoch was chosen on
-        validation, with statistics of the training side.
+        Empty if test speakers do not occur in training, the epoch was chosen
+        on validation, and features are normalised by training statistics.
 
     Raises
     ------
     ValueError
-        An unknown name.
+        An argument is unknown.
 
     Example
     -------
     >>> caveats("session", "validation", "training")
     []
     >>> caveats("paper", "test", "training")[0]
-    'speakers on both sides'
+    'same speakers in training and test'
     """
     for value, known in (
         (protocol, PROTOCOLS),
@@ -133,38 +200,40 @@ def caveats(protocol, rule, normalization):
         (normalization, NORMALIZATIONS),
     ):
         if value not in known:
-            raise ValueError(f"{value!r} is none of {', '.join(known)}")
+            raise ValueError(
+                f"unknown {value!r}; expected one of {', '.join(known)}"
+            )
     found = []
     if "speaker" not in PROTOCOLS[protocol].forbidden:
-        found.append("speakers on both sides")
+        found.append("same speakers in training and test")
     if rule == "test":
-        found.append("epoch chosen on the test fold, for each score apart")
+        found.append("epoch chosen on the test fold, separately for each score")
     if normalization == "speaker":
         found.append("uses the unlabelled audio of each test speaker")
     return found
 
 
-def read_fold(folder):
+def read_fold(folder: str | Path) -> dict:
     """Read a finished fold.
 
     Arguments
     ---------
-    folder : str or pathlib.Path
+    folder
         Output folder of train.py.
 
     Returns
     -------
     dict
-        ``results.json``, and: "speakers" and "clips" of each side;
-        "values", the scores by rule; "answers", by rule and score the
-        predictions, utterance id -> row; "curves", by epoch.
+        The content of ``results.json`` and: "speakers", those of each subset;
+        "values", the scores by rule and metric; "answers", a list of
+        ``Answer``; "curves", loss and UA by epoch.
 
     Raises
     ------
     FileNotFoundError
         A file is missing; the message names it.
     ValueError
-        The files contradict each other, or one lacks what it should hold.
+        A file is damaged, or the files contradict each other.
 
     Example
     -------
@@ -178,8 +247,8 @@ def read_fold(folder):
 
 
 @contextmanager
-def _damage_named(place):
-    """Say in whose files something is missing."""
+def _damage_named(place: str | Path) -> Iterator[None]:
+    """Add the fold's folder to the error of a damaged file."""
     damage = KeyError, TypeError, AttributeError, json.JSONDecodeError
     try:
         yield
@@ -191,47 +260,48 @@ def _damage_named(place):
         ) from error
 
 
-def _read_fold(folder):
-    fold = _read_json(folder / "results.json")
-    sides = {
-        side: _read_json(folder / "save" / f"{side}.json")
-        for side in ("train", "valid", "test")
+def _read_fold(folder: Path) -> dict:
+    fold, save = _read_json(folder / "results.json"), folder / "save"
+    subsets = {
+        name: _read_json(save / f"{name}.json")
+        for name in ("train", "valid", "test")
     }
     fold["speakers"] = {
-        side: sorted({entry["speaker"] for entry in entries.values()})
-        for side, entries in sides.items()
+        name: sorted({entry["speaker"] for entry in entries.values()})
+        for name, entries in subsets.items()
     }
-    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
+    chosen_file = folder / "predictions.csv"
+    with open(chosen_file, newline="", encoding="utf-8") as file:
         chosen = {row["id"]: row["predicted"] for row in csv.DictReader(file)}
-    epochs = _read_epochs(folder / "save" / "epochs.jsonl")
-    path = folder / "save" / "test_epochs.jsonl"
-    tested = _read_epochs(path)
-    fold["values"], fold["answers"] = {}, {}
-    truth = sides["test"]
-    if sides["valid"].keys() != truth.keys():
+    epochs = _read_epochs(save / "epochs.jsonl")
+    tested_file = save / "test_epochs.jsonl"
+    tested = _read_epochs(tested_file)
+    truth = subsets["test"]
+    fold["values"], fold["answers"] = {}, []
+    if subsets["valid"].keys() != truth.keys():
         fold["values"]["validation"] = {name: fold[name] for name in METRICS}
-        rows = _answers(truth, chosen, folder / "predictions.csv")
-        fold["answers"]["validation"] = dict.fromkeys(METRICS, rows)
+        _check_clips(truth, chosen, chosen_file)
+        for name in METRICS:
+            fold["answers"] += _answers(fold, "validation", name, truth, chosen)
     elif not tested:
         raise FileNotFoundError(
-            f"{path} is missing, and protocol {fold['protocol']!r} has no "
-            "other rule than the best test epoch: train this fold again"
+            f"{tested_file} is missing, and under protocol "
+            f"{fold['protocol']!r} only the best test epoch can be scored: "
+            "train this fold again"
         )
     if tested:
         best = fold["test_best_epoch"]
         missing = {best[name]["epoch"] for name in METRICS} - tested.keys()
         if missing:
-            raise ValueError(f"{path} lacks the best epochs {missing}")
+            raise ValueError(f"{tested_file} lacks the best epochs {missing}")
         fold["values"]["test"] = {
             name: float(best[name]["value"]) for name in METRICS
         }
-        fold["answers"]["test"] = {
-            name: _answers(
-                truth, tested[best[name]["epoch"]]["predicted"], path
-            )
-            for name in METRICS
-        }
-    check_values(fold, folder)
+        for name in METRICS:
+            predicted = tested[best[name]["epoch"]]["predicted"]
+            _check_clips(truth, predicted, tested_file)
+            fold["answers"] += _answers(fold, "test", name, truth, predicted)
+    check_accuracy(fold, fold["answers"], folder)
     fold["curves"] = {
         "train_loss": {e: row["train_loss"] for e, row in epochs.items()},
         "valid_ua": {e: row["valid"]["ua"] for e, row in epochs.items()},
@@ -240,27 +310,72 @@ def _read_fold(folder):
     return fold
 
 
-def read_runs(*folders):
+def _check_clips(truth: dict, predicted: dict, path: Path) -> None:
+    """Refuse predictions of other clips than the manifest's."""
+    if truth.keys() != predicted.keys():
+        raise ValueError(
+            f"{path} has predictions for {len(predicted)} clips, which are "
+            f"not the {len(truth)} clips of the test manifest"
+        )
+
+
+def _answers(
+    fold: dict, rule: str, metric: str, truth: dict, predicted: dict
+) -> list[Answer]:
+    """Join predictions with the manifest's speakers and emotions."""
+    seed, number = fold["seed"], fold["fold"]
+    return [
+        Answer(
+            *(seed, number, rule, metric),
+            *(key, entry["speaker"], entry["emotion"], predicted[key]),
+        )
+        for key, entry in truth.items()
+    ]
+
+
+def check_accuracy(
+    fold: dict, answers: list[Answer], where: str | Path
+) -> None:
+    """Raise if a fold's answers do not give the WA that it states.
+
+    ``fold["values"]`` holds the stated scores by rule and metric; ``where``
+    names the fold in the message.
+    """
+    for rule, values in fold["values"].items():
+        right = [
+            one.emotion == one.predicted
+            for one in answers
+            if (one.rule, one.metric) == (rule, "wa")
+        ]
+        wa = sum(right) / len(right)
+        if abs(wa - values["wa"]) > 1e-6:
+            raise ValueError(
+                f"{where}: WA by the rule {rule!r} is {values['wa']:.4f}, "
+                f"but the predictions give {wa:.4f}"
+            )
+
+
+def read_runs(*folders: str | Path) -> list[dict]:
     """Find all runs below some folders.
 
     Arguments
     ---------
-    *folders : str or pathlib.Path
-        Such as ``runs``, or those of single folds; what train.py wrote,
-        however deep.
+    *folders
+        Output folders of train.py or folders above them, such as ``runs``.
 
     Returns
     -------
     list of dict
-        For each run the ``IDENTITY``, "labels", "n_folds" and "seeds": seed ->
-        fold number -> what ``read_fold`` returned. Folds that have begun and
-        not ended are counted in "unfinished".
+        For each run the ``IDENTITY``, "labels", "n_folds"; "folds", what
+        ``read_fold`` returned but the answers, sorted by seed and fold;
+        "answers", a list of ``Answer``; and "unfinished", the number of
+        folds that have begun and not ended.
 
     Raises
     ------
     ValueError
-        There is no finished fold, or two folders hold the same fold, or folds
-        of one run do not belong together; the message names the folders.
+        There is no finished fold, two folders hold the same fold, or the
+        folds of a run do not belong together; the message names the folders.
 
     Example
     -------
@@ -282,8 +397,9 @@ def read_runs(*folders):
                 **dict(zip(IDENTITY, key, strict=True)),
                 "labels": fold["labels"],
                 "n_folds": fold["n_folds"],
-                "seeds": {},
                 "unfinished": 0,
+                "folds": [],
+                "answers": [],
             }
         run = runs.setdefault(key, new)
         for name in ("labels", "n_folds"):
@@ -296,97 +412,65 @@ def read_runs(*folders):
             raise ValueError(f"{place} and {where[one]} hold the same fold")
         where[one] = place
         if done:
-            run["seeds"].setdefault(fold["seed"], {})[fold["fold"]] = fold
+            run["answers"] += fold.pop("answers")
+            run["folds"].append(fold)
         else:
             run["unfinished"] += 1
-    found = [_checked(run) for run in runs.values() if run["seeds"]]
+    found = [run for run in runs.values() if run["folds"]]
     if not found:
         raise ValueError(
             f"no finished fold below {', '.join(map(str, folders))}; train.py "
             "writes results.json there when a fold is done"
         )
+    for run in found:
+        run["folds"].sort(key=itemgetter("seed", "fold"))
+        run["answers"].sort(key=lambda answer: (answer.seed, answer.fold))
+        _check_tested_once(run)
     return found
 
 
-def _checked(run):
-    """Sort the folds; refuse a clip that is tested twice."""
-    run["seeds"] = {
-        seed: dict(sorted(folds.items()))
-        for seed, folds in sorted(run["seeds"].items())
-    }
-    for seed, folds in run["seeds"].items():
-        seen = {}
-        for number, fold in folds.items():
-            rows = next(iter(fold["answers"].values()))["ua"]
-            twice = sorted(seen.keys() & rows.keys())
-            if twice:
-                raise ValueError(
-                    f"{run['system']} on {run['corpus']}, protocol "
-                    f"{run['protocol']}, seed {seed}: {twice[0]} is tested in "
-                    f"folds {seen[twice[0]]} and {number}"
-                )
-            seen |= dict.fromkeys(rows, number)
-    return run
-
-
-def _answers(truth, predicted, path):
-    """Predictions as rows, with the truth of the manifest."""
-    if truth.keys() != predicted.keys():
-        raise ValueError(
-            f"{path} has {len(predicted)} answers that do not fit the "
-            f"{len(truth)} clips of the test manifest"
-        )
-    return {
-        key: {
-            "speaker": entry["speaker"],
-            "emotion": entry["emotion"],
-            "predicted": predicted[key],
-        }
-        for key, entry in truth.items()
-    }
-
-
-def check_values(fold, where):
-    """Hold the written accuracies to the written predictions.
-
-    Arguments
-    ---------
-    fold : dict
-        With "values" and "answers", as ``read_fold`` returns it.
-    where : str or pathlib.Path
-        Its name, for the message.
-
-    Raises
-    ------
-    ValueError
-        The predictions give another WA.
-
-    Example
-    -------
-    >>> row = {"speaker": "s", "emotion": "sad", "predicted": "sad"}
-    >>> fold = {"answers": {"test": {"wa": {"u": row}}}}
-    >>> check_values({**fold, "values": {"test": {"wa": 0.5}}}, "runs/a")
-    Traceback (most recent call last):
-        ...
-    ValueError: runs/a: WA by the rule 'test' is 0.5000, but the ... 1.0000
-    """
-    for rule, values in fold["values"].items():
-        rows = fold["answers"][rule]["wa"].values()
-        right = sum(row["emotion"] == row["predicted"] for row in rows)
-        if abs(right / len(rows) - values["wa"]) > 1e-6:
+def _check_tested_once(run: dict) -> None:
+    """Refuse an utterance that two folds of a seed test."""
+    seen = {}
+    for answer in run["answers"]:
+        key = answer.seed, answer.utterance
+        if seen.setdefault(key, answer.fold) != answer.fold:
             raise ValueError(
-                f"{where}: WA by the rule {rule!r} is {values['wa']:.4f}, "
-                f"but the predictions give {right / len(rows):.4f}"
+                f"{run['system']} on {run['corpus']}, protocol "
+                f"{run['protocol']}, seed {answer.seed}: {answer.utterance} is "
+                f"tested in folds {seen[key]} and {answer.fold}"
             )
 
 
-def _read_json(path):
-    """A JSON file's content."""
+def pooled_seeds(run: dict) -> list[int]:
+    """The seeds with all folds; if there is none, the one with most folds."""
+    counts = Counter(fold["seed"] for fold in run["folds"])
+    whole = [seed for seed, n in counts.items() if n == run["n_folds"]]
+    return whole or [max(counts, key=counts.get)]
+
+
+def pooled_rows(run: dict, rule: str) -> dict[str, list[dict]]:
+    """Group the answers of all folds: metric -> by seed, utterance -> row.
+
+    A row has the speaker, emotion and prediction, as ``speaker_counts`` reads.
+    """
+    found = {name: {seed: {} for seed in pooled_seeds(run)} for name in METRICS}
+    for answer in run["answers"]:
+        if answer.rule == rule and answer.seed in found[answer.metric]:
+            found[answer.metric][answer.seed][answer.utterance] = {
+                "speaker": answer.speaker,
+                "emotion": answer.emotion,
+                "predicted": answer.predicted,
+            }
+    return {name: list(seeds.values()) for name, seeds in found.items()}
+
+
+def _read_json(path: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _read_epochs(path):
-    """Epoch -> row; nothing where there is no file."""
+def _read_epochs(path: Path) -> dict[int, dict]:
+    """Read a log as epoch -> row; empty if there is no file."""
     try:
         return {row["epoch"]: row for row in read_rows(path)}
     except json.JSONDecodeError as error:

@@ -173,7 +173,7 @@ def test_everything_that_was_asked_for_once(place):
     threads = max(1, len(os.sched_getaffinity(0)) // 4)
     assert {row[3] for row in started} == {str(threads)}
     assert "dual_level on synthetic, protocol random" in out
-    assert out.count("NOTE: speakers on both sides") == 2
+    assert out.count("NOTE: same speakers in training and test") == 2
     assert out.count("NOTE: uses the unlabelled audio of each test") == 2
     report = json.loads((place / "report" / "report.json").read_text())
     assert len(report["runs"]) == 4
@@ -320,7 +320,7 @@ def test_folds_of_a_corpus_as_a_table(place):
 
 
 def test_a_report_that_cannot_be_made_is_said_after_the_folds(place):
-    options = ["--protocols", "session", "--yardsticks", "typo.yaml"]
+    options = ["--protocols", "session", "--baselines", "typo.yaml"]
     _, err = run(place, "dual_level.yaml", *options, code=1)
     assert "no report:" in err and "typo.yaml" in err
     assert "Traceback" not in err

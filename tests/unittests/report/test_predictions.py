@@ -8,12 +8,12 @@ import pytest
 
 from speechbrain_dslstm.report import (
     build_report,
-    encode_answers,
     gather_runs,
     read_report,
     read_runs,
     write_json,
 )
+from speechbrain_dslstm.report.predictions import encode_answers
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -67,10 +67,8 @@ def test_a_report_of_a_report_is_the_same(kept):
 def test_answers_are_those_of_the_folders(folder, kept):
     def answers(runs):
         return {
-            (run["system"], run["protocol"], seed, number): fold["answers"]
+            (run["system"], run["protocol"]): sorted(run["answers"])
             for run in runs
-            for seed, folds in run["seeds"].items()
-            for number, fold in folds.items()
         }
 
     assert answers(read_report(kept)) == answers(read_runs(folder))
@@ -195,13 +193,19 @@ def spoil(entry, key, how):
     [
         ("answers", "seed 1234, fold 0: WA by the rule 'validation' is"),
         ("no answer", "a label or speaker that is not named"),
-        ("fold left out", "fold 2 has not the answers of its 32 clips"),
-        ("fold moved", "fold 1 has not the answers of its 32 clips"),
-        ("fold twice", "fold 0 is there twice"),
-        ("no such fold", "fold -1 is there twice, or is none"),
+        (
+            "fold left out",
+            "fold 2 has 0 answers, expected one for each of its 32 clips",
+        ),
+        (
+            "fold moved",
+            "fold 1 has 384 answers, expected one for each of its 32 clips",
+        ),
+        ("fold twice", "fold 0 is a duplicate"),
+        ("no such fold", "fold -1 is a duplicate or not below 3"),
         ("no folds", "has no fold"),
-        ("no scores", "fold 0 has not the scores"),
-        ("no rules", "fold 0 has not the answers"),
+        ("no scores", "fold 0 has the scores"),
+        ("no rules", "fold 0 has 0 answers"),
         ("speaker", "a label or speaker that is not named"),
         ("utterances", "no utterances, of .*emodb"),
         ("curves", "it has no 'curves'"),
@@ -231,7 +235,7 @@ def test_a_place_given_twice_counts_once(kept):
 
 
 def test_more_labels_than_characters_are_refused():
-    run = {"labels": list(range(63)), "n_folds": 2, "seeds": {}}
+    run = {"labels": list(range(63)), "n_folds": 2, "answers": []}
     with pytest.raises(ValueError, match="at most 62 labels .* not 63"):
         encode_answers(run, [])
     with pytest.raises(ValueError, match="not 64"):
