@@ -1,16 +1,22 @@
-"""The command ``dslstm``: emotions of files, streams and folders.
+"""The command ``dslstm``: emotions of files, folders and streams.
 
-Exit status: 0 where every file has an answer or a reason; 1 where one could
-not be read, or nobody reads the output; 2 for a wrong command line, a missing model or another error,
-which is one line on standard error.
+Exit status 0: each file has an emotion, or a reason why it has none. 1: a file
+could not be read, or the output was closed. 2: a wrong command line, a missing
+model or another error, which is one line on standard error.
 """
 
 import csv
 import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+# The imports inside the functions keep "dslstm --help" fast
+if TYPE_CHECKING:
+    from speechbrain_dslstm.inference.classifier import EmotionClassifier
 
 __all__ = ["cli", "main"]
 
@@ -42,8 +48,8 @@ EXAMPLES = {
 }
 
 
-def _command(name, help_text):
-    """A sub-command whose help ends with examples."""
+def _command(name: str, help_text: str) -> Callable:
+    """Decorator of a sub-command; its help ends with the examples."""
     lines = [line.strip() for line in EXAMPLES[name].strip().splitlines()]
     epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
     return cli.command(name, help=help_text, epilog=epilog)
@@ -54,7 +60,7 @@ def _command(name, help_text):
     epilog="Each command has its own --help with examples.",
 )
 @click.version_option(package_name="speechbrain-dslstm")
-def cli():
+def cli() -> None:
     """Speech emotion recognition with the Dual-Sequence LSTM.
 
     Example
@@ -64,38 +70,45 @@ def cli():
     >>> found.exit_code, "dslstm classify speech.wav" in found.output
     (0, True)
     """
-    # A name that is no UTF-8 comes out as it went in
+    # File names that are not valid UTF-8 are printed as they were given
     sys.stdout.reconfigure(errors="surrogateescape")
 
 
-# click shows a docstring as help; ours has an example in it
+# By default click would show the docstring, with its example
 cli.help = "Speech emotion recognition with the Dual-Sequence LSTM."
 
 
-def _model_options(function):
-    """Options of every command that needs a model."""
-    options = [
-        click.option(
-            "-m",
-            "--model",
-            default=DEFAULT_MODEL,
-            show_default=True,
-            help="Model folder.",
-        ),
-        click.option(
-            "--trust-yaml",
-            is_flag=True,
-            help="Load the model's YAML, which is a program, instead of its "
-            "plain data; a hub id needs it.",
-        ),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
+# Options of several commands
+_MODEL = click.option(
+    "-m",
+    "--model",
+    default=DEFAULT_MODEL,
+    show_default=True,
+    help="Model folder, or the name of a model in the package.",
+)
+_TRUST = click.option(
+    "--trust-yaml",
+    is_flag=True,
+    help="Load the model by its YAML, which can run any code, instead of "
+    "model.json. Needed for the id of a hub.",
+)
+_JSON = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object per line."
+)
+_ANY_SOUND = click.option(
+    "--any-sound", is_flag=True, help="Classify silence and noise, too."
+)
+_NORMALIZATION = click.option(
+    "--normalization",
+    type=click.Choice(["running", "training"]),
+    help="For a model that subtracts each utterance's mean, which a stream "
+    "cannot know: subtract the running mean, or none.  [default of stream: "
+    "running]",
+)
 
 
-def _load(model, trust_yaml, device=None):
-    """A classifier, by data only unless the user trusts the folder."""
+def _load(model, trust_yaml, device=None) -> "EmotionClassifier":
+    """Load a classifier; no YAML is run unless the user trusts the folder."""
     options = {"device": device} if device else None
     if trust_yaml:
         from speechbrain_dslstm.inference.classifier import EmotionClassifier
@@ -108,36 +121,39 @@ def _load(model, trust_yaml, device=None):
 
 def _probability(context, parameter, value):
     if value is not None and not 0 <= value <= 1:
-        raise click.BadParameter(f"{value} is no probability in [0, 1]")
+        raise click.BadParameter(f"{value} is not a probability in [0, 1]")
     return value
 
 
-@_command("classify", "Tell the emotion of audio FILES, or of all in a folder.")
+@_command("classify", "Classify audio files, or all audio files of a folder.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE|FOLDER...")
-@_model_options
-@click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
-@click.option("--csv", "as_csv", is_flag=True, help="A table with a heading.")
-@click.option("--long", is_flag=True, help="Answer window by window.")
+@_MODEL
+@_TRUST
+@_JSON
+@click.option("--csv", "as_csv", is_flag=True, help="A table with a header.")
+@click.option(
+    "--long", is_flag=True, help="Classify each window of a recording."
+)
 @click.option(
     "--window",
     type=float,
     default=6.0,
     show_default=True,
-    help="Seconds of a window, with --long.",
+    help="Length of a window in seconds, with --long.",
 )
 @click.option(
-    "--hop", type=float, help="Seconds between windows.  [default: the window]"
+    "--hop",
+    type=float,
+    help="Seconds between the starts of windows.  [default: --window]",
 )
 @click.option(
     "--unknown-below",
     type=float,
     metavar="P",
     callback=_probability,
-    help='Say "unknown" where the best posterior is below P.',
+    help='Answer "unknown" if the highest posterior is below P.',
 )
-@click.option(
-    "--any-sound", is_flag=True, help="Answer for silence and noise, too."
-)
+@_ANY_SOUND
 def _classify(
     files,
     model,
@@ -150,11 +166,10 @@ def _classify(
     unknown_below,
     any_sound,
 ):
-    """Tell the emotion of files."""
     if as_json and as_csv:
-        raise click.UsageError("either --json or --csv, not both")
+        raise click.UsageError("choose either --json or --csv, not both")
     if not long and (hop is not None or window != 6.0):
-        raise click.UsageError("--window and --hop need --long")
+        raise click.UsageError("--window and --hop require --long")
     classifier = _load(model, trust_yaml)
     options = {"unknown_below": unknown_below, "speech_only": not any_sound}
     if long:
@@ -172,14 +187,15 @@ def _classify(
         click.get_current_context().exit(1)
 
 
-def _posteriors(labels, log_posteriors):
+def _posteriors(labels, log_posteriors) -> dict[str, float] | None:
     if log_posteriors is None:
         return None
     values = log_posteriors.exp().tolist()
     return dict(zip(labels, values, strict=True))
 
 
-def _rows_of_files(classifier, files, options):
+def _rows_of_files(classifier, files, options) -> Iterator[dict]:
+    """Yield a row of output for each file."""
     for result in classifier.classify_files(list(files), **options):
         yield {
             "file": str(result.path),
@@ -190,7 +206,8 @@ def _rows_of_files(classifier, files, options):
         }
 
 
-def _rows_of_windows(classifier, files, options):
+def _rows_of_windows(classifier, files, options) -> Iterator[dict]:
+    """Yield a row of output for each window of each file."""
     from speechbrain_dslstm.audio import AudioError
     from speechbrain_dslstm.inference.files import find_audio
 
@@ -211,8 +228,8 @@ def _rows_of_windows(classifier, files, options):
             yield {"file": str(path), "error": str(error)}
 
 
-def _writer(as_json, as_csv, labels, long):
-    """A function that writes one row in the wanted form."""
+def _writer(as_json, as_csv, labels, long) -> Callable[[dict], None]:
+    """Return the function that writes one row as JSON, CSV or text."""
     if as_json:
         return lambda row: click.echo(
             json.dumps({k: v for k, v in row.items() if v is not None})
@@ -223,8 +240,8 @@ def _writer(as_json, as_csv, labels, long):
         table = csv.DictWriter(sys.stdout, names, lineterminator="\n")
         table.writeheader()
 
-        def write(row):
-            """One line of the table."""
+        def write(row: dict) -> None:
+            """Write one line of the table."""
             posteriors = row.pop("posteriors", None) or {}
             posteriors = {k: f"{v:.6f}" for k, v in posteriors.items()}
             table.writerow({**row, **posteriors})
@@ -233,7 +250,7 @@ def _writer(as_json, as_csv, labels, long):
     return _write_text
 
 
-def _write_text(row):
+def _write_text(row: dict) -> None:
     where = row["file"]
     if "start" in row:
         where += f"  {row['start']:8.2f} {row['end']:8.2f}"
@@ -250,10 +267,11 @@ def _write_text(row):
 
 @_command(
     "stream",
-    "Tell the emotion of raw PCM on standard input as it comes: 16-bit "
-    "little-endian mono at the model's rate.",
+    "Classify audio on standard input. It is raw PCM, 16-bit little-endian "
+    "mono at the model's sample rate, and is classified while it arrives.",
 )
-@_model_options
+@_MODEL
+@_TRUST
 @click.option(
     "--every",
     type=click.FloatRange(0.05),
@@ -261,18 +279,10 @@ def _write_text(row):
     show_default=True,
     help="Seconds between answers.",
 )
-@click.option(
-    "--normalization",
-    type=click.Choice(["running", "training"]),
-    help="For a model that centres whole utterances.  [default: running, "
-    "where it is needed]",
-)
-@click.option("--json", "as_json", is_flag=True, help="A JSON object a line.")
-@click.option(
-    "--any-sound", is_flag=True, help="Answer before speech is heard, too."
-)
+@_NORMALIZATION
+@_JSON
+@_ANY_SOUND
 def _stream(model, trust_yaml, every, normalization, as_json, any_sound):
-    """Tell the emotion of standard input."""
     import torch
 
     from speechbrain_dslstm.inference.speech_activity import measure_activity
@@ -287,7 +297,7 @@ def _stream(model, trust_yaml, every, normalization, as_json, any_sound):
         if ended and opened.samples:
             found = opened.finish()
         if reason:
-            # Until there is speech in the last three seconds
+            # Kept until the last three seconds contain speech
             recent = torch.cat([recent, samples])[-3 * rate :]
             reason = measure_activity(recent, rate).reason
         if found is None:
@@ -307,51 +317,47 @@ def _stream(model, trust_yaml, every, normalization, as_json, any_sound):
         raise click.ClickException("no audio on standard input")
 
 
-def _pcm(size):
-    """Yield samples of standard input, and whether they are the last."""
+def _pcm(size: int) -> Iterator[tuple]:
+    """Yield chunks of standard input, and whether each one is the last."""
     import numpy as np
     import torch
 
     ended = False
     while not ended:
-        # Fewer bytes than asked for: the end
+        # Fewer bytes than requested mark the end
         data = sys.stdin.buffer.read(2 * size)
         ended = len(data) < 2 * size
         samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2") / 32768
         yield torch.from_numpy(samples.astype(np.float32)), ended
 
 
-def _centres(classifier):
-    """Whether the model takes out the mean of whole utterances."""
+def _centres(classifier) -> bool:
+    """Whether the model subtracts the mean of each whole utterance."""
     streams = classifier.mods.embedding_model.streams.values()
     return any(s.normalization.center_utterances for s in streams)
 
 
 @_command(
     "export",
-    "Write the whole chain to OUTPUT, an ONNX file (.onnx) or a torch program "
-    "(.pt2).",
+    "Write the model to OUTPUT. This is an ONNX file (.onnx) or a torch.export "
+    "program (.pt2) from the waveform to the posteriors.",
 )
 @click.argument("output", type=click.Path(dir_okay=False))
-@_model_options
-@click.option("--int8", is_flag=True, help="Weights as 8-bit integers.")
-@click.option("--step", is_flag=True, help="One step of a stream.")
-@click.option(
-    "--normalization",
-    type=click.Choice(["running", "training"]),
-    help="For --step with a model that centres whole utterances.",
-)
+@_MODEL
+@_TRUST
+@click.option("--int8", is_flag=True, help="Store weights as 8-bit integers.")
+@click.option("--step", is_flag=True, help="Export one step of a stream.")
+@_NORMALIZATION
 def _export(output, model, trust_yaml, int8, step, normalization):
-    """Write the whole chain to a file."""
     import torch
 
     from speechbrain_dslstm.export import onnx_export as exporter
 
     output = Path(output)
     if output.suffix not in (".onnx", ".pt2"):
-        raise click.UsageError(f"{output} ends neither in .onnx nor in .pt2")
+        raise click.UsageError(f"{output} must end in .onnx or .pt2")
     if output.suffix == ".pt2" and (int8 or step):
-        raise click.UsageError("--int8 and --step are for .onnx")
+        raise click.UsageError("--int8 and --step require a .onnx file")
     classifier = _load(model, trust_yaml, "cpu").with_normalization(
         normalization
     )
@@ -367,10 +373,9 @@ def _export(output, model, trust_yaml, int8, step, normalization):
     click.echo(f"{output}  {output.stat().st_size / 1e6:.2f} MB")
 
 
-@_command("info", "Say what is in a MODEL folder.")
+@_command("info", "Show the classes, branches and sizes of a MODEL folder.")
 @click.argument("model", default=DEFAULT_MODEL)
 def _info(model):
-    """Say what is in a model folder."""
     from speechbrain_dslstm.inference.classifier import load_safe
     from speechbrain_dslstm.pretrained.safe_format import read_description
     from speechbrain_dslstm.pretrained.sources import find_folder
@@ -396,9 +401,9 @@ def _info(model):
         "size": f"{size / 1e6:.1f} MB",
         "temperature": f"{data['temperature']:.3f}",
         "utterance mean": (
-            "taken out (a stream needs --normalization)"
+            "subtracted (a stream subtracts the running mean)"
             if _centres(classifier)
-            else "left in"
+            else "kept"
         ),
         "shortest clip": f"{loaded.min_samples / data['sample_rate']:.2f} s",
         "sha256": data["sha256"],
@@ -409,24 +414,21 @@ def _info(model):
 
 @_command(
     "explain",
-    "Draw what the cell listened to in FILE: both spectrograms, the posterior "
-    "and the input gates over time.",
+    "Draw a figure of FILE. It shows both spectrograms, the posteriors and the "
+    "input gates of the DS-LSTM over time.",
 )
 @click.argument("file")
-@_model_options
+@_MODEL
+@_TRUST
 @click.option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False),
-    help="Picture: .png, .svg or .pdf.  [default: FILE.png, here]",
+    help="Figure: .png, .svg or .pdf.  [default: FILE.png in this folder]",
 )
 def _explain(file, model, trust_yaml, output):
-    """Draw what the cell listened to."""
     from speechbrain_dslstm.audio import LONGEST_CLIP, load_audio
-    from speechbrain_dslstm.inference.explain import (
-        explain as follow,
-        plot_explanation,
-    )
+    from speechbrain_dslstm.inference.explain import explain, plot_explanation
     from speechbrain_dslstm.inference.speech_activity import check_speech
 
     classifier = _load(model, trust_yaml, "cpu")
@@ -434,7 +436,7 @@ def _explain(file, model, trust_yaml, output):
     wav = load_audio(file, rate, LONGEST_CLIP)
     check_speech(wav, rate, file)
     mods = classifier.mods
-    found = follow(mods.embedding_model, wav, mods.classifier, rate)
+    found = explain(mods.embedding_model, wav, mods.classifier, rate)
     best = found.posteriors[-1].argmax().item()
     label = classifier.labels[best]
     output = Path(output or f"{Path(file).stem}.png")
@@ -443,8 +445,8 @@ def _explain(file, model, trust_yaml, output):
     click.echo(f"{output}  {label}")
 
 
-def main():
-    """Run the command line; an error is one line, and no traceback.
+def main() -> None:
+    """Run the command line, with errors as one line and without a traceback.
 
     Example
     -------
@@ -471,7 +473,8 @@ def main():
     sys.exit(status)
 
 
-def _complain(message):
+def _complain(message: str) -> int:
+    """Print an error as one line; return the exit status."""
     click.echo(f"dslstm: {' '.join(message.split())}", err=True)
     return 2
 

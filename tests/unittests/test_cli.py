@@ -186,8 +186,8 @@ def test_explain(dslstm, speech_files, tmp_path):
 
 def test_export_says_what_it_cannot(dslstm, tmp_path):
     for arguments, message in [
-        (["a.txt"], "ends neither in .onnx nor in .pt2"),
-        (["a.pt2", "--int8"], "--int8 and --step are for .onnx"),
+        (["a.txt"], "must end in .onnx or .pt2"),
+        (["a.pt2", "--int8"], "--int8 and --step require a .onnx file"),
         (["a.onnx", "--step"], "takes out each utterance's own mean"),
     ]:
         status, _, err = dslstm("export", *arguments)
@@ -226,8 +226,8 @@ def test_export_hands_on(options, dslstm, monkeypatch, tmp_path):
     [
         (["classify"], "Missing argument"),
         (["classify", "a.wav", "--json", "--csv"], "either --json or --csv"),
-        (["classify", "a.wav", "--unknown-below=2"], "no probability"),
-        (["classify", "a.wav", "--hop=2"], "--window and --hop need --long"),
+        (["classify", "a.wav", "--unknown-below=2"], "not a probability"),
+        (["classify", "a.wav", "--hop=2"], "--window and --hop require --long"),
         (["classify", "a.wav", "--window=0", "--long"], "0 < hop <= window"),
         (["explain", "gone.wav"], "cannot read audio from gone.wav"),
         (["info", "gone"], "no model folder gone"),
