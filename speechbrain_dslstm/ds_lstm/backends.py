@@ -1,11 +1,12 @@
-"""Which implementation of the recurrence runs, and why.
+"""Choose the backend that runs the recurrence, and say why.
 
-The order of precedence: the environment variable ``DSLSTM_BACKEND``, then the
-layer's ``backend`` argument, then the fastest one that fits. No maths here.
+The environment variable ``DSLSTM_BACKEND`` takes precedence over the layer's
+``backend`` argument. "auto" in either means the fastest backend that can run.
 """
 
 import functools
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -36,83 +37,37 @@ BACKENDS = {
     "triton": ds_lstm_triton,
 }
 WITH_GATE_NORM = ("naive", "eager", "numba")
-# Name -> why it cannot run on a tensor
-PARTICULAR = {"numba": numba_problem, "triton": triton_problem}
-# Kind of device -> those of them that are looked at, the fastest first
+# Functions that return the reason why a backend cannot run, or None
+PROBLEMS = {"numba": numba_problem, "triton": triton_problem}
+# Type of device -> backends to try before plain torch, the fastest first
 FASTEST = {"cpu": ["numba"], "cuda": ["triton"]}
 ENVIRONMENT_VARIABLE = "DSLSTM_BACKEND"
-
 
 logger = get_logger(__name__)
 
 
 class Choice(NamedTuple):
-    """A backend and the reason it was taken.
-
-    Arguments
-    ---------
-    name : str
-        A key of ``BACKENDS``.
-    reason : str
-        Why this one, for logs.
-    function : callable
-        The implementation, with the signature of ``ds_lstm_naive``.
-
-    Example
-    -------
-    >>> choose_backend("naive").name
-    'naive'
-    """
+    """A backend's name, the reason for choosing it, and its function."""
 
     name: str
     reason: str
-    function: object
+    function: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 
 @functools.cache
-def announce_backend(name, reason):
-    """Log which backend runs and why, once for each such pair.
-
-    Arguments
-    ---------
-    name : str
-        A key of ``BACKENDS``.
-    reason : str
-        Why this one.
-
-    Example
-    -------
-    >>> announce_backend(*choose_backend("naive")[:2])
-    >>> announce_backend.cache_info().currsize > 0
-    True
-    """
+def announce_backend(name: str, reason: str) -> None:
+    """Log a choice once in the life of the process."""
     logger.info("DS-LSTM backend %s (%s)", name, reason)
 
 
-def check_backend(requested="auto", gate_norm=False):
-    """What was asked for, without looking at what this machine offers.
+def check_backend(
+    requested: str = "auto", gate_norm: bool = False
+) -> tuple[str, str]:
+    """Return the requested backend's name and who requested it.
 
-    Arguments
-    ---------
-    requested : str
-        "auto" or a key of ``BACKENDS``.
-    gate_norm : bool
-        Whether the layer normalises its gates.
+    Whether it can run on this machine is not checked. Raises ValueError for an
+    unknown name, and for a backend without gate norm where one is needed.
 
-    Returns
-    -------
-    name : str
-        "auto" or a key of ``BACKENDS``.
-    reason : str
-        Who asked for it.
-
-    Raises
-    ------
-    ValueError
-        No such backend, or it has no gate norm.
-
-    Example
-    -------
     >>> check_backend("eager", gate_norm=True)
     ('eager', "backend='eager'")
     """
@@ -122,8 +77,10 @@ def check_backend(requested="auto", gate_norm=False):
     else:
         name, reason = requested, f"backend={requested!r}"
     if name != "auto" and name not in BACKENDS:
-        known = ", ".join(["auto", *BACKENDS])
-        raise ValueError(f"no DS-LSTM backend {name!r} ({reason}); use {known}")
+        raise ValueError(
+            f"unknown DS-LSTM backend {name!r} ({reason}); expected one of "
+            + ", ".join(["auto", *BACKENDS])
+        )
     if gate_norm and name not in ("auto", *WITH_GATE_NORM):
         raise ValueError(
             f"DS-LSTM backend {name!r} ({reason}) has no gate norm; use "
@@ -132,31 +89,16 @@ def check_backend(requested="auto", gate_norm=False):
     return name, reason
 
 
-def choose_backend(requested="auto", gate_norm=False, like=None):
-    """Pick the implementation of the recurrence.
+def choose_backend(
+    requested: str = "auto",
+    gate_norm: bool = False,
+    like: torch.Tensor | None = None,
+) -> Choice:
+    """Choose the backend for a layer whose ``weight_x`` is ``like``.
 
-    Arguments
-    ---------
-    requested : str
-        "auto" or a key of ``BACKENDS``.
-    gate_norm : bool
-        Whether the layer normalises its gates.
-    like : torch.Tensor, optional
-        ``weight_x``, for device, type and size; float32 on the CPU if left
-        out.
+    By default ``like`` is float32 on the CPU. Raises ValueError as
+    ``check_backend`` does, and for a requested backend that cannot run.
 
-    Returns
-    -------
-    Choice
-        Name, reason and function.
-
-    Raises
-    ------
-    ValueError
-        No such backend, it has no gate norm, or it cannot run.
-
-    Example
-    -------
     >>> half = torch.zeros(1, dtype=torch.float16)
     >>> choose_backend(like=half)[:2]
     ('fused', 'auto: numba computes in float32 and float64, not float16')
@@ -164,7 +106,7 @@ def choose_backend(requested="auto", gate_norm=False, like=None):
     name, reason = check_backend(requested, gate_norm)
     like = torch.empty(0, dtype=torch.float32) if like is None else like
     if name != "auto":
-        find_problem = PARTICULAR.get(name)
+        find_problem = PROBLEMS.get(name)
         problem = find_problem and find_problem(like, gate_norm)
         if problem:
             raise ValueError(
@@ -174,7 +116,7 @@ def choose_backend(requested="auto", gate_norm=False, like=None):
         return Choice(name, reason, BACKENDS[name])
     problems = []
     for name in FASTEST.get(like.device.type, []):
-        problem = PARTICULAR[name](like, gate_norm)
+        problem = PROBLEMS[name](like, gate_norm)
         if not problem:
             reason = "; ".join(["auto: the fastest here", *problems])
             return Choice(name, reason, BACKENDS[name])

@@ -1,7 +1,7 @@
 r"""The Dual-Sequence LSTM, one line of code per equation.
 
-This is the readable reference that every faster backend is held to, in
-outputs, states and all gradients. It is never optimised.
+This is the readable reference: the tests hold every faster backend to its
+outputs, states and gradients. It is never optimised.
 
 Source: Wang, Xue, Culhane, Diao, Ding, Tarokh, "Speech Emotion Recognition
 with Dual-Sequence LSTM Architecture", ICASSP 2020, arXiv:1910.08874.
@@ -26,44 +26,54 @@ The weights are stored by their input, H rows a block, in this order:
     bias     [6H]       f i_T i_F o C_T C_F
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
+from torch import Tensor
 
 __all__ = ["ds_lstm_step", "ds_lstm_naive"]
 
 
 def ds_lstm_step(
-    x_t, y_t, h, c, weight_x, weight_y, weight_h, bias, normalize=None
-):
-    """One time step of the DS-LSTM.
+    x_t: Tensor,
+    y_t: Tensor,
+    h: Tensor,
+    c: Tensor,
+    weight_x: Tensor,
+    weight_y: Tensor,
+    weight_h: Tensor,
+    bias: Tensor,
+    normalize: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Compute one time step of the DS-LSTM.
 
     Arguments
     ---------
-    x_t : torch.Tensor, [batch, input_x]
+    x_t : [batch, input_x]
         Fine-time input.
-    y_t : torch.Tensor, [batch, input_y]
+    y_t : [batch, input_y]
         Fine-frequency input.
-    h : torch.Tensor, [batch, hidden]
-        Hidden state after the step before.
-    c : torch.Tensor, [batch, hidden]
-        Cell state after the step before.
-    weight_x : torch.Tensor, [5 * hidden, input_x]
+    h : [batch, hidden]
+        Hidden state of the previous step.
+    c : [batch, hidden]
+        Cell state of the previous step.
+    weight_x : [5 * hidden, input_x]
         Blocks f i_T i_F o C_T.
-    weight_y : torch.Tensor, [5 * hidden, input_y]
+    weight_y : [5 * hidden, input_y]
         Blocks f i_T i_F o C_F.
-    weight_h : torch.Tensor, [6 * hidden, hidden]
+    weight_h : [6 * hidden, hidden]
         Blocks f i_T i_F o C_T C_F.
-    bias : torch.Tensor, [6 * hidden]
+    bias : [6 * hidden]
         Blocks f i_T i_F o C_T C_F.
-    normalize : callable, optional
-        Maps the four gates, [batch, 4 * hidden], to as many values.
+    normalize
+        Maps the four gates, [batch, 4 * hidden], to normalised ones.
 
     Returns
     -------
-    h : torch.Tensor, [batch, hidden]
+    h : [batch, hidden]
         Hidden state after this step.
-    c : torch.Tensor, [batch, hidden]
+    c : [batch, hidden]
         Cell state after this step.
 
     Example
@@ -96,52 +106,53 @@ def ds_lstm_step(
 
 
 def ds_lstm_naive(
-    x,
-    y,
-    h0,
-    c0,
-    weight_x,
-    weight_y,
-    weight_h,
-    bias,
-    counts=None,
-    gate_norm=None,
-):
-    """One layer of the DS-LSTM over whole sequences, step by step.
+    x: Tensor,
+    y: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    weight_x: Tensor,
+    weight_y: Tensor,
+    weight_h: Tensor,
+    bias: Tensor,
+    counts: Tensor | None = None,
+    gate_norm: Callable[..., Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run one layer of the DS-LSTM over whole sequences, step by step.
 
     Every backend has this signature.
 
     Arguments
     ---------
-    x : torch.Tensor, [batch, time, input_x]
+    x : [batch, time, input_x]
         Fine-time sequence.
-    y : torch.Tensor, [batch, time, input_y]
+    y : [batch, time, input_y]
         Fine-frequency sequence, aligned with ``x``.
-    h0 : torch.Tensor, [batch, hidden]
+    h0 : [batch, hidden]
         Initial hidden state.
-    c0 : torch.Tensor, [batch, hidden]
+    c0 : [batch, hidden]
         Initial cell state.
-    weight_x : torch.Tensor, [5 * hidden, input_x]
+    weight_x : [5 * hidden, input_x]
         Blocks f i_T i_F o C_T.
-    weight_y : torch.Tensor, [5 * hidden, input_y]
+    weight_y : [5 * hidden, input_y]
         Blocks f i_T i_F o C_F.
-    weight_h : torch.Tensor, [6 * hidden, hidden]
+    weight_h : [6 * hidden, hidden]
         Blocks f i_T i_F o C_T C_F.
-    bias : torch.Tensor, [6 * hidden]
+    bias : [6 * hidden]
         Blocks f i_T i_F o C_T C_F.
-    counts : torch.Tensor, int64, [batch], optional
-        Valid steps of each item; all of them if left out.
-    gate_norm : callable, optional
-        ``gate_norm(gates, step=..., valid=...)`` with gates [batch, 4 * hidden] and
-        valid [batch] bool or None, such as ``StepBatchNorm``.
+    counts : int64 [batch], optional
+        Valid steps of each item; by default all of them.
+    gate_norm
+        Normalises the gates of a step, such as ``StepBatchNorm``: called as
+        ``gate_norm(gates, step=t, valid=valid)`` with gates [batch, 4 * hidden]
+        and valid, bool [batch] or None.
 
     Returns
     -------
-    out : torch.Tensor, [batch, time, hidden]
+    out : [batch, time, hidden]
         Hidden states; zero at padded steps.
-    h : torch.Tensor, [batch, hidden]
+    h : [batch, hidden]
         Hidden state after each item's last valid step.
-    c : torch.Tensor, [batch, hidden]
+    c : [batch, hidden]
         Cell state after each item's last valid step.
 
     Example

@@ -1,61 +1,43 @@
-"""DS-LSTM on a CPU: numba's compiled loops between torch's matrix products.
+"""The DS-LSTM on a CPU: numba's compiled loops between torch's matrix products.
 
-The input projections of all steps are two products, of x and of y as they
-come: nothing is concatenated. One compiled call then walks through all steps,
-and one walks back, by the formulas of ``kernel_fused``; the gradients of the
-weights are a product each at the end. Batches are cut into pieces whose
-projections fit the cache, wherever their items do not need each other.
-
-The gate norm is part of the walk. Reference: ``equations.ds_lstm_naive``,
-whose signature this has.
+The input projections of all steps are two products, of x and of y, which need
+not be concatenated. One compiled call runs all steps and one runs them
+backwards, gate norm included, by the formulas of ``kernel_torch``; the
+gradients of the weights are one product each at the end. A batch is cut into
+pieces whose projections fit the cache, unless a gate norm in training needs
+all items at once. Reference and symbols: ``equations``.
 """
 
 import functools
-import importlib
 import math
 import threading
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.amp import custom_bwd, custom_fwd
 
 from speechbrain_dslstm.ds_lstm.kernel_torch import refuse_second_derivatives
-from speechbrain_dslstm.utils.loops import import_problem
+from speechbrain_dslstm.layers.batch_norm import StepBatchNorm
+from speechbrain_dslstm.utils.loops import Loops
 
-__all__ = ["numba_problem", "ds_lstm_numba", "product"]
+__all__ = ["ds_lstm_numba", "numba_problem", "product"]
 
-# Activations that are worked on at a time: 8 MB of float32
+LOOPS = Loops("speechbrain_dslstm.ds_lstm.kernel_numba_loops")
+# Activations of a piece of the batch: 8 MB of float32
 PIECE_VALUES = 1 << 21
 # Fewer items than this make a slow matrix product
 PIECE_ITEMS = 16
 # Steps that are worth a transposed copy of the recurrent weight
 TURNING = 16
+# Values of the right matrix or the product that are worth oneDNN's longer call
+LARGE = 1 << 18
 _memory = threading.local()
-LOOPS = "speechbrain_dslstm.ds_lstm.kernel_numba_loops"
 
 
-@functools.cache
-def _loops():
-    return importlib.import_module(LOOPS)
+def numba_problem(like: Tensor, gate_norm: bool = False) -> str | None:
+    """Reason why this backend cannot run on weights like this, or None.
 
-
-def numba_problem(like, gate_norm=False):
-    """Why this backend cannot run, if it cannot.
-
-    Arguments
-    ---------
-    like : torch.Tensor
-        Any of the weights.
-    gate_norm : bool
-        Whether gates are normalised.
-
-    Returns
-    -------
-    str or None
-        The reason; None if it can run.
-
-    Example
-    -------
     >>> numba_problem(torch.zeros(1, dtype=torch.float16))
     'numba computes in float32 and float64, not float16'
     """
@@ -70,116 +52,46 @@ def numba_problem(like, gate_norm=False):
     if gate_norm and distributed.is_available():
         if distributed.is_initialized():
             return "numba does not share a gate norm's sums among processes"
-    return import_problem(LOOPS)
+    return LOOPS.problem
 
 
-def _scratch(like, *shape):
-    """Memory that is used again: fresh pages cost more than what is done."""
-    values = math.prod(shape)
-    if values > 4 * PIECE_VALUES:
-        return like.new_empty(shape)
-    have = getattr(_memory, "values", None)
-    if have is None or len(have) < values or have.dtype != like.dtype:
-        have = _memory.values = like.new_empty(values)
-    return have[:values].view(shape)
+def ds_lstm_numba(
+    x: Tensor, y: Tensor, h0: Tensor, c0: Tensor,
+    weight_x: Tensor, weight_y: Tensor, weight_h: Tensor, bias: Tensor,
+    counts: Tensor | None = None, gate_norm: StepBatchNorm | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Run one layer; same signature as ``ds_lstm_naive``, no second derivatives."""
+    problem = numba_problem(weight_h, gate_norm is not None)
+    if problem is not None:
+        raise ValueError(f"{problem}; use backend='auto'")
+    # Autocast may have narrowed them; states keep the weights' precision
+    x, y, h0, c0 = (v.to(weight_h.dtype) for v in (x, y, h0, c0))
+    if counts is None:
+        counts = torch.full((x.shape[0],), x.shape[1])
+    norm = (None, None)
+    if gate_norm is not None:
+        norm = gate_norm.weight, gate_norm.bias
+    tensors = (x, y, h0, c0, weight_x, weight_y, weight_h, bias, *norm)
+    if not torch.is_autocast_enabled("cpu"):
+        return _run(tensors, counts, gate_norm)
+    with torch.autocast("cpu", enabled=False):
+        return _run(tensors, counts, gate_norm)
 
 
-def _placed(found, like, piece, whole):
-    """A piece of the batch in its place; itself, where it is all."""
-    found = found.view(like[piece].shape)
-    if whole is None:
-        return found
-    whole[piece] = found
-    return whole
-
-
-def _own(state):
-    return state.clone(memory_format=torch.contiguous_format)
-
-
-def _pieces(batch, time, six, norm):
-    """Slices of a batch, about equally large."""
-    if norm.kind == _loops().BATCH_NORM:
-        return [slice(0, batch)]
-    items = max(PIECE_ITEMS, PIECE_VALUES // (time * six))
-    items = -(-batch // max(1, round(batch / items)))
-    return [slice(k, k + items) for k in range(0, batch, items)]
-
-
-def _for_blas(columns, rows, inner, like):
-    """Sizes and numbers of the recurrent product."""
-    sizes = np.array([columns, rows, inner, ord("N")], np.int32)
-    return sizes, np.array([1, 0], like.dtype)
-
-
-class _Norm:
-    """The gate norm in the form that the loops read."""
-
-    def __init__(self, module, time, weight, bias, like):
-        loops = _loops()
-        empty = like.new_empty(0)
-        self.kind, self.eps = loops.NO_NORM, 0.0
-        self.tensors = [empty.view(0, 0, 0), empty, empty]
-        if module is not None:
-            self.eps = module.eps
-            if module.training:
-                self.kind = loops.BATCH_NORM
-                moments = like.new_empty(2, time, len(weight))
-            else:
-                self.kind = loops.FIXED_NORM
-                moments = torch.stack(module.statistics(time)).to(like)
-            self.tensors = [moments, weight.detach(), bias.detach()]
-
-        self.module = module
-
-    def update(self, counts):
-        """Bring the running statistics up to date."""
-        if self.kind == _loops().BATCH_NORM:
-            moments = self.tensors[0]
-            steps = torch.arange(moments.shape[1]).unsqueeze(1)
-            self.module.update(*moments, (steps < counts).sum(dim=1))
-
-    def arguments(self):
-        """What both loops take."""
-        return self.kind, self.eps, *(v.numpy() for v in self.tensors)
-
-
-def _walk(x, y, h0, c0, weights, counts, norm, kept=None):
-    """Projections and all steps; fills ``kept``, what the way back needs."""
-    (batch, time, _), hidden = x.shape, h0.shape[1]
-    weight_x, weight_y, weight_h, bias = weights
-    out = x.new_empty(batch, time, hidden)
-    h, c = _own(h0), _own(c0)
-    # Reading its rows is faster, but few steps do not pay for turning it
-    turn = batch >= _loops().FEW or time >= TURNING
-    turned = weight_h.t().contiguous() if turn else None
-    for piece in _pieces(batch, time, 6 * hidden, norm):
-        items = len(h[piece])
-        if kept is None:
-            act = x.new_empty(items, 1, 6 * hidden)
-            h_before = c_all = act.new_empty(0, 0, 0)
-        else:
-            act, h_before, c_all = (v[piece] for v in kept)
-        parts = _project(x[piece], weight_x), _project(y[piece], weight_y)
-        weight = weight_h.contiguous() if turned is None else turned
-        given = (*parts, weight, bias, h[piece], c[piece], counts[piece])
-        given = [v.numpy() for v in given]
-        _loops().forward(
-            *(*given, *_for_blas(6 * hidden, items, hidden, given[0])),
-            *(v.numpy() for v in (out[piece], act, h_before, c_all)),
-            *norm.arguments(),
-        )
-    norm.update(counts)
-    return out, h, c
-
-
-def _project(x, weight):
-    """What an input gives to all steps: [batch, time, 5 * hidden]."""
-    return product(x.flatten(0, 1), weight.t()).view(*x.shape[:2], -1)
+def _run(tensors, counts, gate_norm):
+    """Run with autograd only where a gradient is needed."""
+    if torch.is_grad_enabled() and any(
+        v is not None and v.requires_grad for v in tensors
+    ):
+        return _Recurrence.apply(*tensors, counts, gate_norm)
+    tensors = [v if v is None else v.detach() for v in tensors]
+    x, y, h0, c0, *weights, norm_weight, norm_bias = tensors
+    norm = _Norm(gate_norm, x.shape[1], norm_weight, norm_bias, x)
+    return _walk(x, y, h0, c0, weights, counts, norm)
 
 
 class _Recurrence(torch.autograd.Function):
-    """Projections and recurrence, in training."""
+    """Projections and recurrence with a backward pass."""
 
     @staticmethod
     @custom_fwd(device_type="cpu")
@@ -187,7 +99,7 @@ class _Recurrence(torch.autograd.Function):
         ctx, x, y, h0, c0, weight_x, weight_y, weight_h, bias,
         norm_weight, norm_bias, counts, module,
     ):  # fmt: skip
-        """All steps, keeping what the way back needs."""
+        """Run all steps, keeping what the backward pass needs."""
         (batch, time, _), hidden = x.shape, h0.shape[1]
         x, y = x.contiguous(), y.contiguous()
         act = x.new_empty(batch, time, 6 * hidden)
@@ -205,7 +117,7 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     @custom_bwd(device_type="cpu")
     def backward(ctx, grad_out, grad_h, grad_c):
-        """All steps backwards, then the products of the weights."""
+        """Run all steps backwards, then the products for the weights' gradients."""
         refuse_second_derivatives()
         x, y, weight_x, weight_y, weight_h, *kept = ctx.saved_tensors
         act, h_before, c_all, counts = kept
@@ -215,7 +127,7 @@ class _Recurrence(torch.autograd.Function):
         four, five = 4 * hidden, 5 * hidden
         dh, dc, grad_out = _own(grad_h), _own(grad_c), grad_out.contiguous()
         pieces = _pieces(batch, time, six, norm)
-        # The product of a single piece is the gradient, without a copy
+        # With a single piece, its product is the gradient, without a copy
         grad_x, grad_y = (
             v.new_empty(v.shape) if need and len(pieces) > 1 else None
             for v, need in ((x, needs[0]), (y, needs[1]))
@@ -227,7 +139,7 @@ class _Recurrence(torch.autograd.Function):
         for piece in pieces:
             acts = act[piece].numpy()
             grads = _scratch(x, 2, len(acts), time, five)
-            _loops().backward(
+            LOOPS.load().backward(
                 *(acts, weight, c_all[piece].numpy(), counts[piece].numpy()),
                 *_for_blas(hidden, len(acts), six, acts),
                 *(v[piece].numpy() for v in (grad_out, dh, dc)),
@@ -252,7 +164,7 @@ class _Recurrence(torch.autograd.Function):
             if needs[1]:
                 grad_y = _placed(product(for_y, weight_y), y, piece, grad_y)
         grad_wx, grad_wy, *grad_wh = grads_w
-        grad_norm = sums[1:] if norm.kind != _loops().NO_NORM else [None] * 2
+        grad_norm = sums[1:] if norm.module is not None else [None] * 2
         return (
             *(grad_x, grad_y, dh, dc),
             *(grad_wx, grad_wy, torch.cat(grad_wh), sums[0]),
@@ -260,120 +172,116 @@ class _Recurrence(torch.autograd.Function):
         )
 
 
-def _run(tensors, counts, gate_norm):
-    if torch.is_grad_enabled() and any(
-        v is not None and v.requires_grad for v in tensors
-    ):
-        return _Recurrence.apply(*tensors, counts, gate_norm)
-    tensors = [v if v is None else v.detach() for v in tensors]
-    x, y, h0, c0, *weights, norm_weight, norm_bias = tensors
-    norm = _Norm(gate_norm, x.shape[1], norm_weight, norm_bias, x)
-    return _walk(x, y, h0, c0, weights, counts, norm)
+def _walk(x, y, h0, c0, weights, counts, norm, kept=None):
+    """Project and run all steps; fill ``kept``, for the backward pass, if given."""
+    (batch, time, _), hidden = x.shape, h0.shape[1]
+    weight_x, weight_y, weight_h, bias = weights
+    out = x.new_empty(batch, time, hidden)
+    h, c = _own(h0), _own(c0)
+    # The loops read its rows faster, but few steps do not pay for the copy
+    turn = batch >= LOOPS.load().FEW or time >= TURNING
+    turned = weight_h.t().contiguous() if turn else None
+    for piece in _pieces(batch, time, 6 * hidden, norm):
+        items = len(h[piece])
+        if kept is None:
+            act = x.new_empty(items, 1, 6 * hidden)
+            h_before = c_all = act.new_empty(0, 0, 0)
+        else:
+            act, h_before, c_all = (v[piece] for v in kept)
+        parts = _project(x[piece], weight_x), _project(y[piece], weight_y)
+        weight = weight_h.contiguous() if turned is None else turned
+        given = (*parts, weight, bias, h[piece], c[piece], counts[piece])
+        given = [v.numpy() for v in given]
+        LOOPS.load().forward(
+            *(*given, *_for_blas(6 * hidden, items, hidden, given[0])),
+            *(v.numpy() for v in (out[piece], act, h_before, c_all)),
+            *norm.arguments(),
+        )
+    norm.update(counts)
+    return out, h, c
 
 
-def ds_lstm_numba(
-    x,
-    y,
-    h0,
-    c0,
-    weight_x,
-    weight_y,
-    weight_h,
-    bias,
-    counts=None,
-    gate_norm=None,
-):
-    """One layer of the DS-LSTM over whole sequences; no second derivatives.
+class _Norm:
+    """The gate norm as arrays for the loops."""
 
-    Arguments
-    ---------
-    x : torch.Tensor, [batch, time, input_x]
-        Fine-time sequence.
-    y : torch.Tensor, [batch, time, input_y]
-        Fine-frequency sequence, aligned with ``x``.
-    h0 : torch.Tensor, [batch, hidden]
-        Initial hidden state.
-    c0 : torch.Tensor, [batch, hidden]
-        Initial cell state.
-    weight_x : torch.Tensor, [5 * hidden, input_x]
-        Blocks f i_T i_F o C_T.
-    weight_y : torch.Tensor, [5 * hidden, input_y]
-        Blocks f i_T i_F o C_F.
-    weight_h : torch.Tensor, [6 * hidden, hidden]
-        Blocks f i_T i_F o C_T C_F.
-    bias : torch.Tensor, [6 * hidden]
-        Blocks f i_T i_F o C_T C_F.
-    counts : torch.Tensor, int64, [batch], optional
-        Valid steps of each item; all of them if left out.
-    gate_norm : StepBatchNorm, optional
-        Norm of the gates, in a single process.
+    def __init__(self, module, time, weight, bias, like):
+        loops = LOOPS.load()
+        empty = like.new_empty(0)
+        self.kind, self.eps = loops.NO_NORM, 0.0
+        self.tensors = [empty.view(0, 0, 0), empty, empty]
+        if module is not None:
+            self.eps = module.eps
+            if module.training:
+                self.kind = loops.BATCH_NORM
+                moments = like.new_empty(2, time, len(weight))
+            else:
+                self.kind = loops.FIXED_NORM
+                moments = torch.stack(module.statistics(time)).to(like)
+            self.tensors = [moments, weight.detach(), bias.detach()]
+        self.module = module
 
-    Returns
-    -------
-    out : torch.Tensor, [batch, time, hidden]
-        Hidden states; zero at padded steps.
-    h : torch.Tensor, [batch, hidden]
-        Hidden state after each item's last valid step.
-    c : torch.Tensor, [batch, hidden]
-        Cell state after each item's last valid step.
+    def update(self, counts):
+        """Update the running statistics of a norm in training."""
+        if self.kind == LOOPS.load().BATCH_NORM:
+            moments = self.tensors[0]
+            steps = torch.arange(moments.shape[1]).unsqueeze(1)
+            self.module.update(*moments, (steps < counts).sum(dim=1))
 
-    Raises
-    ------
-    ValueError
-        It cannot run here or on these tensors.
-
-    Example
-    -------
-    >>> from speechbrain_dslstm.ds_lstm.equations import ds_lstm_naive
-    >>> sizes = [(10, 3), (10, 4), (12, 2)]
-    >>> weights = [torch.randn(n, d) for n, d in sizes]
-    >>> args = [torch.randn(5, 7, 3), torch.randn(5, 7, 4)]
-    >>> args += [torch.zeros(5, 2)] * 2 + weights + [torch.randn(12)]
-    >>> out, h, c = ds_lstm_numba(*args)
-    >>> torch.allclose(out, ds_lstm_naive(*args)[0], atol=1e-6)
-    True
-    """
-    problem = numba_problem(weight_h, gate_norm is not None)
-    if problem is not None:
-        raise ValueError(f"{problem}; use backend='auto'")
-    # Autocast may have made them narrower: states keep the weights' precision
-    x, y, h0, c0 = (v.to(weight_h.dtype) for v in (x, y, h0, c0))
-    if counts is None:
-        counts = torch.full((x.shape[0],), x.shape[1])
-    norm = (None, None)
-    if gate_norm is not None:
-        norm = gate_norm.weight, gate_norm.bias
-    tensors = (x, y, h0, c0, weight_x, weight_y, weight_h, bias, *norm)
-    if not torch.is_autocast_enabled("cpu"):
-        return _run(tensors, counts, gate_norm)
-    with torch.autocast("cpu", enabled=False):
-        return _run(tensors, counts, gate_norm)
+    def arguments(self):
+        """Kind, eps, moments, weight and bias, as both loops take them."""
+        return self.kind, self.eps, *(v.numpy() for v in self.tensors)
 
 
-# Values of the right matrix or the product that are worth oneDNN's longer call
-LARGE = 1 << 18
+def _pieces(batch, time, six, norm):
+    """Slices of a batch, about equally large, whose projections fit the cache."""
+    if norm.kind == LOOPS.load().BATCH_NORM:
+        return [slice(0, batch)]
+    items = max(PIECE_ITEMS, PIECE_VALUES // (time * six))
+    items = -(-batch // max(1, round(batch / items)))
+    return [slice(k, k + items) for k in range(0, batch, items)]
 
 
-def product(left, right):
-    """Matrix product, without a gradient.
+def _for_blas(columns, rows, inner, like):
+    """The arguments ``sizes`` and ``numbers`` of the loops, for BLAS."""
+    sizes = np.array([columns, rows, inner, ord("N")], np.int32)
+    return sizes, np.array([1, 0], like.dtype)
 
-    Arguments
-    ---------
-    left : torch.Tensor, [n, k]
-        Copied if it is neither contiguous nor small.
-    right : torch.Tensor, [k, m]
-        Contiguous or the transpose of what is.
 
-    Returns
-    -------
-    torch.Tensor, [n, m]
-        left right.
+def _project(x, weight):
+    """Input projections of all steps: [batch, time, 5 * hidden]."""
+    return product(x.flatten(0, 1), weight.t()).view(*x.shape[:2], -1)
 
-    Example
-    -------
-    >>> left, right = torch.randn(3, 600), torch.randn(600, 500)
-    >>> torch.allclose(product(left, right), left @ right, atol=1e-4)
-    True
+
+def _scratch(like, *shape):
+    """Return memory that is used again: fresh pages cost more than the work."""
+    values = math.prod(shape)
+    if values > 4 * PIECE_VALUES:
+        return like.new_empty(shape)
+    have = getattr(_memory, "values", None)
+    if have is None or len(have) < values or have.dtype != like.dtype:
+        have = _memory.values = like.new_empty(values)
+    return have[:values].view(shape)
+
+
+def _placed(found, like, piece, whole):
+    """Copy a piece's gradient into the batch's; return it if there is one piece."""
+    found = found.view(like[piece].shape)
+    if whole is None:
+        return found
+    whole[piece] = found
+    return whole
+
+
+def _own(state):
+    """Copy a state, which the loops overwrite."""
+    return state.clone(memory_format=torch.contiguous_format)
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """Matrix product of [n, k] and [k, m], without a gradient.
+
+    Fast if ``left`` is contiguous and ``right`` is contiguous or the transpose
+    of a contiguous matrix.
     """
     rows, (inner, columns) = len(left), right.shape
     large = max(rows, inner) * columns >= LARGE
@@ -386,9 +294,9 @@ def product(left, right):
 
 @functools.cache
 def _onednn():
-    """OneDNN's product with a transposed matrix; None where it is not."""
+    """oneDNN's product with a transposed matrix, or None if torch has none."""
     if not torch.backends.mkldnn.is_available():
         return None
-    # What torch.compile emits for a linear layer: not in its documentation
+    # torch.compile emits it for a linear layer; it is not documented
     linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     return None if linear is None else linear.default

@@ -1,15 +1,15 @@
 """The DS-LSTM's loops over time, compiled by numba; see ``kernel_numba``.
 
-Imported only when that backend runs. The recurrent products go to the BLAS
-that torch brings along, so they use torch's number of threads. All in one
-file, because numba keeps compiled code until the file it stands in changes,
-whatever happens to others that it calls.
+Imported only when that backend runs. Recurrent products use the BLAS in torch,
+and so torch's number of threads. All loops are in one file, because numba
+recompiles a function only when its own file changes, not when another changes
+that it calls.
 
-Symbols as in ``equations.py``: B items, T steps, H hidden units. A row of
-``act`` [B, T, 6H] holds the activations f i_T i_F o C_T C_F; one of ``part_x``
-[B, T, 5H] what x gives to f i_T i_F o C_T before them, one of ``part_y`` what
-y gives to f i_T i_F o C_F. The inner loops write one or two arrays each,
-because LLVM makes vector code of only those.
+Symbols as in ``equations``: B items, T steps, H hidden units. Arrays:
+act [B, T, 6H] holds the activations f i_T i_F o C_T C_F; part_x and part_y
+[B, T, 5H] hold the projections of x, for f i_T i_F o C_T, and of y, for
+f i_T i_F o C_F. Each inner loop writes only one or two arrays: LLVM vectorises
+no others.
 """
 
 import ctypes
@@ -21,18 +21,19 @@ import torch
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+from numpy import ndarray
 
 from speechbrain_dslstm.utils.compiled import compiled
 
 __all__ = ["backward", "forward", "sigmoid", "tanh"]
 
-# Below this many items BLAS is not the fastest
+# With fewer items BLAS is slower than the loops here
 FEW = 4
 # Norms of the gates: none, over the batch, with running statistics
 NO_NORM, BATCH_NORM, FIXED_NORM = 0, 1, 2
 
-# dtype -> mantissa bits, exponent bias, log(2) in two parts of which the first
-# has bits to spare, terms of the exponential series, largest argument
+# dtype -> mantissa bits, exponent bias, log(2) as a sum whose first term has
+# few bits, terms of the exponential series, largest argument
 FORMATS = {
     types.float32: (23, 127, 355 / 512, math.log(2) - 355 / 512, 7, 87.0),
     types.float64: (
@@ -43,7 +44,7 @@ FORMATS = {
 
 
 def _external_gemm(name):
-    """Torch's own matrix product, to be called from compiled code."""
+    """Make a BLAS function of torch callable from compiled code."""
     try:
         found = getattr(ctypes.CDLL(torch._C.__file__), name)
     except (AttributeError, OSError) as error:
@@ -59,28 +60,28 @@ _sgemm, _dgemm = _external_gemm("sgemm_"), _external_gemm("dgemm_")
 
 @intrinsic
 def _exponential(typingctx, z):
-    """``(p, q)`` with p + q = exp(z), p a power of two and q small beside it.
+    """Return p and q with p + q = exp(z): p a power of two, |q| smaller.
 
-    No branch and no table, so that LLVM can work on whole vectors of z.
+    Neither a branch nor a table, so that LLVM vectorises the loops around it.
     """
     bits, bias, high, low, terms, _ = FORMATS[z]
 
     def codegen(context, builder, signature, args):
-        """Write down the instructions."""
+        """Emit the instructions."""
         (argument,) = args
         kind, integer = argument.type, ir.IntType(32 if bits == 23 else 64)
 
         def constant(value):
-            """A number in the type of the argument."""
+            """Make a constant in the type of the argument."""
             value = float(np.float32(value)) if bits == 23 else value
             return ir.Constant(kind, value)
 
         def multiply_add(a, b, c):
-            """A product and a sum that may be rounded once."""
+            """Compute a * b + c, which may be rounded once."""
             product = builder.fmul(a, b, flags=("contract",))
             return builder.fadd(product, c, flags=("contract",))
 
-        # Adding this rounds to an integer, which stands in the low bits
+        # Adding this rounds to an integer, which is then in the low bits
         magic = constant(1.5 * 2.0**bits)
         rounded = multiply_add(argument, constant(1 / math.log(2)), magic)
         n = builder.fsub(rounded, magic)
@@ -112,24 +113,8 @@ def _limit(typingctx, like):
 
 
 @compiled()
-def sigmoid(x):
-    """Logistic function of a float32 or float64 scalar.
-
-    Arguments
-    ---------
-    x : float32 or float64
-        Anything; NaN stays NaN.
-
-    Returns
-    -------
-    float32 or float64
-        1 / (1 + exp(-x)).
-
-    Example
-    -------
-    >>> float(sigmoid(np.float32(0)))
-    0.5
-    """
+def sigmoid(x: float) -> float:
+    """Logistic function of a float32 or float64; NaN stays NaN."""
     z, most = -x, _limit(x)
     z = most if z > most else z
     z = -most if z < -most else z
@@ -139,24 +124,8 @@ def sigmoid(x):
 
 
 @compiled()
-def tanh(x):
-    """Hyperbolic tangent of a float32 or float64 scalar.
-
-    Arguments
-    ---------
-    x : float32 or float64
-        Anything; NaN stays NaN.
-
-    Returns
-    -------
-    float32 or float64
-        tanh(x), to full relative precision near 0, too.
-
-    Example
-    -------
-    >>> float(tanh(np.float64("-inf"))), float(tanh(np.float64(1e-20)))
-    (-1.0, 1e-20)
-    """
+def tanh(x: float) -> float:
+    """Hyperbolic tangent of a float32 or float64, accurate near 0; NaN stays NaN."""
     z, most = abs(x) + abs(x), _limit(x)
     z = most if z > most else z
     power, small = _exponential(z)
@@ -222,7 +191,7 @@ def _affine_to(out, a, scale, shift):
 
 @compiled("reassoc")
 def _matrix_vector(out, matrix, vector):
-    """out = matrix vector, faster than BLAS's."""
+    """Compute out = matrix vector, faster than BLAS."""
     for i in range(matrix.shape[0]):
         total = matrix.dtype.type(0)
         for j in range(matrix.shape[1]):
@@ -232,7 +201,7 @@ def _matrix_vector(out, matrix, vector):
 
 @compiled()
 def _vector_matrix(out, vector, matrix):
-    """out = vector matrix, eight rows at a time; faster than BLAS's."""
+    """Compute out = vector matrix, eight rows at a time, faster than BLAS."""
     out[:] = 0
     eights = vector.shape[0] // 8 * 8
     for k in range(0, eights, 8):
@@ -252,7 +221,7 @@ def _vector_matrix(out, vector, matrix):
 
 @compiled()
 def _gemm(a, b, out, sizes, numbers):
-    """out = a b, row-major, by BLAS, which is column-major: out' = b' a'."""
+    """Compute out = a b by BLAS, whose column-major view of it is out' = b' a'."""
     s, n = sizes.ctypes.data, numbers.ctypes.data
     letter, one, zero = s + 12, n, n + numbers.itemsize
     a_, b_, out_ = a.ctypes.data, b.ctypes.data, out.ctypes.data
@@ -291,62 +260,46 @@ def _moments(act, valid, mean, variance):
 
 @compiled()
 def forward(
-    part_x, part_y, weight, bias, h, c, counts, sizes, numbers,
-    out, act, h_before, c_all, norm, eps, moments, norm_weight, norm_bias,
-):  # fmt: skip
-    """All steps, in the memory given.
+    part_x: ndarray, part_y: ndarray, weight: ndarray, bias: ndarray,
+    h: ndarray, c: ndarray, counts: ndarray, sizes: ndarray, numbers: ndarray,
+    out: ndarray, act: ndarray, h_before: ndarray, c_all: ndarray,
+    norm: int, eps: float, moments: ndarray,
+    norm_weight: ndarray, norm_bias: ndarray,
+) -> None:  # fmt: skip
+    """Run all steps, writing into the given arrays.
 
     Arguments
     ---------
-    part_x : array, [batch, time, 5 * hidden]
-        The projections of x.
-    part_y : array, [batch, time, 5 * hidden]
-        The projections of y.
-    weight : array, [hidden, 6 * hidden]
-        Recurrent weight, transposed; for a batch below ``FEW`` perhaps
-        [6 * hidden, hidden], as it is.
-    bias : array, [6 * hidden]
+    part_x, part_y : [B, T, 5H]
+        Projections of x and of y.
+    weight : [H, 6H]
+        Recurrent weight, transposed; with fewer than ``FEW`` items it may also
+        be [6H, H], as it is.
+    bias : [6H]
         Bias.
-    h, c : array, [batch, hidden]
-        The initial state; the last one afterwards.
-    counts : array, int64, [batch]
+    h, c : [B, H]
+        Initial state, overwritten by the last state.
+    counts : int64 [B]
         Valid steps of each item.
-    sizes : array, int32, [4]
-        6 * hidden, batch, hidden and the letter N, for BLAS.
-    numbers : array, [2]
-        1 and 0, for BLAS.
-    out : array, [batch, time, hidden]
-        To be filled with the output.
-    act : array, [batch, time, 6 * hidden]
-        To be filled with the activations; [batch, 1, 6 * hidden] keeps those
-        of the last step only.
-    h_before : array, [batch, time, hidden] or empty
-        To be filled with the hidden state before each step but the first.
-    c_all : array, [batch, time + 1, hidden] or empty
-        To be filled with the cell state after each step, from index 1 on.
-    norm : int
+    sizes, numbers : int32 [4], [2]
+        For BLAS: 6H, B, H and the letter N; 1 and 0.
+    out : [B, T, H]
+        Written: the output.
+    act : [B, T, 6H] or [B, 1, 6H]
+        Written: the activations; with one row, those of the last step only.
+    h_before : [B, T, H] or empty
+        Written: the hidden state before each step but the first.
+    c_all : [B, T + 1, H] or empty
+        Written from index 1 on: the cell state after each step.
+    norm
         ``NO_NORM``, ``BATCH_NORM`` or ``FIXED_NORM`` of the gates.
-    eps : float
+    eps
         Added to the variances.
-    moments : array, [2, time, 4 * hidden] or empty
-        Mean and biased variance of each step; to be filled for
-        ``BATCH_NORM``.
-    norm_weight, norm_bias : array, [4 * hidden] or empty
+    moments : [2, T, 4H] or empty
+        Mean and biased variance of the gates at each step; written for
+        ``BATCH_NORM``, read for ``FIXED_NORM``.
+    norm_weight, norm_bias : [4H] or empty
         Scale and shift of the norm.
-
-    Example
-    -------
-    >>> part, h, c = np.zeros((1, 1, 5)), np.zeros((1, 1)), np.ones((1, 1))
-    >>> blas = np.array([6, 1, 1, ord("N")], np.int32), np.array([1.0, 0.0])
-    >>> none, empty = np.empty(0), np.empty((0, 0, 0))
-    >>> weight, bias = np.zeros((1, 6)), np.zeros(6)
-    >>> forward(
-    ...     *(part, part, weight, bias, h, c, np.array([1]), *blas),
-    ...     *(np.empty((1, 1, 1)), np.empty((1, 1, 6)), empty, empty),
-    ...     *(NO_NORM, 0.0, empty, none, none),
-    ... )
-    >>> float(c[0, 0])  # all gates are half open
-    0.5
     """
     batch, time, _ = part_x.shape
     hidden = h.shape[1]
@@ -356,7 +309,7 @@ def forward(
     normed = np.empty(four, act.dtype)
     scale, shift = np.empty(four, act.dtype), np.empty(four, act.dtype)
     for t in range(time):
-        # Where activations are not kept, every step has the same row
+        # If activations are not kept, all steps share one row
         at = t % act.shape[1]
         if batch >= FEW:
             _gemm(h, weight, recurrent, sizes, numbers)
@@ -406,7 +359,7 @@ def forward(
 
 @compiled()
 def _row_backward(grad, act, gates, dh, dc, c_before, tanh_c):
-    """Gradients of a row's gates and candidates; dc one step back."""
+    """Gradients of an item's gates and candidates; dc becomes that of c_before."""
     hidden = dh.shape[0]
     three, four = 3 * hidden, 4 * hidden
     f, o = gates[:hidden], gates[three:]
@@ -432,44 +385,21 @@ def _through_sigmoids(grad, act):
 
 @compiled()
 def backward(
-    act, weight, c_all, counts, sizes, numbers, grad_out, dh, dc,
-    grad_x, grad_y, grad_bias, norm, eps, moments, norm_weight, norm_bias,
-    grad_norm_weight, grad_norm_bias,
-):  # fmt: skip
-    """All steps backwards, in the memory given; see ``forward``.
+    act: ndarray, weight: ndarray, c_all: ndarray, counts: ndarray,
+    sizes: ndarray, numbers: ndarray,
+    grad_out: ndarray, dh: ndarray, dc: ndarray,
+    grad_x: ndarray, grad_y: ndarray, grad_bias: ndarray,
+    norm: int, eps: float, moments: ndarray,
+    norm_weight: ndarray, norm_bias: ndarray,
+    grad_norm_weight: ndarray, grad_norm_bias: ndarray,
+) -> None:  # fmt: skip
+    """Run all steps backwards, on the arrays that ``forward`` wrote.
 
-    Arguments
-    ---------
-    act, c_all, counts, norm, eps, moments, norm_weight, norm_bias
-        As ``forward`` left them.
-    weight : array, [6 * hidden, hidden]
-        Recurrent weight.
-    sizes : array, int32, [4]
-        hidden, batch, 6 * hidden and the letter N, for BLAS.
-    numbers : array, [2]
-        1 and 0, for BLAS.
-    grad_out : array, [batch, time, hidden]
-        Gradient of the output.
-    dh, dc : array, [batch, hidden]
-        Gradient of the last state; that of the initial one afterwards.
-    grad_x, grad_y : array, [batch, time, 5 * hidden]
-        To be filled with the gradients of the projections of x and y.
-    grad_bias, grad_norm_weight, grad_norm_bias : array
-        Gradients that are added to.
-
-    Example
-    -------
-    >>> act, c_all = np.full((1, 1, 6), 0.5), np.ones((1, 2, 1))
-    >>> blas = np.array([1, 1, 6, ord("N")], np.int32), np.array([1.0, 0.0])
-    >>> dh, dc, none = np.zeros((1, 1)), np.ones((1, 1)), np.empty(0)
-    >>> backward(
-    ...     *(act, np.zeros((6, 1)), c_all, np.array([1]), *blas),
-    ...     *(np.zeros((1, 1, 1)), dh, dc),
-    ...     *(np.empty((1, 1, 5)), np.empty((1, 1, 5)), np.zeros(6)),
-    ...     *(NO_NORM, 0.0, np.empty((0, 0, 0)), none, none, none, none),
-    ... )
-    >>> float(dc[0, 0])  # through a forget gate that is half open
-    0.5
+    Arguments as there, but sizes are H, B, 6H and the letter N, and weight is
+    [6H, H]. grad_out [B, T, H] is the gradient of the output. dh and dc [B, H]
+    are the gradients of the last state, overwritten by those of the initial
+    one. grad_x and grad_y [B, T, 5H], the gradients of the projections, are
+    written; the gradients of the bias and of the norm are added to.
     """
     batch, time, six = act.shape
     hidden = dh.shape[1]

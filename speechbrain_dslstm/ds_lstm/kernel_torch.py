@@ -1,44 +1,37 @@
-"""DS-LSTM in plain torch with as few operations per step as autograd allows.
+"""The DS-LSTM in plain torch: the backends ``eager`` and ``fused``.
 
-Nothing of a step that does not depend on h_{t-1} stays in the loop: the input
-projections of all steps are matrix products before it. Inside, one product
-with the stacked [6H, H] weight, one sigmoid over four gates, one tanh over two
-candidates. Reference: ``equations.ds_lstm_naive``, whose signature this has.
+Both project the inputs of all steps before the loop, so that a step is one
+product of h_{t-1} with the stacked weight [6H, H], one sigmoid over four gates
+and one tanh over two candidates. ``ds_lstm_eager`` leaves the backward pass to
+autograd; it has a gate norm and second derivatives. ``ds_lstm_fused`` has
+neither, but a backward pass written by hand: what does not depend on later
+steps is computed for all steps at once, and the gradient of the weight is one
+product at the end. The compiled kernels use the same formulas.
+
+Reference and symbols: ``equations``.
 """
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 __all__ = [
-    "project_inputs",
     "ds_lstm_eager",
-    "refuse_second_derivatives",
     "ds_lstm_fused",
+    "project_inputs",
+    "refuse_second_derivatives",
 ]
 
 
-def project_inputs(x, y, weight_x, weight_y, bias):
-    """Input part of all steps: everything that does not depend on h_{t-1}.
+def project_inputs(
+    x: Tensor, y: Tensor, weight_x: Tensor, weight_y: Tensor, bias: Tensor
+) -> Tensor:
+    """Sum, for all steps, the terms of the activations that do not depend on h.
 
-    Arguments
-    ---------
-    x : torch.Tensor, [batch, time, input_x]
-        Fine-time sequence.
-    y : torch.Tensor, [batch, time, input_y]
-        Fine-frequency sequence.
-    weight_x : torch.Tensor, [5 * hidden, input_x]
-        Blocks f i_T i_F o C_T.
-    weight_y : torch.Tensor, [5 * hidden, input_y]
-        Blocks f i_T i_F o C_F.
-    bias : torch.Tensor, [6 * hidden]
-        Blocks f i_T i_F o C_T C_F.
+    The arguments are those of ``ds_lstm_naive``; the result,
+    [time, batch, 6 * hidden], holds the blocks f i_T i_F o C_T C_F.
 
-    Returns
-    -------
-    torch.Tensor, [time, batch, 6 * hidden]
-        Blocks f i_T i_F o C_T C_F.
-
-    Example
-    -------
     >>> sizes = [(5, 7, 3), (5, 7, 4), (10, 3), (10, 4), (12,)]
     >>> project_inputs(*(torch.randn(size) for size in sizes)).shape
     torch.Size([7, 5, 12])
@@ -56,62 +49,12 @@ def project_inputs(x, y, weight_x, weight_y, bias):
 
 
 def ds_lstm_eager(
-    x,
-    y,
-    h0,
-    c0,
-    weight_x,
-    weight_y,
-    weight_h,
-    bias,
-    counts=None,
-    gate_norm=None,
-):
-    """One layer of the DS-LSTM over whole sequences, in plain torch.
-
-    Arguments
-    ---------
-    x : torch.Tensor, [batch, time, input_x]
-        Fine-time sequence.
-    y : torch.Tensor, [batch, time, input_y]
-        Fine-frequency sequence, aligned with ``x``.
-    h0 : torch.Tensor, [batch, hidden]
-        Initial hidden state.
-    c0 : torch.Tensor, [batch, hidden]
-        Initial cell state.
-    weight_x : torch.Tensor, [5 * hidden, input_x]
-        Blocks f i_T i_F o C_T.
-    weight_y : torch.Tensor, [5 * hidden, input_y]
-        Blocks f i_T i_F o C_F.
-    weight_h : torch.Tensor, [6 * hidden, hidden]
-        Blocks f i_T i_F o C_T C_F.
-    bias : torch.Tensor, [6 * hidden]
-        Blocks f i_T i_F o C_T C_F.
-    counts : torch.Tensor, int64, [batch], optional
-        Valid steps of each item; all of them if left out.
-    gate_norm : callable, optional
-        As in ``ds_lstm_naive``.
-
-    Returns
-    -------
-    out : torch.Tensor, [batch, time, hidden]
-        Hidden states; zero at padded steps.
-    h : torch.Tensor, [batch, hidden]
-        Hidden state after each item's last valid step.
-    c : torch.Tensor, [batch, hidden]
-        Cell state after each item's last valid step.
-
-    Example
-    -------
-    >>> from speechbrain_dslstm.ds_lstm.equations import ds_lstm_naive
-    >>> sizes = [(10, 3), (10, 4), (12, 2)]
-    >>> weights = [torch.randn(n, d) for n, d in sizes]
-    >>> args = [torch.randn(5, 7, 3), torch.randn(5, 7, 4)]
-    >>> args += [torch.zeros(5, 2)] * 2 + weights + [torch.randn(12)]
-    >>> out, h, c = ds_lstm_eager(*args)
-    >>> torch.allclose(out, ds_lstm_naive(*args)[0], atol=1e-6)
-    True
-    """
+    x: Tensor, y: Tensor, h0: Tensor, c0: Tensor,
+    weight_x: Tensor, weight_y: Tensor, weight_h: Tensor, bias: Tensor,
+    counts: Tensor | None = None,
+    gate_norm: Callable[..., Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Run one layer; same signature as ``ds_lstm_naive``."""
     hidden = h0.shape[-1]
     projected = project_inputs(x, y, weight_x, weight_y, bias).unbind(0)
     weight_h = weight_h.t()
@@ -141,51 +84,34 @@ def ds_lstm_eager(
     return out, h, c
 
 
-def refuse_second_derivatives():
-    """Raise in a backward pass that is itself to be differentiated.
-
-    Autograd would take what comes out of such a pass for constants and a
-    penalty on a gradient would have no effect, without a word.
-
-    Raises
-    ------
-    RuntimeError
-        Autograd is recording.
-
-    Example
-    -------
-    >>> with torch.no_grad():
-    ...     refuse_second_derivatives()
-    >>> refuse_second_derivatives()
-    Traceback (most recent call last):
-        ...
-    RuntimeError: this backend has no second derivatives; use backend='eager'
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "this backend has no second derivatives; use backend='eager'"
+def ds_lstm_fused(
+    x: Tensor, y: Tensor, h0: Tensor, c0: Tensor,
+    weight_x: Tensor, weight_y: Tensor, weight_h: Tensor, bias: Tensor,
+    counts: Tensor | None = None,
+    gate_norm: Callable[..., Tensor] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Run one layer; same signature as ``ds_lstm_naive``, without gate norm."""
+    if gate_norm is not None:
+        raise ValueError(
+            "backend 'fused' has no gate norm; use backend='eager'"
         )
-
-
-def _step(projected, h, c, weight_h, act, c_t, tanh_c, h_t):
-    """One step into the given memory, from ``projected`` [batch, 6 * hidden]."""
-    hidden = h.shape[-1]
-    torch.addmm(projected, h, weight_h, out=act)
-    act[:, : 4 * hidden].sigmoid_()
-    act[:, 4 * hidden :].tanh_()
-    f, i_T, i_F, o, C_T, C_F = act.chunk(6, dim=-1)
-    torch.mul(f, c, out=c_t)
-    c_t.addcmul_(i_T, C_T).addcmul_(i_F, C_F)
-    torch.tanh(c_t, out=tanh_c)
-    torch.mul(o, tanh_c, out=h_t)
+    projected = project_inputs(x, y, weight_x, weight_y, bias)
+    # Autocast may have narrowed them; states keep the weights' precision
+    projected, h0, c0 = (v.to(weight_h.dtype) for v in (projected, h0, c0))
+    valid = None
+    if counts is not None:
+        steps = torch.arange(x.shape[1], device=x.device)
+        valid = (steps.unsqueeze(1) < counts).unsqueeze(-1)
+    out, h, c = _Recurrence.apply(projected, h0, c0, weight_h, valid)
+    return out.transpose(0, 1), h, c
 
 
 class _Recurrence(torch.autograd.Function):
-    """The recurrence after the input projections, time first."""
+    """The recurrence on projected inputs [time, batch, 6 * hidden]."""
 
     @staticmethod
     def forward(ctx, projected, h0, c0, weight_h, valid):
-        """All steps, keeping what the way back needs."""
+        """Run all steps, keeping what the backward pass needs."""
         time, batch, _ = projected.shape
         hidden = h0.shape[-1]
         act = torch.empty_like(projected)
@@ -210,13 +136,13 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_out, grad_h, grad_c):
-        """All steps backwards; the weights' gradient at the end."""
+        """Run all steps backwards, then one product for the weight's gradient."""
         refuse_second_derivatives()
         act, h, c, tanh_c, weight_h = ctx.saved_tensors
         valid = ctx.valid
         time, batch, hidden = tanh_c.shape
         f, i_T, i_F, o, C_T, C_F = act.chunk(6, dim=-1)
-        # Everything that dc or dh is multiplied with, for all steps at once
+        # The factors of dc and dh in the blocks' gradients, for all steps at once
         partner = torch.cat([c[:-1], C_T, C_F, tanh_c, i_T, i_F], dim=-1)
         slope = torch.cat(
             [
@@ -231,7 +157,7 @@ class _Recurrence(torch.autograd.Function):
         ).view(time, batch, 6, hidden)
         through_o = torch.ops.aten.tanh_backward(o, tanh_c)
         if valid is not None:
-            # A step that is no step: no gradient into it, none out of it
+            # Padded steps pass the gradients of the states on unchanged
             grad_out = grad_out.masked_fill(~valid, 0)
             slope = slope.masked_fill(~valid.unsqueeze(-1), 0)
             through_o = through_o.masked_fill(~valid, 0)
@@ -251,76 +177,26 @@ class _Recurrence(torch.autograd.Function):
         return grad_z, dh, dc, grad_weight, None
 
 
-def ds_lstm_fused(
-    x,
-    y,
-    h0,
-    c0,
-    weight_x,
-    weight_y,
-    weight_h,
-    bias,
-    counts=None,
-    gate_norm=None,
-):
-    """One layer of the DS-LSTM over whole sequences; no second derivatives.
+def _step(projected, h, c, weight_h, act, c_t, tanh_c, h_t):
+    """Compute one step into ``act`` [batch, 6 * hidden], c_t, tanh_c and h_t."""
+    hidden = h.shape[-1]
+    torch.addmm(projected, h, weight_h, out=act)
+    act[:, : 4 * hidden].sigmoid_()
+    act[:, 4 * hidden :].tanh_()
+    f, i_T, i_F, o, C_T, C_F = act.chunk(6, dim=-1)
+    torch.mul(f, c, out=c_t)
+    c_t.addcmul_(i_T, C_T).addcmul_(i_F, C_F)
+    torch.tanh(c_t, out=tanh_c)
+    torch.mul(o, tanh_c, out=h_t)
 
-    Arguments
-    ---------
-    x : torch.Tensor, [batch, time, input_x]
-        Fine-time sequence.
-    y : torch.Tensor, [batch, time, input_y]
-        Fine-frequency sequence, aligned with ``x``.
-    h0 : torch.Tensor, [batch, hidden]
-        Initial hidden state.
-    c0 : torch.Tensor, [batch, hidden]
-        Initial cell state.
-    weight_x : torch.Tensor, [5 * hidden, input_x]
-        Blocks f i_T i_F o C_T.
-    weight_y : torch.Tensor, [5 * hidden, input_y]
-        Blocks f i_T i_F o C_F.
-    weight_h : torch.Tensor, [6 * hidden, hidden]
-        Blocks f i_T i_F o C_T C_F.
-    bias : torch.Tensor, [6 * hidden]
-        Blocks f i_T i_F o C_T C_F.
-    counts : torch.Tensor, int64, [batch], optional
-        Valid steps of each item; all of them if left out.
-    gate_norm : None
-        Not supported here; ``kernel_eager`` does it.
 
-    Returns
-    -------
-    out : torch.Tensor, [batch, time, hidden]
-        Hidden states; zero at padded steps.
-    h : torch.Tensor, [batch, hidden]
-        Hidden state after each item's last valid step.
-    c : torch.Tensor, [batch, hidden]
-        Cell state after each item's last valid step.
+def refuse_second_derivatives() -> None:
+    """Raise in a backward pass that autograd records, for a second derivative.
 
-    Raises
-    ------
-    ValueError
-        A gate norm is given.
-
-    Example
-    -------
-    >>> from speechbrain_dslstm.ds_lstm.equations import ds_lstm_naive
-    >>> sizes = [(10, 3), (10, 4), (12, 2)]
-    >>> weights = [torch.randn(n, d) for n, d in sizes]
-    >>> args = [torch.randn(5, 7, 3), torch.randn(5, 7, 4)]
-    >>> args += [torch.zeros(5, 2)] * 2 + weights + [torch.randn(12)]
-    >>> out, h, c = ds_lstm_fused(*args)
-    >>> torch.allclose(out, ds_lstm_naive(*args)[0], atol=1e-6)
-    True
+    Autograd would take the first derivatives for constants, so that a penalty
+    on a gradient would silently have no effect.
     """
-    if gate_norm is not None:
-        raise ValueError("this backend has no gate norm; use backend='eager'")
-    projected = project_inputs(x, y, weight_x, weight_y, bias)
-    # Autocast may have made them narrower: states keep the weights' precision
-    projected, h0, c0 = (v.to(weight_h.dtype) for v in (projected, h0, c0))
-    valid = None
-    if counts is not None:
-        steps = torch.arange(x.shape[1], device=x.device)
-        valid = (steps.unsqueeze(1) < counts).unsqueeze(-1)
-    out, h, c = _Recurrence.apply(projected, h0, c0, weight_h, valid)
-    return out.transpose(0, 1), h, c
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            "this backend has no second derivatives; use backend='eager'"
+        )

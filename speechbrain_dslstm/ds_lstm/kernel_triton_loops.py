@@ -1,25 +1,25 @@
-r"""The DS-LSTM recurrence as two Triton kernels, one for each direction.
+"""The DS-LSTM recurrence as two Triton kernels, one for each direction.
 
-A program takes ``BLOCK_B`` items of a batch through all steps. A step needs
-all of h_{t-1} for each of its units, more than fits the registers next to six
-gates, so it goes by blocks of ``BLOCK_U`` units, and what one step writes to
-memory the next one reads: hidden states on the way forward, the gradients of
-the gates on the way back. The weights come from the L2 cache at every step.
+A program runs ``BLOCK_B`` items of a batch through all steps. Each unit of a
+step needs all of h_{t-1}, which does not fit the registers beside six gates.
+So a step proceeds by blocks of ``BLOCK_U`` units, and what a step writes to
+memory the next one reads: hidden states in the forward pass, the gradients of
+the activations in the backward pass. Every step reads the weights from the L2
+cache.
 
-Why the next step sees them: a program is one thread block, on one
-multiprocessor. ``tl.debug_barrier`` is bar.sync, after which every write to
-global memory that a thread of the block made before it is visible to all of
-them, and no load behind it moves before it; those of the inner loop, which
-run ahead as cp.async, begin with that loop. No program reads what another one
-writes. Between two barriers nothing is read that is also written, not even by
-the same element of a tile: several threads hold one element where a tile is
-smaller than the block, and the slow would read what the fast have written.
-So cell states and their gradients alternate between slots. The tests see to
-all this by recording addresses.
+Why the next step sees these writes: a program is one thread block, on one
+multiprocessor. ``tl.debug_barrier`` is bar.sync: every write to global memory
+that a thread of the block made before it is then visible to all of them, and
+no later load moves before it; the loads of the inner loop, which run ahead as
+cp.async, begin with that loop. No program reads what another one writes.
+Between two barriers no address is both read and written, not even by the same
+element of a tile: where a tile is smaller than the block, several threads hold
+one element, and the slow would read what the fast have written. So cell states
+and their gradients alternate between slots. The tests check all this by
+recording addresses.
 
-Imported by ``kernel_triton`` when it is first called: triton is missing on
-some platforms and takes a while to import. The formulas are those of
-``kernel_fused``; offsets of whole steps are 64 bits wide.
+The formulas are those of ``kernel_torch``; offsets of whole steps are 64 bits
+wide. Imported when ``kernel_triton`` first runs.
 """
 
 import triton
@@ -30,7 +30,7 @@ __all__ = ["backward", "forward"]
 
 @triton.jit
 def _tanh(x):
-    """Tanh to a few units in the last place; triton.language has none."""
+    """Compute tanh to a few units in the last place; triton.language has none."""
     square = x * x
     small = -17 / 315 + square * (62 / 2835)
     small = x + x * square * (-1 / 3 + square * (2 / 15 + square * small))
@@ -39,7 +39,7 @@ def _tanh(x):
 
 @triton.jit
 def _items(counts, batch, time, RAGGED: tl.constexpr, BLOCK_B: tl.constexpr):
-    """Rows of this program, and how many steps each has; 0 past the batch."""
+    """Items of this program and their numbers of steps; 0 past the batch."""
     rows = tl.program_id(0) * BLOCK_B + tl.arange(0, BLOCK_B)
     if RAGGED:
         count = tl.load(counts + rows, mask=rows < batch, other=0)
@@ -51,7 +51,7 @@ def _items(counts, batch, time, RAGGED: tl.constexpr, BLOCK_B: tl.constexpr):
 
 @triton.jit
 def _weights(weight, gate, units, inner, H: tl.constexpr):
-    """A transposed tile of one gate's block: [inner, units]."""
+    """Load a tile of a gate's weights, transposed: [inner, units]."""
     mask = (inner < H)[:, None] & (units < H)[None, :]
     at = (gate * H + units)[None, :] * H + inner[:, None]
     return tl.load(weight + at, mask=mask, other=0)
@@ -59,61 +59,46 @@ def _weights(weight, gate, units, inner, H: tl.constexpr):
 
 @triton.jit
 def _load(pointer, mask):
-    """Wide enough to compute with."""
+    """Load values as float32, and 0 outside the mask."""
     return tl.load(pointer, mask=mask, other=0).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["batch", "time", "slots"])
 def forward(
-    projected, weight, counts, states, h_n, c_n, act, cells,
-    batch, time, slots,
+    projected: tl.tensor, weight: tl.tensor, counts: tl.tensor,
+    states: tl.tensor, h_n: tl.tensor, c_n: tl.tensor,
+    act: tl.tensor, cells: tl.tensor,
+    batch: tl.tensor, time: tl.tensor, slots: tl.tensor,
     H: tl.constexpr, RAGGED: tl.constexpr, KEEP: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """All steps of a block of items.
+) -> None:  # fmt: skip
+    """Run all steps of a block of items.
 
     Arguments
     ---------
     projected : pointer, [time, batch, 6 * H]
-        What ``project_inputs`` returns, in the type of the weights.
+        Result of ``project_inputs``, in the type of the weights.
     weight : pointer, [6 * H, H]
-        Recurrent weights.
-    counts : pointer or None, int64, [batch]
+        Recurrent weight.
+    counts : pointer, int64 [batch], or None
         Valid steps of each item; None unless ``RAGGED``.
     states : pointer, [time + 1, batch, H]
-        Hidden states; the first is read, the others written as far as an
-        item of the block has a step.
-    h_n : pointer, [batch, H]
-        Hidden state after an item's last step; untouched if it has none.
-    c_n : pointer, [batch, H]
-        Cell state after the same.
+        Hidden states; the first is read, the others are written up to the
+        last step of the block's longest item.
+    h_n, c_n : pointer, [batch, H]
+        Written: state after an item's last step, unless it has none.
     act : pointer, [time, batch, 6 * H]
-        Gates and candidates, written if ``KEEP``.
-    cells : pointer, float32, [slots, batch, H]
-        Cell states, step t in slot t modulo ``slots``; the first is read.
-    batch : int
-        Items.
-    time : int
-        Steps.
-    slots : int
-        ``time`` + 1, or 2 if nothing is kept.
-    H : int
-        Hidden units.
-    RAGGED : bool
-        Whether there are lengths.
-    KEEP : bool
-        Whether a way back follows.
-    BLOCK_B : int
-        Items of a program.
-    BLOCK_U : int
-        Units at a time.
-    BLOCK_K : int
-        Terms of the recurrent product at a time.
-
-    Example
-    -------
-    >>> forward.arg_names[:3]
-    ['projected', 'weight', 'counts']
+        Written if ``KEEP``: gates and candidates.
+    cells : pointer, float32 [slots, batch, H]
+        Cell states, step t in slot t modulo ``slots``; the first is read, the
+        others are written.
+    batch, time, slots
+        Items, steps, and slots of ``cells``: time + 1 if ``KEEP``, else 2.
+    H, RAGGED, KEEP
+        Hidden units; whether there are lengths; whether a backward pass
+        follows.
+    BLOCK_B, BLOCK_U, BLOCK_K
+        Items of a program; units and terms of the recurrent product at a time.
     """
     rows, count = _items(counts, batch, time, RAGGED, BLOCK_B)
     stride = batch.to(tl.int64) * H
@@ -174,60 +159,25 @@ def forward(
 
 @triton.jit(do_not_specialize=["batch", "time"])
 def backward(
-    grad_states, grad_h, weight, counts, act, cells,
-    grad_z, grad_h0, grad_c0, slots, batch, time,
+    grad_states: tl.tensor, grad_h: tl.tensor, weight: tl.tensor,
+    counts: tl.tensor, act: tl.tensor, cells: tl.tensor,
+    grad_z: tl.tensor, grad_h0: tl.tensor, grad_c0: tl.tensor,
+    slots: tl.tensor, batch: tl.tensor, time: tl.tensor,
     H: tl.constexpr, RAGGED: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_U: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """All steps of a block of items, backwards.
+) -> None:  # fmt: skip
+    """Run all steps of a block of items backwards; see ``forward``.
 
-    Arguments
-    ---------
-    grad_states : pointer, [time + 1, batch, H]
-        Gradient of the hidden states, the initial one among them.
-    grad_h : pointer, [batch, H]
-        Gradient of the hidden state after an item's last step.
-    weight : pointer, [6 * H, H]
-        Recurrent weights.
-    counts : pointer or None, int64, [batch]
-        Valid steps of each item; None unless ``RAGGED``.
-    act : pointer, [time, batch, 6 * H]
-        Gates and candidates.
-    cells : pointer, float32, [time + 1, batch, H]
-        Cell states.
-    grad_z : pointer, [time, batch, 6 * H]
-        Gradient of ``projected``, written as far as an item of the block has
-        a step.
-    grad_h0 : pointer, [batch, H]
-        Gradient of the initial hidden state, written.
-    grad_c0 : pointer, [batch, H]
-        Gradient of the initial cell state, written.
-    slots : pointer, float32, [2, batch, H]
-        Memory; the first slot holds the gradient of the last cell state.
-    batch : int
-        Items.
-    time : int
-        Steps.
-    H : int
-        Hidden units.
-    RAGGED : bool
-        Whether there are lengths.
-    BLOCK_B : int
-        Items of a program.
-    BLOCK_U : int
-        Units at a time.
-    BLOCK_K : int
-        Terms of the product with the weights at a time.
-
-    Example
-    -------
-    >>> backward.arg_names[:3]
-    ['grad_states', 'grad_h', 'weight']
+    grad_states, of all hidden states, and grad_h, of ``h_n``, are read. grad_z,
+    the gradient of ``projected``, is written up to the last step of the block's
+    longest item; grad_h0 and grad_c0, of the initial state, are written. Slots,
+    float32 [2, batch, H], is memory whose first half holds the gradient of
+    ``c_n``.
     """
     rows, count = _items(counts, batch, time, RAGGED, BLOCK_B)
     stride = batch.to(tl.int64) * H
     steps = tl.max(count)
-    # After the first step comes one for what flows into the initial state
+    # One more iteration, for the gradient of the initial state
     for back in range(steps + 1):
         t = steps - 1 - back
         for start in range(0, H, BLOCK_U):
@@ -249,7 +199,7 @@ def backward(
                     other=0,
                 )
                 dh = tl.dot(z, w, dh, input_precision="ieee")
-            # Until an item's last step nothing but its final state's gradient
+            # At and after an item's last step: the gradient of its final state
             dh = tl.where(t + 1 < count, dh, _load(grad_h + at, here))
             valid = here & (t < count)
             dh += _load(grad_states + stride * (t + 1) + at, valid)

@@ -1,13 +1,16 @@
 """DSLSTM: the Dual-Sequence LSTM as a module, used like ``torch.nn.LSTM``.
 
-Parameters, stacking, directions, state and lengths; the recurrence itself is
-in ``equations.py`` (to read) and the ``kernel_*.py`` files (to run).
+This file has the parameters, layers, directions, states and lengths. The
+recurrence itself is in ``equations.py`` (to read) and in the ``kernel_*.py``
+files (to run).
 
-Layer k > 1 takes the output of layer k - 1 as its x, and the same y as the
-first. Source: arXiv:1910.08874; the two norms are options of its public code.
+Every layer after the first receives the output of the layer below as its x,
+and the same y as the first. Source: arXiv:1910.08874; the two norms are
+options of the authors' public code.
 """
 
 import torch
+from torch import Tensor
 
 from speechbrain_dslstm.ds_lstm.backends import (
     announce_backend,
@@ -16,7 +19,7 @@ from speechbrain_dslstm.ds_lstm.backends import (
 )
 from speechbrain_dslstm.layers.batch_norm import MaskedBatchNorm, StepBatchNorm
 from speechbrain_dslstm.lengths import to_counts
-from speechbrain_dslstm.utils.distributed import most_steps_of_any_rank
+from speechbrain_dslstm.utils.distributed import max_over_ranks
 
 __all__ = ["DSLSTM"]
 
@@ -24,8 +27,8 @@ __all__ = ["DSLSTM"]
 class DSLSTM(torch.nn.Module):
     """Multi-layer Dual-Sequence LSTM over two aligned sequences.
 
-    Parameters of layer l, from 0; H rows a block (``_reverse`` is appended
-    for the backward direction):
+    Parameters of layer l = 0, 1, ..., in blocks of H rows; those of the
+    backward direction end in ``_reverse``:
 
     * ``weight_x_l{l}`` [5H, Dx]: f i_T i_F o C_T
     * ``weight_y_l{l}`` [5H, Dy]: f i_T i_F o C_F
@@ -34,26 +37,27 @@ class DSLSTM(torch.nn.Module):
 
     Arguments
     ---------
-    input_size_x : int
+    input_size_x
         Features of the fine-time sequence.
-    input_size_y : int
+    input_size_y
         Features of the fine-frequency sequence.
-    hidden_size : int
+    hidden_size
         Hidden units H of one direction.
-    num_layers : int
+    num_layers
         Stacked layers.
-    dropout : float
+    dropout
         Dropout probability on the output of every layer but the last.
-    gate_norm : str, optional
+    gate_norm
         "batch": batch normalisation of the gates after the sigmoid, with
         running statistics for each time step. None: no normalisation.
-    output_norm : str, optional
-        "batch": batch normalisation of each layer's output sequence.
-    bidirectional : bool
+    output_norm
+        "batch": batch normalisation of each layer's output sequence. None: no
+        normalisation.
+    bidirectional
         Add a second direction that reads each item backwards.
-    backend : str
-        "auto", "naive", "eager", "fused", "numba" or "triton"; the
-        environment variable ``DSLSTM_BACKEND`` overrides.
+    backend
+        "auto", "naive", "eager", "fused", "numba" or "triton"; the environment
+        variable ``DSLSTM_BACKEND`` takes precedence.
 
     Example
     -------
@@ -68,16 +72,16 @@ class DSLSTM(torch.nn.Module):
 
     def __init__(
         self,
-        input_size_x,
-        input_size_y,
-        hidden_size,
-        num_layers=1,
-        dropout=0.0,
-        gate_norm=None,
-        output_norm=None,
-        bidirectional=False,
-        backend="auto",
-    ):
+        input_size_x: int,
+        input_size_y: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        gate_norm: str | None = None,
+        output_norm: str | None = None,
+        bidirectional: bool = False,
+        backend: str = "auto",
+    ) -> None:
         super().__init__()
         sizes = {
             "input_size_x": input_size_x,
@@ -88,10 +92,8 @@ class DSLSTM(torch.nn.Module):
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
-        for name, norm in [
-            ("gate_norm", gate_norm),
-            ("output_norm", output_norm),
-        ]:
+        norms = {"gate_norm": gate_norm, "output_norm": output_norm}
+        for name, norm in norms.items():
             if norm not in (None, "batch"):
                 raise ValueError(
                     f'{name} must be None or "batch", got {norm!r}'
@@ -128,8 +130,8 @@ class DSLSTM(torch.nn.Module):
                 self.output_norms.append(MaskedBatchNorm(self.output_size))
         self.reset_parameters()
 
-    def reset_parameters(self):
-        """Uniform in +-1/sqrt(hidden_size), as torch.nn.LSTM."""
+    def reset_parameters(self) -> None:
+        """Draw weights and biases from +-1/sqrt(hidden_size), as torch.nn.LSTM."""
         bound = self.hidden_size**-0.5
         for parameter in self.parameters(recurse=False):
             torch.nn.init.uniform_(parameter, -bound, bound)
@@ -137,7 +139,7 @@ class DSLSTM(torch.nn.Module):
             norm.reset_parameters()
 
     def get_config(self) -> dict:
-        """Constructor arguments that build the same layers, but the backend."""
+        """Return the constructor's arguments, except the backend."""
         return {
             "input_size_x": self.input_size_x,
             "input_size_y": self.input_size_y,
@@ -149,41 +151,48 @@ class DSLSTM(torch.nn.Module):
             "bidirectional": self.bidirectional,
         }
 
-    def extra_repr(self):
-        """Sizes, for print."""
+    def extra_repr(self) -> str:
+        """Sizes and backend, for print."""
         return (
             f"{self.input_size_x}, {self.input_size_y}, {self.hidden_size}, "
             f"num_layers={self.num_layers}, "
             f"bidirectional={self.bidirectional}, backend={self.backend!r}"
         )
 
-    def forward(self, x, y, lengths=None, hx=None):
+    def weights(self, name: str) -> list[Tensor]:
+        """Weights of x, y and h, and bias, of a layer such as "l0" or "l1_reverse"."""
+        kinds = ("weight_x", "weight_y", "weight_h", "bias")
+        return [getattr(self, f"{kind}_{name}") for kind in kinds]
+
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        lengths: Tensor | None = None,
+        hx: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Run over two aligned sequences.
 
         Arguments
         ---------
-        x : torch.Tensor, [batch, time, input_size_x]
+        x : [batch, time, input_size_x]
             Fine-time sequence.
-        y : torch.Tensor, [batch, time, input_size_y]
+        y : [batch, time, input_size_y]
             Fine-frequency sequence.
-        lengths : torch.Tensor, [batch], optional
-            Relative lengths (floats) or frame counts (integers).
-        hx : tuple of two torch.Tensor, each [layers, batch, hidden], optional
-            Initial hidden and cell state; zeros if left out. With two
-            directions: 2 * layers, forward before backward in each layer.
+        lengths : [batch]
+            Relative lengths (floats) or frame counts (integers); by default
+            all frames are valid.
+        hx : two of [layers, batch, hidden]
+            Initial hidden and cell state; zeros by default. With two
+            directions 2 * layers, forward before backward in each layer.
 
         Returns
         -------
-        out : torch.Tensor, [batch, time, hidden]
+        out : [batch, time, hidden]
             Output of the last layer; zero at padded steps. With two
-            directions: 2 * hidden, forward first.
-        state : tuple of two torch.Tensor, each [layers, batch, hidden]
+            directions 2 * hidden, forward first.
+        state : two of [layers, batch, hidden]
             Hidden and cell state after each item's last valid frame.
-
-        Raises
-        ------
-        ValueError
-            Shapes that do not fit each other or this layer.
         """
         self._check_inputs(x, y)
         batch, time = x.shape[:2]
@@ -193,8 +202,8 @@ class DSLSTM(torch.nn.Module):
         h0, c0 = self._initial_state(x, hx)
         padded_time = time
         if self.gate_norms and self.training:
-            # Every rank must take part in the statistics of every step
-            padded_time = most_steps_of_any_rank(time, x.device)
+            # Every rank takes part in reducing the statistics of every step
+            padded_time = max_over_ranks(time, x.device)
         if padded_time > time:
             counts = to_counts(counts, time, batch, x.device)
             grow = (0, 0, 0, padded_time - time)
@@ -219,11 +228,8 @@ class DSLSTM(torch.nn.Module):
         return x[:, :time], (torch.stack(h_n), torch.stack(c_n))
 
     def _run(self, name, x, y, h0, c0, counts):
-        """One layer in one direction."""
-        weights = [
-            getattr(self, f"{kind}_{name}")
-            for kind in ("weight_x", "weight_y", "weight_h", "bias")
-        ]
+        """Run one layer in one direction, such as "l0" or "l1_reverse"."""
+        weights = self.weights(name)
         norm = self.gate_norms[name] if name in self.gate_norms else None
         choice = choose_backend(self.backend, norm is not None, weights[0])
         if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
@@ -249,10 +255,8 @@ class DSLSTM(torch.nn.Module):
         return hx
 
     def _check_inputs(self, x, y):
-        for name, value, size in [
-            ("x", x, self.input_size_x),
-            ("y", y, self.input_size_y),
-        ]:
+        sizes = ("x", x, self.input_size_x), ("y", y, self.input_size_y)
+        for name, value, size in sizes:
             if value.dim() != 3 or value.shape[-1] != size:
                 raise ValueError(
                     f"expected {name} of shape [batch, time, {size}], "
@@ -260,14 +264,15 @@ class DSLSTM(torch.nn.Module):
                 )
         if x.shape[:2] != y.shape[:2] or x.shape[1] < 1:
             raise ValueError(
-                "x and y must be aligned, of one batch size and of one length "
-                f"of at least 1; got {list(x.shape[:2])} and "
-                f"{list(y.shape[:2])} (see speechbrain_dslstm.layers.alignment)"
+                "expected x and y of the same batch size and the same number "
+                f"of frames, at least 1; got {list(x.shape[:2])} and "
+                f"{list(y.shape[:2])} (speechbrain_dslstm.layers.alignment "
+                "aligns them)"
             )
 
 
 def _reverse(x, counts):
-    """Reverse the valid part of each item; padding stays where it is."""
+    """Reverse the valid frames of each item; padded frames keep their places."""
     if counts is None:
         return x.flip(1)
     steps = torch.arange(x.shape[1], device=x.device)

@@ -11,7 +11,7 @@ import math
 import torch
 
 from speechbrain_dslstm.audio import LOUDEST
-from speechbrain_dslstm.ds_lstm.kernel_scan import _recur, scan_ds_lstm
+from speechbrain_dslstm.ds_lstm.kernel_scan import scan_ds_lstm, scan_layer
 from speechbrain_dslstm.features.mfcc import MFCC39
 from speechbrain_dslstm.inference.receptive_field import check_parts
 from speechbrain_dslstm.lengths import length_mask, zero_padding
@@ -274,9 +274,7 @@ def scan_lstm(lstm, x, hx=None, valid=None):
             x.transpose(0, 1), weight_x, bias_x + bias_h
         )
         state = None if hx is None else (hx[0][k], hx[1][k])
-        x, state = _recur(
-            cell, projected, weight_h.t(), lstm.hidden_size, state, valid
-        )
+        x, state = scan_layer(cell, projected, weight_h, state, valid)
         states.append(state)
     return x, tuple(torch.stack(s) for s in zip(*states, strict=True))
 

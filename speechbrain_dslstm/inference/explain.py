@@ -150,11 +150,8 @@ def _gates(layer, x, y):
     """Output of the last layer, and the mean input gates of every layer."""
     gate_x, gate_y = [], []
     for k in range(layer.num_layers):
-        weights = [
-            getattr(layer, f"{kind}_l{k}")
-            for kind in ("weight_x", "weight_y", "weight_h", "bias")
-        ]
         name = f"l{k}"
+        weights = layer.weights(name)
         norm = layer.gate_norms[name] if name in layer.gate_norms else None
         seen = []
 

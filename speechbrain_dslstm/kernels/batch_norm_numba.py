@@ -6,25 +6,16 @@ and writes its result. Reference: ``masked_moments`` and ``affine`` of
 ``normalization``, by which it is computed where the loops cannot run.
 """
 
-import functools
-import importlib
-
 import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 
 from speechbrain_dslstm.utils.distributed import sum_over_ranks
-from speechbrain_dslstm.utils.loops import import_problem, in_threads
+from speechbrain_dslstm.utils.loops import Loops, in_threads
 
 __all__ = ["batch_norm", "batch_norm_problem"]
 
-
-LOOPS = "speechbrain_dslstm.kernels.batch_norm_loops"
-
-
-@functools.cache
-def _loops():
-    return importlib.import_module(LOOPS)
+LOOPS = Loops("speechbrain_dslstm.kernels.batch_norm_loops")
 
 
 def batch_norm_problem(x):
@@ -51,7 +42,7 @@ def batch_norm_problem(x):
         return f"{str(x.dtype).removeprefix('torch.')} values"
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return "a graph is made"
-    return import_problem(LOOPS)
+    return LOOPS.problem
 
 
 def batch_norm(x, weight, bias, counts, eps, relu):
@@ -114,7 +105,7 @@ class _BatchNorm(torch.autograd.Function):
         if (frames > 0).any():
             centre = x[int((frames > 0).argmax()), 0].mean(0)
         above, squares = _add_up(
-            _loops().moments, x.numpy(), frames, centre.numpy()
+            LOOPS.load().moments, x.numpy(), frames, centre.numpy()
         )
         own = torch.tensor([float(frames.sum()) * x.shape[2]]).double()
         total = sum_over_ranks(torch.cat([above + own * centre, own]))
@@ -133,7 +124,7 @@ class _BatchNorm(torch.autograd.Function):
         # In its own shape: what is a view cannot be changed in place
         out = x.new_empty(shape)
         into = out.view(x.shape).numpy()
-        _each(_loops().apply, x.numpy(), frames, terms.numpy(), relu, into)
+        _each(LOOPS.load().apply, x.numpy(), frames, terms.numpy(), relu, into)
         ctx.relu, ctx.shape, ctx.frames = relu, shape, frames
         rectified = [out] if relu else []
         ctx.save_for_backward(x, weight, mean, rstd, count, *rectified)
@@ -149,7 +140,7 @@ class _BatchNorm(torch.autograd.Function):
         # Without a ReLU the loops do not look at the output
         out = rectified[0].view(x.shape) if ctx.relu else x
         arrays = [v.numpy() for v in (x, grad, out)] + [ctx.frames]
-        own = _add_up(_loops().slopes, *arrays, mean.numpy(), ctx.relu)
+        own = _add_up(LOOPS.load().slopes, *arrays, mean.numpy(), ctx.relu)
         own[1] *= rstd
         total = sum_over_ranks(own) / count.clamp(min=1)
         # scale * (grad - mean(grad) - normalised * mean(grad * normalised))
@@ -159,7 +150,7 @@ class _BatchNorm(torch.autograd.Function):
         terms = torch.stack([scale.double(), slope, level]).to(x.dtype)
         grad_x = torch.empty_like(x)
         arrays += [terms.numpy(), ctx.relu, grad_x.numpy()]
-        _each(_loops().propagate, *arrays)
+        _each(LOOPS.load().propagate, *arrays)
         grad_bias, grad_weight = own.to(x.dtype)
         return grad_x.view(ctx.shape), grad_weight, grad_bias, None, None, None
 

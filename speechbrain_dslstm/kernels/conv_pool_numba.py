@@ -6,28 +6,19 @@ computing. Here a window's stay in registers; the way back computes them again
 to see which was the largest. Reference: ``conv_pool_reference``.
 """
 
-import functools
-import importlib
-
 import numpy as np
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from speechbrain_dslstm.utils.loops import import_problem, in_threads
+from speechbrain_dslstm.utils.loops import Loops, in_threads
 
 __all__ = ["conv_pool_image", "conv_pool_problem", "fill_rows"]
 
 # Above this LLVM no longer unrolls the loops over a window
 MOST_PRODUCTS = 64
 
-
-LOOPS = "speechbrain_dslstm.kernels.conv_pool_loops"
-
-
-@functools.cache
-def _loops():
-    return importlib.import_module(LOOPS)
+LOOPS = Loops("speechbrain_dslstm.kernels.conv_pool_loops")
 
 
 def conv_pool_problem(x, weight, pool_size):
@@ -61,7 +52,7 @@ def conv_pool_problem(x, weight, pool_size):
         return f"{str(x.dtype).removeprefix('torch.')} images"
     if weight[0].numel() * pool_size**2 > MOST_PRODUCTS:
         return "too large filters and windows"
-    return import_problem(LOOPS)
+    return LOOPS.problem
 
 
 def conv_pool_image(x, weight, padding, pool_size, shift=None, counts=None):
@@ -125,7 +116,7 @@ def fill_rows(image, filters, shift, rectify, frames, sides, out):
 
     def work(_, share):
         """Some rows of the batch."""
-        _loops().forward(
+        LOOPS.load().forward(
             image, filters, shift, rectify, frames, share, sides, values
         )
 
@@ -171,7 +162,7 @@ class _ConvPoolImage(torch.autograd.Function):
 
         def work(thread, share):
             """What some rows of the batch give."""
-            _loops().backward(
+            LOOPS.load().backward(
                 *(*arrays, ctx.shifted, frames.numpy()),
                 *(share, ctx.sides, parts[thread]),
             )

@@ -1,9 +1,12 @@
-"""Compiling loops with numba, kept on disk where there is a folder for it.
+"""Compile loops with numba and keep the machine code on disk.
 
-Imported only by modules of loops, which are imported only when they run.
+This imports numba: only modules of compiled loops import it, and those are
+imported when their loops first run (``utils.loops``).
 """
 
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from numba import njit
 from numba.core.caching import FunctionCache
@@ -15,39 +18,28 @@ logger = get_logger(__name__)
 
 
 class _Cache(FunctionCache):
-    """Numba's, but a call goes on where its file cannot be written."""
+    """numba's cache, which only warns if its file cannot be written."""
 
-    def save_overload(self, *args):
-        """Write what was compiled, if there is room."""
+    def save_overload(self, *args: Any) -> None:
+        """Keep compiled code on disk, if there is room."""
         try:
             super().save_overload(*args)
         except OSError as error:
             logger.warning(
-                "%s is compiled again in every process, as its code cannot "
-                "be kept: %s",
+                "cannot keep the compiled code of %s, so every process "
+                "compiles it again: %s",
                 self._name,
                 error,
             )
 
 
-def compiled(*fastmath):
-    """Compile a function on its first call.
+def compiled(*fastmath: str) -> Callable[[Callable], Callable]:
+    """Return a decorator that compiles a function on its first call.
 
-    A product and a sum may be rounded once, and a division by zero gives
-    infinity. The interpreter is let go while it runs.
+    A product and a sum may be rounded once, a division by zero gives infinity,
+    and the function releases the GIL. ``fastmath`` names further freedoms of
+    LLVM, such as "reassoc".
 
-    Arguments
-    ---------
-    *fastmath : str
-        LLVM's further freedoms, such as "reassoc".
-
-    Returns
-    -------
-    callable
-        The decorator.
-
-    Example
-    -------
     >>> @compiled()
     ... def halve(x):
     ...     return x / 2
@@ -60,10 +52,9 @@ def compiled(*fastmath):
         "nogil": True,
     }
 
-    def decorate(function):
-        """Decorate a function."""
+    def decorate(function: Callable) -> Callable:
         dispatcher = njit(function, **options)
-        # What cache=True does; not where no folder can be written to
+        # As cache=True does, which raises where no folder can be written to
         with suppress(RuntimeError):
             dispatcher._cache = _Cache(function)
         return dispatcher

@@ -1,6 +1,10 @@
-"""Numbers of all ranks of a distributed run; in a single process, one's own."""
+"""Sums, means and maxima over the ranks of a distributed run.
+
+In a single process each function returns its own value at once.
+"""
 
 import datetime
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -8,58 +12,48 @@ from speechbrain.utils.distributed import get_local_rank, get_rank
 from torch.distributed.nn.functional import all_reduce
 
 __all__ = [
-    "sum_over_ranks",
     "any_rank",
-    "mean_over_ranks",
     "ddp_loss_scale",
     "init_group",
+    "max_over_ranks",
+    "mean_over_ranks",
+    "sum_over_ranks",
 ]
 
 
-def _alone():
+def _alone() -> bool:
+    """Whether this process has no other ranks to reduce with."""
     if not (dist.is_available() and dist.is_initialized()):
         return True
     return dist.get_world_size() == 1
 
 
-def sum_over_ranks(x):
-    """Differentiable sum over the ranks; ``x`` itself in a single process.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        Of the same shape on every rank.
-
-    Returns
-    -------
-    torch.Tensor
-        The sum, on every rank.
-
-    Example
-    -------
-    >>> sum_over_ranks(torch.ones(2))
-    tensor([1., 1.])
-    """
+def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """Sum a tensor, of the same shape on every rank; differentiable."""
     return x if _alone() else all_reduce(x)
 
 
-def any_rank(flags, device):
-    """Which flags are set on any rank.
+def max_over_ranks(value: int, device: torch.device | str) -> int:
+    """Largest of the ranks' integers, reduced on ``device``."""
+    if _alone():
+        return value
+    largest = torch.tensor(value, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
 
-    Arguments
-    ---------
-    flags : list of bool
-        This rank's, in the same order on every rank.
-    device : torch.device or str
-        Where the group's backend reduces.
 
-    Returns
-    -------
-    list of bool
-        The same on every rank.
+def mean_over_ranks(value: float, device: torch.device | str) -> float:
+    """Mean of the ranks' numbers, reduced on ``device``."""
+    if not _alone():
+        total = torch.tensor(value, dtype=torch.float64, device=device)
+        dist.all_reduce(total)
+        value = total.item() / dist.get_world_size()
+    return float(value)
 
-    Example
-    -------
+
+def any_rank(flags: list[bool], device: torch.device | str) -> list[bool]:
+    """Tell for each flag whether it is set on at least one rank.
+
     >>> any_rank([True, False], "cpu")
     [True, False]
     """
@@ -70,56 +64,15 @@ def any_rank(flags, device):
     return [bool(flag) for flag in flags]
 
 
-def mean_over_ranks(value, device):
-    """Mean of a number over the ranks, each of which has its own.
+def ddp_loss_scale(
+    amount: float | torch.Tensor, device: torch.device | str
+) -> float | torch.Tensor:
+    """Loss factor that makes DDP's plain average correct for unequal batches.
 
-    Arguments
-    ---------
-    value : float
-        This rank's.
-    device : torch.device or str
-        Where the group's backend reduces.
-
-    Returns
-    -------
-    float
-        The same on every rank; ``value`` in a single process.
-
-    Example
-    -------
-    >>> mean_over_ranks(0.5, "cpu")
-    0.5
-    """
-    if not _alone():
-        total = torch.tensor(value, dtype=torch.float64, device=device)
-        dist.all_reduce(total)
-        value = total.item() / dist.get_world_size()
-    return float(value)
-
-
-def ddp_loss_scale(amount, device):
-    """How much more than the others this rank has in a step.
-
-    DDP takes the mean of the ranks' gradients. With its loss times this, a
-    rank counts for what it has, and the ranks make the step of one process.
-
-    Arguments
-    ---------
-    amount : float or torch.Tensor, []
-        What this rank's loss is a mean over: clips, or their weights.
-    device : torch.device or str
-        Where the group's backend reduces.
-
-    Returns
-    -------
-    torch.Tensor or float
-        ``amount`` over the mean of the ranks' amounts; 1.0 in a single
-        process.
-
-    Example
-    -------
-    >>> ddp_loss_scale(3, "cpu")
-    1.0
+    ``amount`` is the number of clips, or the sum of their weights, over which
+    this rank's loss is a mean. DDP averages the gradients of all ranks as if
+    these amounts were equal. The factor is ``amount`` over the mean of the
+    ranks' amounts, and 1.0 in a single process.
     """
     if _alone():
         return 1.0
@@ -129,25 +82,13 @@ def ddp_loss_scale(amount, device):
     return amount * dist.get_world_size() / total
 
 
-def init_group(run_opts, timeout):
-    """Join the ranks that torchrun has started; nothing in a single process.
+def init_group(run_opts: dict[str, Any], timeout: float) -> None:
+    """Join the process group of torchrun's ranks; do nothing in a single process.
 
-    SpeechBrain's ``ddp_init_group`` waits two hours for a rank that hangs.
+    ``run_opts`` comes from ``speechbrain.parse_arguments``. A rank that waits
+    for another longer than ``timeout`` seconds ends with an error;
+    SpeechBrain's own ``ddp_init_group`` waits for two hours.
 
-    Arguments
-    ---------
-    run_opts : dict
-        From ``speechbrain.parse_arguments``.
-    timeout : float
-        Seconds that a rank waits for another before it ends with an error.
-
-    Raises
-    ------
-    ValueError
-        A timeout that is not positive.
-
-    Example
-    -------
     >>> init_group({"distributed_backend": "gloo"}, timeout=0)
     Traceback (most recent call last):
         ...
@@ -165,11 +106,3 @@ def init_group(run_opts, timeout):
         rank=rank,
         timeout=datetime.timedelta(seconds=timeout),
     )
-
-
-def most_steps_of_any_rank(time, device):
-    if not (dist.is_available() and dist.is_initialized()):
-        return time
-    most = torch.tensor(time, device=device)
-    dist.all_reduce(most, dist.ReduceOp.MAX)
-    return int(most)

@@ -1,59 +1,60 @@
-"""Compiled loops: loaded when they run, in as many threads as torch uses."""
+"""Load modules of compiled loops on first use, and run loops in threads."""
 
 import functools
 import importlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["import_problem", "in_threads"]
+__all__ = ["Loops", "in_threads"]
 
 # Values that are worth a thread of their own
 THREAD_VALUES = 1 << 18
 
 
-@functools.cache
-def import_problem(module):
-    """Why a module of compiled loops cannot be imported, if it cannot.
+class Loops:
+    """A module of compiled loops, ``name`` in full, imported on first use.
 
-    Arguments
-    ---------
-    module : str
-        Its full name.
+    numba and triton take a while to import and are missing on some platforms.
 
-    Returns
-    -------
-    str or None
-        The reason; None if it can.
-
-    Example
-    -------
-    >>> import_problem("speechbrain_dslstm.no_loops")
+    >>> Loops("speechbrain_dslstm.no_loops").problem
     "compiled loops do not import (No module named 'speechbrain_dslstm.no_loops')"
     """
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        return f"compiled loops do not import ({error})"
-    return None
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @functools.cached_property
+    def problem(self) -> str | None:
+        """Reason why the loops cannot be imported; None if they can."""
+        try:
+            self.load()
+        except ImportError as error:
+            return f"compiled loops do not import ({error})"
+        return None
+
+    def load(self) -> ModuleType:
+        """Return the module, which the first call imports."""
+        return self._module
+
+    @functools.cached_property
+    def _module(self) -> ModuleType:
+        return importlib.import_module(self.name)
 
 
-def in_threads(work, rows, values):
-    """Have each thread do its share of some rows; what one raises is raised.
+def in_threads(
+    work: Callable[[int, tuple[int, int]], Any], rows: int, values: int
+) -> None:
+    """Share rows among as many threads as torch uses; an error in one is raised.
 
-    Arguments
-    ---------
-    work : callable
-        Takes the number of the thread, below ``torch.get_num_threads()``, and
-        its share: a tuple of the first row and the one behind the last.
-    rows : int
-        Rows altogether.
-    values : int
-        Values that are written: few are not worth a thread.
+    ``work(thread, share)`` receives the number of its thread, below
+    ``torch.get_num_threads()``, and its rows as (first, end). ``values`` is
+    how many values are written altogether: few are not worth a thread.
 
-    Example
-    -------
     >>> in_threads(lambda thread, share: print(thread, share), 3, values=3)
     0 (0, 3)
     """
