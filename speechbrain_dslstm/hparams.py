@@ -1,104 +1,64 @@
-"""Reading a system's YAML, and where its runs are kept.
+"""Read a system's YAML, and say which run its settings make.
 
-A system's YAML says what is its own and includes ``recipe.yaml``, which holds
-what all systems share, under the key ``recipe``. On the command line the keys
-of both stand side by side.
+A system's YAML states what is particular to the system and includes
+``recipe.yaml``, which holds what all systems share, under the key ``recipe``.
+The functions here return the keys of both as one dict, and on the command line
+each key is an option, whichever file it is in. ``overrides`` is the text that
+``speechbrain.parse_arguments`` makes of these options.
 """
 
+import hashlib
+import json
 import os
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
+import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml, resolve_references
-from ruamel.yaml import YAML
+from ruamel.yaml import YAML, MappingNode, Node
 
-__all__ = [
-    "load_hparams",
-    "nest_overrides",
-    "plain_hparams",
-    "resolve_hparams",
-    "run_folder",
-]
+__all__ = ["load_hparams", "resolve_hparams", "run_folder"]
 
 SHARED = "recipe"
 INCLUDE = "!include:"
 
-
-def nest_overrides(hparams_file, overrides):
-    """Move each override to where its key stands.
-
-    Arguments
-    ---------
-    hparams_file : str or pathlib.Path
-        The system's YAML.
-    overrides : str
-        YAML of keys and values, as ``speechbrain.parse_arguments`` gives.
-
-    Returns
-    -------
-    str
-        YAML in which keys of the included file are below ``recipe``.
-
-    Raises
-    ------
-    KeyError
-        A key that stands in neither file.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> _ = (folder / "recipe.yaml").write_text("fold: 0")
-    >>> system = folder / "system.yaml"
-    >>> _ = system.write_text("seed: 1\\nrecipe: !include:recipe.yaml {}")
-    >>> print(nest_overrides(system, "seed: 2\\nfold: 3"), end="")
-    seed: 2
-    recipe:
-      fold: 3
-    """
-    yaml = YAML()
-    given = yaml.load(overrides) or {}
-    own = yaml.load(Path(hparams_file).read_text(encoding="utf-8"))
-    tag = getattr(own.get(SHARED), "tag", None)
-    if tag is None or not (tag.value or "").startswith(INCLUDE):
-        return overrides
-    included = Path(hparams_file).parent / tag.value.removeprefix(INCLUDE)
-    shared = yaml.load(included.read_text(encoding="utf-8"))
-    nested, below = {}, {}
-    for key, value in given.items():
-        if key in own:
-            nested[key] = value
-        elif key in shared:
-            below[key] = value
-        else:
-            raise KeyError(
-                f"no key {key!r} in {hparams_file} or {included.name}"
-            )
-    if below:
-        nested.setdefault(SHARED, {}).update(below)
-    out = StringIO()
-    yaml.dump(nested, out)
-    return out.getvalue()
+# Runs on the same task tell the same classes apart
+TASK = ("corpus", "label_set")
+SETTING = (*TASK, "protocol", "normalization")
+# The folds and seeds of one run share these
+IDENTITY = (*SETTING, "system")
+PER_FOLD = ("fold", "seed", "output_folder", "device", "noprogressbar")
+# Options that change no result
+WITHOUT_EFFECT = (
+    *("data_folder", "feature_cache", "num_workers", "use_tensorboard"),
+    *("ckpt_interval_minutes", "ckpt_interval_steps", "ddp_timeout"),
+)
 
 
-def load_hparams(hparams_file, overrides=""):
-    """Load a system's YAML, the keys of the included file beside its own.
+def load_hparams(
+    hparams_file: str | Path, overrides: str = ""
+) -> dict[str, Any]:
+    """Load a system's YAML and build the objects in it.
 
     Arguments
     ---------
-    hparams_file : str or pathlib.Path
+    hparams_file
         The system's YAML.
-    overrides : str
+    overrides
         YAML of keys and values that replace those of the files.
 
     Returns
     -------
     dict
-        Every key of both files.
+        The keys of both files.
 
     Raises
     ------
     KeyError
-        An override of a key that stands in neither file.
+        An override of a key that is in neither file.
 
     Example
     -------
@@ -112,29 +72,40 @@ def load_hparams(hparams_file, overrides=""):
     """
     overrides = nest_overrides(hparams_file, overrides)
     with open(hparams_file, encoding="utf-8") as file:
-        hparams = load_hyperpyyaml(file, overrides)
-    return {**hparams.get(SHARED, {}), **hparams}
+        return _side_by_side(load_hyperpyyaml(file, overrides))
 
 
-def resolve_hparams(hparams_file, overrides=""):
-    """A system's YAML as one text, for a model folder.
+def read_hparams(
+    hparams_file: str | Path, overrides: str = ""
+) -> dict[str, Any]:
+    """Read a system's YAML as ``load_hparams`` does, but build nothing.
+
+    Numbers and texts are final; objects are YAML. A file that is not a
+    system's raises a ValueError.
+    """
+    settings = YAML().load(_resolved(hparams_file, overrides))
+    if "output_folder" not in settings:
+        raise ValueError(
+            f"{hparams_file} is not the YAML of a system: it has no key "
+            "output_folder"
+        )
+    return _side_by_side(settings)
+
+
+def resolve_hparams(hparams_file: str | Path, overrides: str = "") -> str:
+    """Resolve references and includes, for the YAML of a model folder.
 
     Arguments
     ---------
-    hparams_file : str or pathlib.Path
+    hparams_file
         The system's YAML.
-    overrides : str
+    overrides
         YAML of keys and values that replace those of the files.
 
     Returns
     -------
     str
-        YAML without references and includes, and with ``sample_rate``.
-
-    Raises
-    ------
-    KeyError
-        An override of a key that stands in neither file.
+        One YAML, with the key ``sample_rate`` at its end.
 
     Example
     -------
@@ -147,59 +118,18 @@ def resolve_hparams(hparams_file, overrides=""):
     recipe: {rate: 16000, features: {sample_rate: 16000}}
     sample_rate: 16000
     """
-    overrides = nest_overrides(hparams_file, overrides)
-    with open(hparams_file, encoding="utf-8") as file:
-        text = resolve_references(file, overrides).getvalue()
-    resolved = YAML().load(text)
-    features = {**resolved.get(SHARED, {}), **resolved}["features"]
+    text = _resolved(hparams_file, overrides)
+    features = _side_by_side(YAML().load(text))["features"]
     return f"{text}sample_rate: {features['sample_rate']}\n"
 
 
-def plain_hparams(hparams_file, overrides=""):
-    """What ``load_hparams`` would read, before anything in it is built.
+def run_folder(hparams: Mapping[str, Any]) -> str:
+    """Folder of a run: ``output_folder``, or one named after its settings.
 
     Arguments
     ---------
-    hparams_file : str or pathlib.Path
-        The system's YAML.
-    overrides : str
-        YAML of keys and values that replace those of the files.
-
-    Returns
-    -------
-    dict
-        Every key of both files; numbers and texts are final.
-
-    Raises
-    ------
-    KeyError
-        An override of a key that stands in neither file.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> shared = "{rate: 8000, features: {sample_rate: !ref <rate>}}"
-    >>> _ = (folder / "recipe.yaml").write_text(shared)
-    >>> system = folder / "system.yaml"
-    >>> _ = system.write_text("recipe: !include:recipe.yaml {}")
-    >>> plain_hparams(system, "rate: 16000")["rate"]
-    16000
-    """
-    resolved = YAML().load(resolve_hparams(hparams_file, overrides))
-    return {**resolved.get(SHARED, {}), **resolved}
-
-
-def run_folder(hparams, fold=None, seed=None):
-    """Folder of one run: ``output_folder``, or one named after all it is.
-
-    Arguments
-    ---------
-    hparams : dict
-        What ``load_hparams`` gave.
-    fold : int, optional
-        Another fold than the one in ``hparams``.
-    seed : int, optional
-        Another seed.
+    hparams
+        The keys of a system's YAML.
 
     Returns
     -------
@@ -210,13 +140,103 @@ def run_folder(hparams, fold=None, seed=None):
     -------
     >>> names = ["system", "corpus", "protocol", "normalization"]
     >>> hparams = dict(zip(names, "abcd")) | {"output_folder": None}
-    >>> run_folder(hparams, fold=1, seed=2)
+    >>> run_folder(hparams | {"fold": 1, "seed": 2})
     'runs/a/b/c/d/fold1_seed2'
     """
     if hparams["output_folder"] is not None:
         return str(hparams["output_folder"])
-    names = ["system", "corpus", "protocol", "normalization"]
-    fold = hparams["fold"] if fold is None else fold
-    seed = hparams["seed"] if seed is None else seed
+    names = ("system", "corpus", "protocol", "normalization")
     parts = [str(hparams[name]) for name in names]
-    return os.path.join("runs", *parts, f"fold{fold}_seed{seed}")
+    fold = f"fold{hparams['fold']}_seed{hparams['seed']}"
+    return os.path.join("runs", *parts, fold)
+
+
+def nest_overrides(hparams_file: str | Path, overrides: str) -> str:
+    """Put overrides of the included file's keys under ``recipe``."""
+    yaml = YAML()
+    given = yaml.load(overrides) or {}
+    own = yaml.load(Path(hparams_file).read_text(encoding="utf-8"))
+    tag = getattr(own.get(SHARED), "tag", None)
+    if tag is None or not (tag.value or "").startswith(INCLUDE):
+        return overrides
+    included = Path(hparams_file).parent / tag.value.removeprefix(INCLUDE)
+    shared = yaml.load(included.read_text(encoding="utf-8"))
+    nested, below = {}, {}
+    for key, value in given.items():
+        if key not in own and key not in shared:
+            raise KeyError(
+                f"no key {key!r} in {hparams_file} or {included.name}"
+            )
+        (nested if key in own else below)[key] = value
+    if below:
+        nested.setdefault(SHARED, {}).update(below)
+    out = StringIO()
+    yaml.dump(nested, out)
+    return out.getvalue()
+
+
+def _resolved(hparams_file: str | Path, overrides: str) -> str:
+    """Text of a YAML under overrides, without references and includes."""
+    overrides = nest_overrides(hparams_file, overrides)
+    with open(hparams_file, encoding="utf-8") as file:
+        return resolve_references(file, overrides).getvalue()
+
+
+def _side_by_side(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of the included file beside the system's own, which win."""
+    return {**settings.get(SHARED, {}), **settings}
+
+
+def hash_settings(arguments: Sequence[str]) -> str:
+    """Hash all that can change a fold's result in the arguments of train.py.
+
+    Layout, comments, ``PER_FOLD`` and ``WITHOUT_EFFECT`` do not count.
+    """
+    path, run_opts, overrides = sb.parse_arguments(list(arguments))
+    root = YAML().compose(_resolved(path, overrides))
+    nodes = {key.value: node for key, node in root.value}
+    if SHARED in nodes:
+        shared = {key.value: node for key, node in nodes.pop(SHARED).value}
+        nodes = {**shared, **nodes}
+    settings = {key: _plain(node) for key, node in nodes.items()}
+    # SpeechBrain's own options are not among the overrides
+    settings |= {name: run_opts[name] for name in run_opts.overridden_args}
+    counting = {
+        key: value
+        for key, value in settings.items()
+        if value is not None and key not in (*PER_FOLD, *WITHOUT_EFFECT)
+    }
+    text = json.dumps(counting, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(node: Node) -> tuple[str, Any] | None:
+    """Tag and value of a YAML node; None for null, however it is written."""
+    if node.tag.endswith(":null"):
+        return None
+    value = node.value
+    if isinstance(node, MappingNode):
+        value = [(_plain(key), _plain(one)) for key, one in value]
+    elif isinstance(value, list):
+        value = [_plain(one) for one in value]
+    return str(node.tag), value
+
+
+def shorten_command(
+    arguments: Iterable[str], without: Sequence[str] = ()
+) -> str:
+    """Join a command line, each absolute path cut down to its last name.
+
+    Options in ``without``, such as ``PER_FOLD``, are left out where they are
+    written with "=" or alone.
+    """
+    kept = []
+    for argument in arguments:
+        option = argument.startswith("--")
+        if option and argument[2:].split("=")[0] in without:
+            continue
+        name, equals, value = argument.rpartition("=")
+        path = Path(value)
+        absolute = path.is_absolute()
+        kept.append(f"{name}{equals}{path.name}" if absolute else argument)
+    return shlex.join(kept)

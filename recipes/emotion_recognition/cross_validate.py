@@ -25,22 +25,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import speechbrain as sb
-from hyperpyyaml import resolve_references
 from report import add_options, make_report
-from ruamel.yaml import YAML, MappingNode
 from tqdm import tqdm
 
 from speechbrain_dslstm.corpora import prepare
 from speechbrain_dslstm.evaluation import format_confusion
-from speechbrain_dslstm.hparams import SHARED, nest_overrides, run_folder
+from speechbrain_dslstm.hparams import hash_settings, read_hparams, run_folder
 from speechbrain_dslstm.report import (
     DIGITS,
-    IDENTITY,
     NORMALIZATIONS,
-    fold_command,
     read_runs,
 )
-from speechbrain_dslstm.report.runs import PER_FOLD
 from speechbrain_dslstm.splits import (
     PROTOCOLS,
     count_folds,
@@ -52,11 +47,6 @@ from speechbrain_dslstm.splits import (
 
 TRAIN = Path(__file__).with_name("train.py")
 POLL_SECONDS = 0.1
-# Keys of the YAML that change no result
-WITHOUT_EFFECT = (
-    *("data_folder", "feature_cache", "num_workers"),
-    *("ckpt_interval_minutes", "ddp_timeout", "use_tensorboard"),
-)
 # Between two looks at how far the folds are
 LOOK_SECONDS = 2
 # Between SIGTERM and SIGKILL
@@ -90,42 +80,14 @@ class Job:
         return (self.folder / "results.json").exists()
 
     @property
-    def other_options(self):
-        """The command of a finished fold, where its options were others."""
-        if not self.done:
-            return None
-        text = (self.folder / "results.json").read_text(encoding="utf-8")
-        command = json.loads(text)["command"]
-        # The folder says these already
-        without = (*PER_FOLD, "data_folder", *IDENTITY)
-        one, two = (
-            {o for o in options if o.startswith("--")}
-            for options in (command, self.arguments)
-        )
-        one, two = (fold_command(sorted(o), without) for o in (one, two))
-        return fold_command(command) if one != two else None
-
-    @property
-    def other_settings(self):
-        """Keys of the YAML that a finished fold had other values for."""
-        kept = self.folder / "hyperparams.yaml"
-        if not (self.done and kept.exists()):
-            return []
-        one = _top_level(kept.read_text(encoding="utf-8"))
-        two = _top_level(_resolved(self.arguments))
-        keys = {*one, *two} - {*PER_FOLD, *WITHOUT_EFFECT}
-        return sorted(k for k in keys if one.get(k) != two.get(k))
-
-    @property
-    def origin(self):
-        """What made a finished fold, where that was something else."""
+    def recorded(self):
+        """Whether a finished fold says that it was trained by these settings."""
+        path = self.folder / "save" / "run.json"
         try:
-            if self.other_options:
-                return self.other_options
-            other = self.other_settings
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            return f"a run whose files are damaged ({error!r})"
-        return f"a YAML with other {', '.join(other)}" if other else None
+            run = json.loads(path.read_text(encoding="utf-8"))
+            return run["settings"] == hash_settings(self.arguments)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     @property
     def progress(self):
@@ -138,66 +100,6 @@ class Job:
         # Evaluation comes after the last epoch
         passed = log.read_bytes().count(b"\n")
         return min(passed / (self.epochs + 1), 0.99)
-
-
-def _resolved(arguments):
-    """Text of the YAML that arguments for train.py name, under them."""
-    path, _, overrides = sb.parse_arguments(arguments)
-    with open(path, encoding="utf-8") as file:
-        overrides = nest_overrides(path, overrides)
-        return resolve_references(file, overrides).getvalue()
-
-
-def _top_level(text):
-    """Keys of a YAML and of what it includes, without comments or objects."""
-
-    def plain(node):
-        """A node's tag and value."""
-        # However it is written, as if it were not there
-        if node.tag.endswith(":null"):
-            return None
-        value = node.value
-        if isinstance(value, list):
-            pairs = isinstance(node, MappingNode)
-            value = [
-                tuple(map(plain, one)) if pairs else plain(one) for one in value
-            ]
-        return str(node.tag), value
-
-    own, shared = {}, {}
-    for key, node in YAML().compose(text).value:
-        if key.value == SHARED:
-            shared = {name.value: plain(one) for name, one in node.value}
-        else:
-            own[key.value] = plain(node)
-    return {**shared, **own}
-
-
-def read_settings(arguments):
-    """A YAML's settings under the given options; no object is made.
-
-    Arguments
-    ---------
-    arguments : list of str
-        As train.py would be given.
-
-    Returns
-    -------
-    dict
-        Every key of the YAML and of what it includes; what is no plain value
-        stays as YAML.
-
-    Raises
-    ------
-    ValueError
-        The file is no system's, but for instance one to be included.
-    """
-    settings = YAML().load(_resolved(arguments))
-    if "output_folder" not in settings:
-        raise ValueError(
-            f"{arguments[0]} is no system: it has no output_folder"
-        )
-    return {**settings.get(SHARED, {}), **settings}
 
 
 def plan(options, arguments):
@@ -222,7 +124,7 @@ def plan(options, arguments):
     """
     jobs, folders, corpora = [], {}, {}
     for path in options.hparams:
-        base = read_settings([path, *arguments])
+        base = read_settings(path, arguments)
         own = base["normalization"]
         normalizations = [
             own if one == "own" else one
@@ -237,7 +139,7 @@ def plan(options, arguments):
             pairs = zip(choices, chosen, strict=True)
             given = [f"--{key}={value}" for key, value in pairs]
             given = [path, *arguments, *given]
-            settings = read_settings(given)
+            settings = read_settings(path, given[1:])
             entries = read_corpus(settings, corpora)
             folds = count_folds(
                 entries, settings["protocol"], settings["n_folds"]
@@ -248,7 +150,7 @@ def plan(options, arguments):
                     f"most {len(DIGITS)}"
                 )
             for fold in range(folds):
-                folder = Path(run_folder(settings, fold))
+                folder = Path(run_folder({**settings, "fold": fold}))
                 name = f"{path} {' '.join(given[1:])} --fold={fold}"
                 if folder in folders:
                     raise ValueError(
@@ -266,6 +168,12 @@ def plan(options, arguments):
                     )
                 )
     return jobs
+
+
+def read_settings(path, options):
+    """Keys of a YAML under the options that train.py would receive."""
+    path, _, overrides = sb.parse_arguments([path, *options])
+    return read_hparams(path, overrides)
 
 
 def read_corpus(settings, corpora):
@@ -526,7 +434,7 @@ def main():
     """Run all folds and report what they gave."""
     options, arguments = parse()
     if options.leaks or options.folds:
-        settings = read_settings([options.hparams[0], *arguments])
+        settings = read_settings(options.hparams[0], arguments)
         entries = read_corpus(settings, {})
         names = ("seed", "n_folds", "valid_speakers")
         numbers = [settings[name] for name in names]
@@ -545,11 +453,11 @@ def main():
     except ValueError as error:
         sys.exit(f"{Path(__file__).name}: {error}")
     for job in jobs:
-        origin = job.origin
-        if origin:
+        if job.done and not job.recorded:
             print(
-                f"NOTE: {job.name} is kept, though it was made by {origin}; "
-                "remove it to train it again"
+                f"NOTE: {job.name} is kept, though its save/run.json does not "
+                "record the settings of this command; remove the folder to "
+                "train the fold again"
             )
     if options.dry_run:
         for job in jobs:

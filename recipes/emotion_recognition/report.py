@@ -9,15 +9,14 @@ reports; nothing is trained. cross_validate.py writes the same report.
 """
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
+from speechbrain_dslstm.hparams import shorten_command
 from speechbrain_dslstm.report import (
     build_report,
     gather_runs,
     read_baselines,
-    shorten,
     write_json,
     write_report,
 )
@@ -61,7 +60,7 @@ def make_report(
         path = BASELINES
     baselines = [] if path is None else read_baselines(path)
     report = build_report(runs, options.reference, baselines, options.resamples)
-    report["command"] = shlex.join(map(shorten, sys.argv))
+    report["command"] = shorten_command(sys.argv)
     if options.results is not None:
         kept = dict(report)
         if len(report["runs"]) == 1:

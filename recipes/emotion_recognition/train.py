@@ -46,9 +46,10 @@ from speechbrain_dslstm.evaluation import (
 )
 from speechbrain_dslstm.features import SpeedCache, change_speed, mixup
 from speechbrain_dslstm.hparams import (
+    hash_settings,
     load_hparams,
     nest_overrides,
-    plain_hparams,
+    read_hparams,
     resolve_hparams,
     run_folder,
 )
@@ -613,7 +614,7 @@ def run(signals):
     """
     started = time.time()
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    hparams = plain_hparams(hparams_file, overrides)
+    hparams = read_hparams(hparams_file, overrides)
     init_group(run_opts, hparams["ddp_timeout"])
     hparams = load_hparams(hparams_file, overrides)
     hparams["output_folder"] = run_folder(hparams)
@@ -624,7 +625,8 @@ def run(signals):
         hyperparams_to_save=hparams_file,
         overrides=nest_overrides(hparams_file, overrides),
     )
-    run_on_main(prepare_data, kwargs={"hparams": hparams})
+    settings = hash_settings(sys.argv[1:])
+    run_on_main(prepare_data, args=[hparams, settings])
     if hparams["model"].reads_text:
         hparams["tokenizer"] = load_tokenizer(
             folder / "save" / "tokenizer",

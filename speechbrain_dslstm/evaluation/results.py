@@ -177,6 +177,8 @@ def write_results(hparams, scores, seconds):
     folder = Path(hparams["output_folder"])
     save = Path(hparams["save_folder"])
     run = json.loads((save / "run.json").read_text(encoding="utf-8"))
+    # Only cross_validate.py reads this hash, and from run.json
+    run.pop("settings", None)
     epochs = read_rows(hparams["epoch_log"])
     best = max(epochs, key=lambda row: row["score"])
     test = {name: one.summarize() for name, one in scores["test"].items()}

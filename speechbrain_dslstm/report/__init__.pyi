@@ -13,14 +13,10 @@ from .predictions import (
     read_report as read_report,
 )
 from .runs import (
-    IDENTITY as IDENTITY,
     NORMALIZATIONS as NORMALIZATIONS,
     RULES as RULES,
-    TASK as TASK,
     Answer as Answer,
     caveats as caveats,
-    fold_command as fold_command,
     read_fold as read_fold,
     read_runs as read_runs,
-    shorten as shorten,
 )

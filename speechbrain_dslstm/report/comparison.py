@@ -20,15 +20,19 @@ from speechbrain_dslstm.evaluation.bootstrap import (
     speaker_counts,
 )
 from speechbrain_dslstm.evaluation.metrics import interval
+from speechbrain_dslstm.hparams import (
+    PER_FOLD,
+    SETTING,
+    TASK,
+    shorten_command,
+)
 from speechbrain_dslstm.report.predictions import (
     encode_answers,
     list_utterances,
 )
 from speechbrain_dslstm.report.runs import (
     RULES,
-    TASK,
     caveats,
-    fold_command,
     per_speaker,
     pooled_rows,
     pooled_seeds,
@@ -40,7 +44,6 @@ from speechbrain_dslstm.splits.protocols import PROTOCOLS
 
 __all__ = ["build_report", "inflation_chain"]
 
-SETTING = (*TASK, "protocol", "normalization")
 # Protocol, rule, whether normalised per speaker, and a label
 CHAIN = {
     "a0": ("paper", "test", False, "no validation, best test epoch"),
@@ -155,7 +158,9 @@ def _summarise(run: dict) -> dict:
         "selection": first.get("selection", ""),
         "parameters": first["parameters"],
         "versions": _distinct(fold["versions"] for fold in folds),
-        "commands": _distinct(fold_command(fold["command"]) for fold in folds),
+        "commands": _distinct(
+            shorten_command(fold["command"], PER_FOLD) for fold in folds
+        ),
         "seconds": sum(fold["seconds"] for fold in folds),
         "calibration": [
             fold["calibration"] for fold in folds if "calibration" in fold

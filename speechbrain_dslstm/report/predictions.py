@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from speechbrain_dslstm.evaluation.bootstrap import METRICS
+from speechbrain_dslstm.hparams import IDENTITY, TASK
 from speechbrain_dslstm.report.runs import (
-    IDENTITY,
     RULES,
-    TASK,
     Answer,
     check_accuracy,
     read_runs,

@@ -10,7 +10,6 @@ validation subset is its test subset, such as ``paper``, has only "test".
 
 import csv
 import json
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,24 +19,21 @@ from typing import NamedTuple
 
 from speechbrain_dslstm.evaluation.bootstrap import METRICS
 from speechbrain_dslstm.evaluation.results import read_rows
+from speechbrain_dslstm.hparams import IDENTITY, TASK
 from speechbrain_dslstm.splits.protocols import PROTOCOLS
 
 __all__ = [
-    "IDENTITY",
     "NORMALIZATIONS",
     "RULES",
-    "TASK",
     "Answer",
     "caveats",
     "check_accuracy",
-    "fold_command",
     "per_speaker",
     "pooled_rows",
     "pooled_seeds",
     "read_fold",
     "read_runs",
     "setting_of",
-    "shorten",
     "task_of",
 ]
 
@@ -50,11 +46,6 @@ NORMALIZATIONS = {
     "speaker": "per-speaker statistics",
     "none": "not normalised",
 }
-PER_FOLD = ("fold", "seed", "output_folder", "device", "noprogressbar")
-# What makes folds a run; the corpora's label sets are different tasks
-IDENTITY = ("corpus", "label_set", "protocol", "normalization", "system")
-# What two runs must share to be compared
-TASK = IDENTITY[:2]
 
 
 class Answer(NamedTuple):
@@ -96,57 +87,6 @@ class Answer(NamedTuple):
     speaker: str
     emotion: str
     predicted: str
-
-
-def shorten(argument):
-    """An argument without the folders of this machine.
-
-    Arguments
-    ---------
-    argument : str
-        As on the command line.
-
-    Returns
-    -------
-    str
-        The same, an absolute path cut down to its last name.
-
-    Example
-    -------
-    >>> shorten("--data_folder=/data/corpora/emodb"), shorten("--jobs=2")
-    ('--data_folder=emodb', '--jobs=2')
-    """
-    name, equals, value = argument.rpartition("=")
-    path = Path(value)
-    return f"{name}{equals}{path.name}" if path.is_absolute() else argument
-
-
-def fold_command(arguments, without=PER_FOLD):
-    """A fold's command line, without what differs from fold to fold.
-
-    Arguments
-    ---------
-    arguments : list of str
-        The script and what it was given.
-    without : tuple of str
-        Options to leave out, where they are written with "=" or alone.
-
-    Returns
-    -------
-    str
-        To be typed, but for the machine's folders.
-
-    Example
-    -------
-    >>> fold_command(["/a/train.py", "b.yaml", "--lr=0.1", "--fold=3"])
-    'train.py b.yaml --lr=0.1'
-    """
-    kept = [
-        one
-        for one in arguments
-        if not one.startswith("--") or one[2:].split("=")[0] not in without
-    ]
-    return shlex.join(map(shorten, kept))
 
 
 def task_of(one: Mapping) -> tuple:

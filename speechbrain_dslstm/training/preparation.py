@@ -19,6 +19,7 @@ from speechbrain_dslstm.corpora.transcripts import (
     check_transcripts,
     write_transcripts,
 )
+from speechbrain_dslstm.hparams import IDENTITY
 from speechbrain_dslstm.splits.leaks import (
     audio_hash,
     check_leaks,
@@ -33,7 +34,7 @@ logger = get_logger(__name__)
 SIDES = ("train", "valid", "test")
 
 
-def prepare_data(hparams):
+def prepare_data(hparams, settings):
     """Read the corpus, split it, and write the manifests of this run.
 
     Arguments
@@ -42,6 +43,8 @@ def prepare_data(hparams):
         The loaded hyperparameters of the recipe. In "save_folder" will be
         run.json, a manifest for each side, left_out.json, and the training
         side's transcripts, where the model reads them.
+    settings : str
+        Their hash, from ``hparams.hash_settings``, for run.json.
 
     Raises
     ------
@@ -52,7 +55,8 @@ def prepare_data(hparams):
     Example
     -------
     >>> names = ["corpus", "data_folder", "label_set"]
-    >>> prepare_data(dict.fromkeys(names, "casino") | {"corpus_options": {}})
+    >>> hparams = dict.fromkeys(names, "casino") | {"corpus_options": {}}
+    >>> prepare_data(hparams, settings="")
     Traceback (most recent call last):
         ...
     ValueError: unknown corpus 'casino'; there are: ...
@@ -79,6 +83,8 @@ def prepare_data(hparams):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.json"
     _check_same_run(hparams, path, run)
+    # Others may resume it, and what they change is for cross_validate.py to say
+    run["settings"] = settings
     for side in SIDES:
         ids = getattr(split, side)
         write_manifest(folder / f"{side}.json", {i: entries[i] for i in ids})
@@ -94,10 +100,8 @@ def prepare_data(hparams):
 
 def _describe(hparams, entries, labels, split):
     """What stands in run.json: which system is tested on what."""
-    names = ["corpus", "label_set", "protocol", "fold", "seed"]
-    run = {name: hparams[name] for name in [*names, "normalization"]}
+    run = {name: hparams[name] for name in (*IDENTITY, "fold", "seed")}
     run.update(
-        system=hparams["system"],
         n_folds=split.n_folds,
         labels=labels,
         description=split.description,

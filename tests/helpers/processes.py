@@ -171,7 +171,7 @@ def prepare(corpus, output, options):
     hparams_file, _, overrides = train.sb.parse_arguments(arguments)
     hparams = train.load_hparams(hparams_file, overrides)
     hparams["save_folder"] = str(Path(output, "save"))
-    train.prepare_data(hparams)
+    train.prepare_data(hparams, settings="")
 
 
 def run_recipe(corpus, output, options, kill_at=None, meeting=None):

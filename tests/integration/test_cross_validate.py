@@ -39,6 +39,8 @@ STAND_IN = """\
 import json, os, shutil, subprocess, sys, time
 from pathlib import Path
 
+from speechbrain_dslstm.hparams import hash_settings
+
 options = dict(one[2:].split("=") for one in sys.argv[2:] if "=" in one)
 folder = Path(options["output_folder"])
 
@@ -58,6 +60,9 @@ if seconds > 60:
     note("children.txt", subprocess.Popen(sleep).pid)
 time.sleep(seconds)
 shutil.copytree(Path("made", *folder.parts[1:]), folder, dirs_exist_ok=True)
+run = json.loads((folder / "save" / "run.json").read_text())
+run["settings"] = hash_settings(sys.argv[1:])
+(folder / "save" / "run.json").write_text(json.dumps(run))
 note("ended.txt", str(folder), time.time())
 """
 CALL = """\
@@ -142,19 +147,18 @@ def test_a_yaml_that_was_edited_since(place):
     run(place, *options, "--resamples", "200")
     folders = {Path(row[0]) for row in lines(place, "started.txt")}
     assert len(folders) == 3
-    for folder in folders:
-        # What SpeechBrain leaves there
-        text = f"# Generated\n{path.read_text()}# the end\n"
-        (place / folder / "hyperparams.yaml").write_text(text)
     out, _ = run(place, *options, "--dry_run")
     assert "is kept" not in out
     text = path.read_text().replace("such.Module", "such.Thing")
     path.write_text(text + "lr: 0.1  # new\nnum_workers: 2\nnew: null\n")
     out, _ = run(place, *options, "--dry_run")
-    assert out.count("made by a YAML with other lr, model; remove it") == 3
-    (place / folder / "hyperparams.yaml").write_text("# nothing\n")
+    assert out.count("does not record the settings of this command") == 3
+    path.write_text(text.replace("such.Thing", "such.Module"))
     out, _ = run(place, *options, "--dry_run")
-    assert out.count("made by a run whose files are damaged") == 1
+    assert "is kept" not in out
+    (place / min(folders) / "save" / "run.json").write_text("# nothing\n")
+    out, _ = run(place, *options, "--dry_run")
+    assert out.count("does not record the settings of this command") == 1
 
 
 def test_everything_that_was_asked_for_once(place):
@@ -183,7 +187,7 @@ def test_everything_that_was_asked_for_once(place):
     # Nothing is done again, and the report can be made from the folder alone
     out, _ = run(place, *options, "--jobs", "4", "--lr=0.1")
     assert len(lines(place, "started.txt")) == 24
-    assert out.count("is kept, though it was made by train.py") == 24
+    assert out.count("is kept, though its save/run.json") == 24
     done = subprocess.run(
         [sys.executable, str(RECIPE / "report.py"), "runs", "--output=again"]
         + ["--resamples=200", "--results=kept.json"],
@@ -285,7 +289,7 @@ def test_two_calls_do_not_train_the_same_fold(place):
         (["no.yaml"], "no file no.yaml"),
         (
             [str(REPOSITORY / "hparams" / "features.yaml")],
-            "features.yaml is no system: it has no output_folder",
+            "features.yaml is not the YAML of a system",
         ),
         (
             ["dual_level.yaml", "--seed=1", "--seeds", "1", "2"],

@@ -21,7 +21,6 @@ from speechbrain_dslstm.report import (
     read_baselines,
     read_fold,
     read_runs,
-    shorten,
     write_json,
     write_report,
 )
@@ -525,19 +524,6 @@ def test_unfinished_folds_are_counted(tmp_path):
     (run,) = read_runs(tmp_path)
     assert run["unfinished"] == 1
     assert [fold["fold"] for fold in run["folds"]] == [0, 1]
-
-
-@pytest.mark.parametrize(
-    "argument, short",
-    [
-        ("/a/b/train.py", "train.py"),
-        ("--data_folder=/a/b/emodb", "--data_folder=emodb"),
-        ("--lr=0.1", "--lr=0.1"),
-        ("--channels=[2, 2]", "--channels=[2, 2]"),
-    ],
-)
-def test_commands_are_shortened(argument, short):
-    assert shorten(argument) == short
 
 
 def test_json_of_a_large_report_stays_below_300_kb(tmp_path):
