@@ -1,4 +1,4 @@
-"""A trained model as ONNX or as a torch.export program.
+"""Export of a trained model as ONNX or as a torch.export program.
 
 Read ``onnx_export`` first. ``utterance_graph`` is the model of whole
 utterances as a graph, ``stream_graph`` that of a stream; ``onnx_runtime`` loads

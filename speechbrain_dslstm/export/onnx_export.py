@@ -1,11 +1,10 @@
-"""The whole chain in one file: waveform in, log-posteriors out.
+"""Export of a trained model from the waveform to the log-posteriors.
 
 ``export_onnx`` writes a graph for whole utterances of any batch size and
-length, ``export_step_onnx`` one for the next piece of a stream; both hold the
+length, ``export_step_onnx`` one for the next piece of a stream. Both hold the
 features, the recurrences as Scan and LSTM operators, and the temperature, and
-need nothing of this package where they run. ``quantize_onnx`` makes the weights
-8-bit integers. The libraries are those of ``pip install
-"speechbrain-dslstm[export]"``.
+run without this package. ``quantize_onnx`` makes the weights 8-bit integers.
+All need the libraries of ``pip install "speechbrain-dslstm[export]"``.
 """
 
 import json
@@ -16,36 +15,40 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch.export import Dim, ExportedProgram
 
 from speechbrain_dslstm.export.stream_graph import ExportableStep
 from speechbrain_dslstm.export.utterance_graph import ExportableClassifier
+from speechbrain_dslstm.inference.classifier import EmotionClassifier
+from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 
 __all__ = ["export_onnx", "export_step_onnx", "export_torch", "quantize_onnx"]
 
 OPSET = 20
 
 
-def export_torch(classifier):
-    """Export the chain with ``torch.export``.
+def export_torch(classifier: EmotionClassifier) -> ExportedProgram:
+    """Export a model of whole utterances with ``torch.export``.
 
     Arguments
     ---------
-    classifier : EmotionClassifier
-        The model.
+    classifier
+        The model, on the CPU.
 
     Returns
     -------
-    torch.export.ExportedProgram
-        Waveforms [batch, samples] and sample counts [batch] in,
-        log-posteriors [batch, n_classes] out; of any batch size and length.
-        ``torch.export.save`` writes it to a file. Torch notes the trace's
-        layout of memory as a guard that a batch of one fails, though the
-        answer is right: take ``.module(check_guards=False)``.
+    ExportedProgram
+        Maps waveforms [batch, samples] and sample counts [batch] of any batch
+        size and length to log-posteriors [batch, n_classes].
+        ``torch.export.save`` writes it to a file. Torch adds a guard on the
+        memory layout that a batch of one fails, though the result is right:
+        use ``.module(check_guards=False)``.
 
     Raises
     ------
     ValueError
-        The model has a part that the export does not know.
+        The model has a part that the export does not support, or is not on
+        the CPU.
 
     Example
     -------
@@ -62,33 +65,34 @@ def export_torch(classifier):
     return _trace(classifier, onnx=False)
 
 
-def export_onnx(classifier, path):
-    """Write the chain for whole utterances as ONNX.
+def export_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
+    """Write a model of whole utterances as ONNX.
 
     Inputs: "wavs", float32 [batch, samples] in [-1, 1] at the model's rate;
     "counts", int64 [batch], valid samples. Output: "log_posteriors", float32
-    [batch, n_classes], NaN for what is no audio (NaN, infinity, samples above
-    1000); ``onnx_model.load_onnx`` has errors instead. The file's metadata holds "labels" (JSON) and
-    "sample_rate".
+    [batch, n_classes]; NaN for an item with NaN, infinity or samples above
+    1000, for which ``load_onnx`` raises an error. The file's metadata holds
+    "labels" (JSON) and "sample_rate".
 
     Arguments
     ---------
-    classifier : EmotionClassifier
-        The model.
-    path : str or pathlib.Path
-        The file.
+    classifier
+        The model, on the CPU.
+    path
+        The file to write.
 
     Returns
     -------
-    pathlib.Path
+    Path
         The file.
 
     Raises
     ------
     ValueError
-        The model has a part that the export does not know.
+        The model has a part that the export does not support, or is not on
+        the CPU.
     ImportError
-        onnx and onnxscript are not installed.
+        onnx or onnxscript is not installed.
 
     Example
     -------
@@ -106,50 +110,42 @@ def export_onnx(classifier, path):
     >>> session.run(None, inputs)[0].shape
     (1, 2)
     """
-    _need_onnx()
+    _require("onnx", "onnxscript")
     program = _trace(classifier, onnx=True)
-    with _quiet():
-        onnx_program = torch.onnx.export(
-            program,
-            input_names=["wavs", "counts"],
-            output_names=["log_posteriors"],
-            opset_version=OPSET,
-            custom_translation_table=_translations(),
-            verbose=False,
-        )
-    return _save(onnx_program, path, classifier, {})
+    inputs, outputs = ["wavs", "counts"], ["log_posteriors"]
+    return _write(program, path, classifier, inputs, outputs)
 
 
-def export_step_onnx(classifier, path):
-    """Write one step of a stream as ONNX, with the state in and out.
+def export_step_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
+    """Write one step of a stream as ONNX, with the state as input and output.
 
     Inputs: "chunk", float32 [batch, samples] of exactly "samples_per_step"
-    samples, "step", int64 [], which counts from 0, and states, which all begin
-    with zeros. Outputs: "log_posteriors" [batch, n_classes] of all that was
-    heard, then each state under the name of its input with "_out". The
-    metadata holds "labels", "sample_rate" and "samples_per_step". Before every
-    branch has had a frame the answer is NaN.
+    samples; "step", int64 [], which counts from 0; and the states, which start
+    as zeros. Outputs: "log_posteriors" [batch, n_classes] of all audio so far,
+    NaN until every branch has received a frame; then each state under the name
+    of its input with "_out". The metadata holds "labels", "sample_rate" and
+    "samples_per_step".
 
     Arguments
     ---------
-    classifier : EmotionClassifier
-        A model that ``stream`` accepts; one that centres each utterance
-        after ``with_normalization("running")``.
-    path : str or pathlib.Path
-        The file.
+    classifier
+        A model on the CPU that ``stream`` accepts; a model that centres each
+        utterance after ``with_normalization("running")``.
+    path
+        The file to write.
 
     Returns
     -------
-    pathlib.Path
+    Path
         The file.
 
     Raises
     ------
     ValueError
-        The model cannot be streamed, or has a part that the export does not
-        know.
+        The model cannot be streamed, has a part that the export does not
+        support, or is not on the CPU.
     ImportError
-        onnx and onnxscript are not installed.
+        onnx or onnxscript is not installed.
 
     Example
     -------
@@ -162,13 +158,13 @@ def export_step_onnx(classifier, path):
     ... )
     >>> export_step_onnx(classifier, "step.onnx")
     Traceback (most recent call last):
-    ValueError: a stream cannot stretch "mel_x" to 230 frames: ...
+    ValueError: a stream cannot stretch "mel_x" to 230 frames, ...
     """
-    _need_onnx()
+    _require("onnx", "onnxscript")
     model = _on_cpu(classifier)
     module = ExportableStep(model, classifier.mods.classifier).eval()
     states = module.initial_state(batch=2)
-    batch = torch.export.Dim.DYNAMIC
+    batch = Dim.DYNAMIC
     example = (torch.zeros(2, module.samples), torch.tensor(0), states)
     names = module.state_names
     axes = tuple({module.batch_axis(name): batch} for name in names)
@@ -179,41 +175,39 @@ def export_step_onnx(classifier, path):
             dynamic_shapes=({0: batch}, None, axes),
             strict=False,
         )
-        onnx_program = torch.onnx.export(
-            program,
-            input_names=["chunk", "step", *names],
-            output_names=["log_posteriors", *(f"{n}_out" for n in names)],
-            opset_version=OPSET,
-            custom_translation_table=_translations(),
-            verbose=False,
-        )
-    more = {"samples_per_step": str(module.samples)}
-    return _save(onnx_program, path, classifier, more)
+    return _write(
+        program,
+        path,
+        classifier,
+        ["chunk", "step", *names],
+        ["log_posteriors", *(f"{name}_out" for name in names)],
+        samples_per_step=str(module.samples),
+    )
 
 
-def quantize_onnx(path, quantized):
+def quantize_onnx(path: str | Path, quantized: str | Path) -> Path:
     """Make the weights of an exported graph 8-bit integers.
 
-    Activations are quantised as they come, so that no calibration data is
-    needed; features and states stay floats. Measure the unweighted accuracy
-    again with ``tests/benchmarks/deployment.py`` or your own data.
+    Activations are quantised on the fly, so no calibration data is needed;
+    features and states stay floats. Measure the unweighted accuracy again, on
+    your own data or with ``tests/benchmarks/deployment.py``.
 
     Arguments
     ---------
-    path : str or pathlib.Path
-        What ``export_onnx`` wrote.
-    quantized : str or pathlib.Path
-        The new file.
+    path
+        A file that ``export_onnx`` wrote.
+    quantized
+        The file to write.
 
     Returns
     -------
-    pathlib.Path
+    Path
         The new file.
 
     Raises
     ------
     ImportError
-        onnxruntime is not installed.
+        onnx or onnxruntime is not installed.
 
     Example
     -------
@@ -227,20 +221,20 @@ def quantize_onnx(path, quantized):
     >>> "MatMulInteger" in [n.op_type for n in onnx.load(path).graph.node]
     True
     """
-    _need_onnx("onnx", "onnxruntime")
+    _require("onnx", "onnxruntime")
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with TemporaryDirectory() as folder, _quiet():
-        # Weights that are joined in the graph become constants first
+        # Weights that the graph concatenates become constants first
         folded = Path(folder, "folded.onnx")
         quant_pre_process(path, folded, skip_symbolic_shape=True)
         quantize_dynamic(
             folded,
             quantized,
             weight_type=QuantType.QInt8,
-            # Convolutions as integers are slower, and hold few weights
+            # Integer convolutions are slower, and hold few of the weights
             op_types_to_quantize=["MatMul", "Gemm", "LSTM"],
             nodes_to_exclude=_feature_nodes(onnx.load(folded).graph),
             extra_options={"EnableSubgraph": True, "MatMulConstBOnly": True},
@@ -248,10 +242,10 @@ def quantize_onnx(path, quantized):
     return Path(quantized)
 
 
-def _trace(classifier, onnx):
-    """The chain for whole utterances, with Scan or ONNX's LSTM."""
+def _trace(classifier: EmotionClassifier, onnx: bool) -> ExportedProgram:
+    """Trace the graph of whole utterances, with ONNX's LSTM or a scan."""
     model = _on_cpu(classifier)
-    batch = samples = torch.export.Dim.DYNAMIC
+    batch = samples = Dim.DYNAMIC
     example = torch.zeros(2, 16000), torch.tensor([16000, 12000])
     module = ExportableClassifier(model, classifier.mods.classifier, onnx)
     with torch.no_grad():
@@ -263,15 +257,19 @@ def _trace(classifier, onnx):
         )
 
 
-def _on_cpu(classifier):
+def _on_cpu(classifier: EmotionClassifier) -> DualLevelClassifier:
     model = classifier.mods.embedding_model
-    if next(model.parameters()).device.type != "cpu":
-        raise ValueError('load the model with run_opts={"device": "cpu"}')
+    device = next(model.parameters()).device
+    if device.type != "cpu":
+        raise ValueError(
+            f"the model to export is on {device}; load it with "
+            'run_opts={"device": "cpu"}'
+        )
     return model
 
 
-def _need_onnx(*names):
-    for name in names or ("onnx", "onnxscript"):
+def _require(*names: str) -> None:
+    for name in names:
         try:
             __import__(name)
         except ImportError as error:
@@ -281,12 +279,12 @@ def _need_onnx(*names):
 
 
 def _translations():
-    """What torch's exporter has no operator for."""
+    """Operators that torch's exporter lacks."""
     import onnx
     from onnxscript import opset20
 
     def hamming_window(length, periodic, **_):
-        """The window as a constant; ONNX's own rounds 0.54 differently."""
+        """Write the window as a constant: ONNX's own rounds 0.54 differently."""
         window = torch.hamming_window(length, periodic, dtype=torch.float64)
         array = onnx.numpy_helper.from_array(window.numpy())
         return opset20.Constant(value=array)
@@ -295,7 +293,7 @@ def _translations():
 
 
 def _feature_nodes(graph):
-    """Names of the matrix products before anything that was learnt."""
+    """Names of the matrix products before the first learnt operator."""
     learnt, names = set(), []
     for node in graph.node:
         behind = not learnt.isdisjoint(node.input)
@@ -306,25 +304,39 @@ def _feature_nodes(graph):
     return names
 
 
-def _save(onnx_program, path, classifier, more):
-    path = Path(path)
-    # The exporter notes stack traces, with the paths of this machine
-    for node in onnx_program.model.graph.all_nodes():
+def _write(
+    program: ExportedProgram,
+    path: str | Path,
+    classifier: EmotionClassifier,
+    inputs: list[str],
+    outputs: list[str],
+    **metadata: str,
+) -> Path:
+    """Convert a traced program to ONNX and write it with its metadata."""
+    with _quiet():
+        converted = torch.onnx.export(
+            program,
+            input_names=inputs,
+            output_names=outputs,
+            opset_version=OPSET,
+            custom_translation_table=_translations(),
+            verbose=False,
+        )
+    # The exporter stores stack traces with the paths of this machine
+    for node in converted.model.graph.all_nodes():
         node.metadata_props.clear()
-    onnx_program.model.metadata_props.update(
-        {
-            "labels": json.dumps(classifier.labels),
-            "sample_rate": str(classifier.hparams.sample_rate),
-            **more,
-        }
+    converted.model.metadata_props.update(
+        labels=json.dumps(classifier.labels),
+        sample_rate=str(classifier.hparams.sample_rate),
+        **metadata,
     )
-    onnx_program.save(path)
-    return path
+    converted.save(path)
+    return Path(path)
 
 
 @contextmanager
 def _quiet():
-    """Hush what the exporters say of themselves."""
+    """Silence the warnings and logs of the exporters."""
     loggers = [
         logging.getLogger(name)
         for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")

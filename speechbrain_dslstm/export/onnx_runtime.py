@@ -1,6 +1,7 @@
-"""An exported ONNX file behind the same calls, and the same gate, as torch."""
+"""Run an exported ONNX file as an ``EmotionClassifier``, with the same checks."""
 
 import json
+from pathlib import Path
 
 import torch
 
@@ -12,21 +13,21 @@ __all__ = ["ONNXModel", "load_onnx"]
 
 
 class ONNXModel(torch.nn.Module):
-    """Waveforms and lengths in, log-posteriors out, by onnxruntime.
+    """Waveforms and lengths -> log-posteriors, computed by onnxruntime.
 
     Arguments
     ---------
-    path : str or pathlib.Path
-        What ``export.export_onnx`` or ``export.quantize_onnx`` wrote.
-    threads : int, optional
-        Of onnxruntime; as many as torch has if left out.
+    path
+        A file that ``export_onnx`` or ``quantize_onnx`` wrote.
+    threads
+        Threads of onnxruntime; those of torch if left out.
 
     Raises
     ------
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is no model for whole utterances.
+        The file is no model of whole utterances.
     ImportError
         onnxruntime is not installed.
 
@@ -34,10 +35,10 @@ class ONNXModel(torch.nn.Module):
     -------
     >>> ONNXModel("nowhere.onnx")
     Traceback (most recent call last):
-    FileNotFoundError: no model nowhere.onnx
+    FileNotFoundError: no model file nowhere.onnx
     """
 
-    def __init__(self, path, threads=None):
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
         super().__init__()
         try:
             import onnxruntime
@@ -53,7 +54,7 @@ class ONNXModel(torch.nn.Module):
         try:
             self.session = onnxruntime.InferenceSession(path, options)
         except state.NoSuchFile as error:
-            raise FileNotFoundError(f"no model {path}") from error
+            raise FileNotFoundError(f"no model file {path}") from error
         except (state.InvalidProtobuf, state.InvalidGraph, state.Fail) as error:
             raise ValueError(f"{path} is no ONNX model: {error}") from error
         meta = self.session.get_modelmeta().custom_metadata_map
@@ -62,31 +63,20 @@ class ONNXModel(torch.nn.Module):
             meta
         ):
             raise ValueError(
-                f"{path} is not what export_onnx writes: its inputs are "
-                f"{inputs}"
+                f"{path} was not written by export_onnx: expected the inputs "
+                "wavs and counts and the metadata labels and sample_rate, got "
+                f"the inputs {inputs} and the metadata {sorted(meta)}"
             )
         self.labels = json.loads(meta["labels"])
         self.sample_rate = int(meta["sample_rate"])
 
-    def forward(self, wavs, wav_lens=None):
-        """Log-posteriors of a batch.
+    def forward(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Waveforms [batch, samples] in [-1, 1] -> log-posteriors [batch, n_classes].
 
-        Arguments
-        ---------
-        wavs : torch.Tensor, [batch, samples]
-            Waveforms in [-1, 1].
-        wav_lens : torch.Tensor, [batch], optional
-            Relative lengths (floats) or sample counts (integers).
-
-        Returns
-        -------
-        torch.Tensor, float32, [batch, n_classes]
-            Log-posteriors, temperature included.
-
-        Raises
-        ------
-        ValueError
-            No waveforms [batch, samples], or lengths that do not fit.
+        ``wav_lens``, [batch], are relative lengths (floats) or sample counts
+        (integers). The temperature is applied already.
         """
         if wavs.dim() != 2 or not wavs.numel():
             raise ValueError(
@@ -100,30 +90,28 @@ class ONNXModel(torch.nn.Module):
         return torch.from_numpy(self.session.run(None, inputs)[0])
 
 
-def load_onnx(path, threads=None):
+def load_onnx(
+    path: str | Path, threads: int | None = None
+) -> EmotionClassifier:
     """Load an exported model as a classifier of files, batches and folders.
 
     Arguments
     ---------
-    path : str or pathlib.Path
-        What ``export.export_onnx`` or ``export.quantize_onnx`` wrote.
-    threads : int, optional
-        Of onnxruntime; as many as torch has if left out.
+    path
+        A file that ``export_onnx`` or ``quantize_onnx`` wrote.
+    threads
+        Threads of onnxruntime; those of torch if left out.
 
     Returns
     -------
     EmotionClassifier
-        On the CPU; ``stream`` excepted, it has all calls, and each refuses
-        what is no audio.
+        A classifier on the CPU with all methods but ``stream``, and with the
+        same checks of the audio.
 
     Raises
     ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        The file is no model for whole utterances.
-    ImportError
-        onnxruntime is not installed.
+    FileNotFoundError, ValueError, ImportError
+        As ``ONNXModel``.
 
     Example
     -------

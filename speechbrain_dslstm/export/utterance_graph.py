@@ -1,9 +1,10 @@
-"""The model once more, in a form that ``torch.export`` can trace.
+"""The model of whole utterances in a form that ``torch.export`` can trace.
 
-The same modules and weights, without what a trace cannot follow: checks of
-values, loops over time, and paths that depend on the machine. The recurrences
-are ``scan``, one body however long the input; a waveform is lengthened to a
-multiple of all hops, so that every number of frames is a plain multiple, too.
+It uses the modules and weights of the trained model, and leaves out what a
+trace cannot follow: checks of values, loops over time, and code that depends
+on the machine. The recurrences are ``scan``, one body for any length. The
+waveform is padded to a multiple of all strides, so that every number of
+frames is a plain multiple, too.
 """
 
 import math
@@ -13,34 +14,36 @@ import torch
 from speechbrain_dslstm.audio import LOUDEST
 from speechbrain_dslstm.ds_lstm.kernel_scan import scan_ds_lstm, scan_layer
 from speechbrain_dslstm.features.mfcc import MFCC39
-from speechbrain_dslstm.inference.receptive_field import check_parts
+from speechbrain_dslstm.inference.receptive_field import (
+    check_parts,
+    samples_per_step,
+)
+from speechbrain_dslstm.layers.alignment import AveragePoolAlignment
+from speechbrain_dslstm.layers.cnn import LocalFeatureBlock, LocalFeatureCNN
 from speechbrain_dslstm.lengths import length_mask, zero_padding
 from speechbrain_dslstm.models.branches import MFCCBranch, SpectrogramBranch
+from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 
-__all__ = ["ExportableClassifier", "samples_per_step"]
+__all__ = ["ExportableClassifier", "average_x", "run_block", "scan_lstm"]
 
 
 class ExportableClassifier(torch.nn.Module):
-    """Waveforms and sample counts in, log-posteriors out.
+    """Waveforms and sample counts -> log-posteriors.
+
+    ``ValueError`` names a part of the model that cannot be exported.
 
     Arguments
     ---------
-    model : DualLevelClassifier
-        In evaluation mode, on the CPU.
-    calibrate : torch.nn.Module, optional
-        Maps log-posteriors to log-posteriors, ``TemperatureScaling``.
-    onnx : bool
-        Put ONNX's own operator in the place of an LSTM: twice as fast as a
-        scan, but it computes nothing in torch.
-
-    Raises
-    ------
-    ValueError
-        The model has a part that is not known here.
+    model
+        A model in evaluation mode, on the CPU.
+    calibrate
+        Maps log-posteriors to log-posteriors, such as ``TemperatureScaling``.
+    onnx
+        Use ONNX's own LSTM operator, which is twice as fast as a scan but
+        computes nothing in torch.
 
     Example
     -------
-    >>> from speechbrain_dslstm import DualLevelClassifier
     >>> model = DualLevelClassifier(n_classes=2, p=0.0).eval()
     >>> wavs, counts = torch.randn(2, 16000), torch.tensor([16000, 9000])
     >>> found = ExportableClassifier(model)(wavs, counts)
@@ -48,32 +51,26 @@ class ExportableClassifier(torch.nn.Module):
     True
     """
 
-    def __init__(self, model, calibrate=None, onnx=False):
+    def __init__(
+        self,
+        model: DualLevelClassifier,
+        calibrate: torch.nn.Module | None = None,
+        onnx: bool = False,
+    ) -> None:
         super().__init__()
         check_parts(model, KNOWN, "an export")
         self.model = model.eval()
         self.calibrate = calibrate or torch.nn.Identity()
         self.unit = samples_per_step(model)
-        # Units that the shortest clip needs above one
+        # Units beyond one that the shortest clip needs
         self.more = -(-model.min_samples // self.unit) - 1
-        self.lstm = run_lstm if onnx else scan_lstm
+        self.lstm = onnx_lstm if onnx else scan_lstm
 
-    def forward(self, wavs, counts):
-        """Log-posteriors of a batch.
+    def forward(self, wavs: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """Waveforms [batch, samples] and valid samples [batch] -> [batch, n_classes].
 
-        Arguments
-        ---------
-        wavs : torch.Tensor, [batch, samples]
-            Waveforms in [-1, 1]; whatever follows an utterance's end is taken
-            for silence.
-        counts : torch.Tensor, int64, [batch]
-            Valid samples, 1 at least.
-
-        Returns
-        -------
-        torch.Tensor, [batch, n_classes]
-            Log-posteriors; NaN for an item with NaN, infinity or samples above
-            1000.
+        The log-posteriors of an item are NaN if it holds NaN, infinity or
+        samples above 1000. Samples after an utterance's end count as silence.
         """
         samples = wavs.shape[1]
         units = (samples + self.unit - 1) // self.unit + self.more
@@ -91,41 +88,8 @@ class ExportableClassifier(torch.nn.Module):
         }
         fused = self.model.fuse(logits)
         log_posteriors = self.calibrate(fused.log_softmax(dim=-1))
-        # A graph cannot raise what ``check_samples`` raises
+        # A graph cannot raise the error of ``check_samples``
         return log_posteriors.where(sound, math.nan)
-
-
-def samples_per_step(model):
-    """Samples after which every stage has made a whole number of frames.
-
-    Arguments
-    ---------
-    model : DualLevelClassifier
-        A model.
-
-    Returns
-    -------
-    int
-        Samples.
-
-    Example
-    -------
-    >>> from speechbrain_dslstm import DualLevelClassifier
-    >>> samples_per_step(DualLevelClassifier(n_classes=2))
-    10240
-    """
-    hops = {
-        name: stream.extractor.hop_length
-        for name, stream in model.streams.items()
-    }
-    for branch in model.branches.values():
-        if type(branch) is SpectrogramBranch:
-            for block in branch.cnn_x.blocks:
-                hops["mel_x"] *= block.pool_size
-            for block in branch.cnn_y.blocks:
-                hops["mel_y"] *= block.pool_size
-            hops["mel_x"] *= branch.alignment.stride
-    return math.lcm(*hops.values())
 
 
 def _features(stream, wavs, counts):
@@ -141,65 +105,20 @@ def _features(stream, wavs, counts):
     return stream.normalization(feats, frames), frames
 
 
-def run_cnn(cnn, x, counts):
-    """A ``LocalFeatureCNN`` in evaluation mode.
-
-    Arguments
-    ---------
-    cnn : LocalFeatureCNN
-        The CNN.
-    x : torch.Tensor, [batch, time, frequency]
-        Normalised spectrograms, zero at padded frames.
-    counts : torch.Tensor, int64, [batch]
-        Valid frames of each item.
-
-    Returns
-    -------
-    x : torch.Tensor, [batch, time', output_size]
-        Features; padded frames hold no meaning.
-    counts : torch.Tensor, int64, [batch]
-        Valid frames of the output.
-
-    Example
-    -------
-    >>> from speechbrain_dslstm.layers import LocalFeatureCNN
-    >>> cnn = LocalFeatureCNN(128).eval()
-    >>> x, counts = torch.randn(1, 40, 128), torch.tensor([40])
-    >>> torch.allclose(run_cnn(cnn, x, counts)[0], cnn(x, counts)[0], atol=1e-6)
-    True
-    """
+def _run_cnn(
+    cnn: LocalFeatureCNN, x: torch.Tensor, counts: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run a CNN in evaluation mode on [batch, time, frequency]."""
     x = x.unsqueeze(1)
     for block in cnn.blocks:
         mask = length_mask(counts, x.shape[2])[:, None, :, None]
-        x = run_block(block, x.masked_fill(~mask, 0), counts)
+        x = run_block(block, x.masked_fill(~mask, 0))
         counts = block.num_frames(counts)
     return x.permute(0, 2, 3, 1).flatten(2), counts
 
 
-def run_block(block, x, counts=None):
-    """A ``LocalFeatureBlock`` in evaluation mode.
-
-    Arguments
-    ---------
-    block : LocalFeatureBlock
-        The block.
-    x : torch.Tensor, [batch, in_channels, time, frequency]
-        Images.
-    counts : torch.Tensor, int64, [batch], optional
-        Not needed in evaluation mode.
-
-    Returns
-    -------
-    torch.Tensor, [batch, out_channels, time', frequency']
-        Features.
-
-    Example
-    -------
-    >>> from speechbrain_dslstm.layers import LocalFeatureBlock
-    >>> block = LocalFeatureBlock(1, 8, kernel_size=(2, 4)).eval()
-    >>> run_block(block, torch.randn(3, 1, 50, 128)).shape
-    torch.Size([3, 8, 24, 63])
-    """
+def run_block(block: LocalFeatureBlock, x: torch.Tensor) -> torch.Tensor:
+    """Run a block in evaluation mode on [batch, channel, time, frequency]."""
     scale, shift = (value.view(-1, 1, 1) for value in block.norm.affine())
     x = block.conv(x)
     if block.pool_first:
@@ -207,14 +126,21 @@ def run_block(block, x, counts=None):
     return block.pool((x * scale + shift).relu())
 
 
-def _spectrogram(branch, streams, lstm):
-    x, counts_x = run_cnn(branch.cnn_x, *streams["mel_x"])
-    y, counts_y = run_cnn(branch.cnn_y, *streams["mel_y"])
-    align = branch.alignment
-    counts = align.num_frames(counts_x, counts_y)
-    x = torch.nn.functional.avg_pool1d(
-        x.transpose(1, 2), align.width, align.stride
+def average_x(
+    alignment: AveragePoolAlignment, x: torch.Tensor
+) -> torch.Tensor:
+    """Average the faster sequence, [batch, time, size], over aligned frames."""
+    return torch.nn.functional.avg_pool1d(
+        x.transpose(1, 2), alignment.width, alignment.stride
     ).transpose(1, 2)
+
+
+def _spectrogram(branch, streams, lstm):
+    name_x, name_y = branch.inputs
+    x, counts_x = _run_cnn(branch.cnn_x, *streams[name_x])
+    y, counts_y = _run_cnn(branch.cnn_y, *streams[name_y])
+    counts = branch.alignment.num_frames(counts_x, counts_y)
+    x = average_x(branch.alignment, x)
     time = torch.sym_min(x.shape[1], y.shape[1])
     out, _ = scan_ds_lstm(branch.ds_lstm, x[:, :time], y[:, :time])
     return branch.head(branch.pooling(out, counts))
@@ -229,29 +155,17 @@ def _mfcc(branch, streams, lstm):
 KNOWN = {SpectrogramBranch: _spectrogram, MFCCBranch: _mfcc}
 
 
-def scan_lstm(lstm, x, hx=None, valid=None):
-    """A ``torch.nn.LSTM``, batch first, of one direction, as a scan over time.
+def scan_lstm(
+    lstm: torch.nn.LSTM,
+    x: torch.Tensor,
+    hx: tuple[torch.Tensor, torch.Tensor] | None = None,
+    valid: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+    """Run an LSTM, batch first and of one direction, as a scan over time.
 
-    Arguments
-    ---------
-    lstm : torch.nn.LSTM
-        The layers.
-    x : torch.Tensor, [batch, time, input_size]
-        Sequences.
-    hx : tuple of two torch.Tensor, each [layers, batch, hidden], optional
-        Initial state; zeros if left out.
-    valid : torch.Tensor, bool, [time], optional
-        Steps that change the state.
+    ``valid``, bool [time], marks the steps that change the state. Returns the
+    output, [batch, time, hidden], and both states, [layers, batch, hidden].
 
-    Returns
-    -------
-    out : torch.Tensor, [batch, time, hidden]
-        Output of the last layer.
-    state : tuple of two torch.Tensor, each [layers, batch, hidden]
-        State after the last step.
-
-    Example
-    -------
     >>> lstm = torch.nn.LSTM(3, 5, 2, batch_first=True)
     >>> x = torch.randn(2, 6, 3)
     >>> torch.allclose(scan_lstm(lstm, x)[0], lstm(x)[0], atol=1e-6)
@@ -259,17 +173,14 @@ def scan_lstm(lstm, x, hx=None, valid=None):
     """
 
     def cell(z, c):
-        """The equations, with all products done."""
+        """Apply the equations to z, the sums of all products and biases."""
         i, f, g, o = z.chunk(4, dim=-1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
 
     states = []
     for k in range(lstm.num_layers):
-        weight_x, weight_h, bias_x, bias_h = (
-            getattr(lstm, f"{kind}_l{k}")
-            for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
+        weight_x, weight_h, bias_x, bias_h = _weights(lstm, k)
         projected = torch.nn.functional.linear(
             x.transpose(0, 1), weight_x, bias_x + bias_h
         )
@@ -279,41 +190,24 @@ def scan_lstm(lstm, x, hx=None, valid=None):
     return x, tuple(torch.stack(s) for s in zip(*states, strict=True))
 
 
-def run_lstm(lstm, x):
-    """A ``torch.nn.LSTM`` as the operator LSTM of ONNX.
+def onnx_lstm(
+    lstm: torch.nn.LSTM, x: torch.Tensor
+) -> tuple[torch.Tensor, None]:
+    """Run an LSTM as ONNX's operator; in torch only the output's shape is right.
 
-    Arguments
-    ---------
-    lstm : torch.nn.LSTM
-        The layers, batch first, of one direction.
-    x : torch.Tensor, [batch, time, input_size]
-        Sequences.
-
-    Returns
-    -------
-    out : torch.Tensor, [batch, time, hidden]
-        In torch nothing but the shape.
-    state : None
-        Not asked for.
-
-    Example
-    -------
     >>> lstm = torch.nn.LSTM(3, 5, 2, batch_first=True)
-    >>> run_lstm(lstm, torch.randn(2, 6, 3))[0].shape
+    >>> onnx_lstm(lstm, torch.randn(2, 6, 3))[0].shape
     torch.Size([2, 6, 5])
     """
 
     def reorder(weight):
-        """Torch's blocks i f g o in the order of ONNX: i o f g."""
+        """Reorder torch's blocks i f g o to those of ONNX: i o f g."""
         i, f, g, o = weight.chunk(4, dim=0)
         return torch.cat([i, o, f, g])
 
     x = x.transpose(0, 1)
     for k in range(lstm.num_layers):
-        weight_x, weight_h, bias_x, bias_h = (
-            reorder(getattr(lstm, f"{kind}_l{k}"))
-            for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
+        weight_x, weight_h, bias_x, bias_h = map(reorder, _weights(lstm, k))
         time, batch, _ = x.shape
         x = torch.onnx.ops.symbolic(
             "LSTM",
@@ -328,3 +222,11 @@ def run_lstm(lstm, x):
             shape=[time, 1, batch, lstm.hidden_size],
         ).squeeze(1)
     return x.transpose(0, 1), None
+
+
+def _weights(lstm, k):
+    """Weights and biases of one layer: input, hidden, input, hidden."""
+    return tuple(
+        getattr(lstm, f"{kind}_l{k}")
+        for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )

@@ -1,6 +1,7 @@
-"""Many audio files: batches of like length, bounded memory, no surprises."""
+"""Classify many files in batches of similar length and bounded memory."""
 
 import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,11 @@ from speechbrain_dslstm.audio import (
     open_audio,
     printable,
 )
-from speechbrain_dslstm.inference.long_recordings import classify_long
+from speechbrain_dslstm.inference.long_recordings import (
+    Answer,
+    Classifier,
+    classify_long,
+)
 from speechbrain_dslstm.inference.speech_activity import check_speech
 
 __all__ = ["FileResult", "find_audio", "classify_files"]
@@ -28,18 +33,18 @@ LONGEST_FILE = 2 * 3600.0  # seconds; an hour of silence takes 0.8 s
 
 @dataclass(frozen=True)
 class FileResult:
-    """The answer for one file: an emotion, or why there is none.
+    """Answer for one file: an emotion, or why there is none.
 
     Arguments
     ---------
-    path : pathlib.Path
+    path
         The file.
-    answer : tuple, optional
-        ``(out_prob, score, index, text_lab)`` as ``classify_file`` gives.
-    error : str, optional
+    answer
+        ``(out_prob, score, index, text_lab)`` as ``classify_file`` returns it.
+    error
         Why there is no answer.
-    reason : str, optional
-        "too short", "silence" or "noise" where that is why.
+    reason
+        "too short", "silence" or "noise" if the file holds no speech.
 
     Example
     -------
@@ -48,40 +53,40 @@ class FileResult:
     """
 
     path: Path
-    answer: tuple = None
-    error: str = None
-    reason: str = None
+    answer: Answer | None = None
+    error: str | None = None
+    reason: str | None = None
 
     @property
-    def label(self):
-        """Name of the class, or None."""
+    def label(self) -> str | None:
+        """Name of the class."""
         return self.answer[3][0] if self.answer else None
 
     @property
-    def log_posteriors(self):
-        """Log-posterior of every class, [n_classes], or None."""
+    def log_posteriors(self) -> torch.Tensor | None:
+        """Log-posterior of every class, [n_classes]."""
         return self.answer[0][0] if self.answer else None
 
 
-def find_audio(paths):
+def find_audio(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     """List audio files.
 
     Arguments
     ---------
-    paths : str, pathlib.Path or list of them
-        Files, taken as they are, and folders, which stand for the audio files
-        below them in the order of the alphabet; a link to nothing is one of
-        them, and an error when it is read.
+    paths
+        Files, which are listed as they are, and folders, which stand for the
+        audio files below them in alphabetical order. A link to nothing is
+        listed, too, and becomes an error when it is read.
 
     Returns
     -------
-    list of pathlib.Path
+    list[Path]
         The files.
 
     Raises
     ------
     FileNotFoundError
-        A folder without audio files, or no files at all.
+        A folder holds no audio files, or ``paths`` is empty.
 
     Example
     -------
@@ -95,7 +100,7 @@ def find_audio(paths):
         if not os.path.isdir(path):
             found.append(path)
             continue
-        # "._name.wav" is what macOS leaves on foreign disks
+        # macOS leaves files "._name.wav" on foreign disks
         inside = sorted(
             file
             for file in path.rglob("*")
@@ -112,43 +117,43 @@ def find_audio(paths):
 
 
 def classify_files(
-    classifier,
-    paths,
-    unknown_below=None,
-    speech_only=True,
-    progress=None,
-    longest=LONGEST_FILE,
-):
-    """Classify many files; one that cannot be read stops nothing.
+    classifier: Classifier,
+    paths: str | Path | Iterable[str | Path],
+    unknown_below: float | None = None,
+    speech_only: bool = True,
+    progress: bool | None = None,
+    longest: float | None = LONGEST_FILE,
+) -> list[FileResult]:
+    """Classify many files; a file that cannot be read does not stop the others.
 
-    Files of like length share a batch of at most 8 clips and two minutes. A
-    file of more than a minute is answered by ``classify_long``: the mean
+    Files of similar length share a batch of at most 8 clips and two minutes. A
+    file of more than a minute is answered by ``classify_long``: with the mean
     posterior of its windows with speech.
 
     Arguments
     ---------
-    classifier : EmotionClassifier
-        The model.
-    paths : list of str or pathlib.Path, or one folder
-        As ``find_audio`` takes them.
-    unknown_below : float, optional
-        Where the best posterior is below it, the name is "unknown".
-    speech_only : bool
-        A file without speech has a reason instead of an answer.
-    progress : bool, optional
-        Show a progress bar; on a terminal only if left out.
-    longest : float, optional
+    classifier
+        An ``EmotionClassifier``.
+    paths
+        Files and folders, as ``find_audio`` takes them.
+    unknown_below
+        Label a file "unknown" if its best posterior is below this.
+    speech_only
+        Give a file without speech a reason instead of an answer.
+    progress
+        Show a progress bar; if left out, only on a terminal.
+    longest
         Seconds; a longer file is an error. None: no limit.
 
     Returns
     -------
-    list of FileResult
-        In the order of the files.
+    list[FileResult]
+        The results in the order of the files.
 
     Raises
     ------
     FileNotFoundError
-        A folder without audio files, or no files at all.
+        A folder holds no audio files, or ``paths`` is empty.
 
     Example
     -------
@@ -173,8 +178,8 @@ def classify_files(
     with tqdm(total=len(files), unit="file", disable=hide) as bar:
         bar.update(len(files) - len(lengths))
 
-        def is_sound(k):
-            """Read a file; one that is refused takes no place in a batch."""
+        def is_sound(k: int) -> bool:
+            """Read a short file; a file that is refused joins no batch."""
             if lengths[k] > LONGEST_CLIP:
                 return True
             try:
@@ -203,10 +208,13 @@ def classify_files(
     return results
 
 
-def _batches(lengths, is_sound=lambda k: True):
-    """Indices of files of like length, none of too much to hold.
+def _batches(
+    lengths: dict[int, float],
+    is_sound: Callable[[int], bool] = lambda k: True,
+) -> Iterator[list[int]]:
+    """Yield indices of files of similar length, within the limits of a batch.
 
-    Who shares a batch does not depend on the files that are not sound: the
+    Files that are not sound do not change the other batches' order, as the
     last bits of an answer may depend on its batch.
     """
     batch = []
@@ -224,14 +232,14 @@ def _batches(lengths, is_sound=lambda k: True):
         yield batch
 
 
-def _failed(path, error):
+def _failed(path: Path, error: AudioError) -> FileResult:
     return FileResult(
         path, error=str(error), reason=getattr(error, "reason", None)
     )
 
 
 def _posteriors(classifier, wavs):
-    """Log-posteriors of waveforms that fit into one batch."""
+    """Log-posteriors [1, n_classes] of each waveform of one batch."""
     counts = torch.tensor([len(wav) for wav in wavs])
     padded = pad_sequence(wavs, batch_first=True)
     out_prob, *_ = classifier.classify_batch(padded, counts)
@@ -239,7 +247,7 @@ def _posteriors(classifier, wavs):
 
 
 def _windowed(classifier, path, unknown_below, speech_only):
-    """Result of a long file: the mean posterior of its windows."""
+    """Answer a long file with the mean posterior of its windows."""
     try:
         segments = classify_long(classifier, path, speech_only=speech_only)
         total, seconds, reasons = 0, 0.0, []

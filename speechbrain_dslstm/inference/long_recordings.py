@@ -1,6 +1,10 @@
-"""A recording of any length, window by window, in bounded memory."""
+"""Classify a recording of any length window by window, in bounded memory."""
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Protocol
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -12,22 +16,33 @@ __all__ = ["Segment", "classify_long"]
 
 WINDOWS_AT_ONCE = 8
 
+# (out_prob, score, index, text_lab) of a batch, see ``classify_batch``
+Answer = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]
+
+
+class Classifier(Protocol):
+    """The part of ``EmotionClassifier`` that files and windows require."""
+
+    hparams: SimpleNamespace
+    classify_batch: Callable[..., Answer]
+    label_posteriors: Callable[..., Answer]
+
 
 @dataclass(frozen=True)
 class Segment:
-    """The answer for one window of a recording.
+    """Answer for one window of a recording.
 
     Arguments
     ---------
-    start : float
+    start
         Seconds from the beginning of the recording.
-    end : float
+    end
         Seconds from the beginning of the recording.
-    label : str, optional
-        Name of the class; None where there is no speech.
-    log_posteriors : torch.Tensor, [n_classes], optional
-        Log-posterior of every class.
-    reason : str, optional
+    label
+        Name of the class; None for a window without speech.
+    log_posteriors : [n_classes]
+        Log-posterior of every class; None for a window without speech.
+    reason
         Why there is no label: "too short", "silence" or "noise".
 
     Example
@@ -38,19 +53,19 @@ class Segment:
 
     start: float
     end: float
-    label: str = None
-    log_posteriors: torch.Tensor = None
-    reason: str = None
+    label: str | None = None
+    log_posteriors: torch.Tensor | None = None
+    reason: str | None = None
 
 
 def classify_long(
-    classifier,
-    path,
-    window=6.0,
-    hop=None,
-    unknown_below=None,
-    speech_only=True,
-):
+    classifier: Classifier,
+    path: str | Path,
+    window: float = 6.0,
+    hop: float | None = None,
+    unknown_below: float | None = None,
+    speech_only: bool = True,
+) -> Iterator[Segment]:
     """Classify a recording of any length by windows.
 
     The file is read, resampled and classified piece by piece: an hour takes
@@ -58,30 +73,30 @@ def classify_long(
 
     Arguments
     ---------
-    classifier : EmotionClassifier
-        The model.
-    path : str or pathlib.Path
+    classifier
+        An ``EmotionClassifier``.
+    path
         A local audio file.
-    window : float
+    window
         Length of a window in seconds; the last one may be shorter.
-    hop : float, optional
+    hop
         Seconds from window to window; ``window`` if left out.
-    unknown_below : float, optional
-        Where the best posterior is below it, the label is "unknown".
-    speech_only : bool
-        A window without speech has a reason instead of a label.
+    unknown_below
+        Label a window "unknown" if its best posterior is below this.
+    speech_only
+        Give a window without speech a reason instead of a label.
 
     Returns
     -------
-    iterator of Segment
-        In the order of time.
+    Iterator[Segment]
+        The windows in the order of time.
 
     Raises
     ------
     AudioError
         The file cannot be read.
     ValueError
-        A window or a hop that is not above 0, or a hop above the window.
+        Not 0 < hop <= window, or ``unknown_below`` is no probability.
 
     Example
     -------
@@ -106,20 +121,22 @@ def classify_long(
             f"expected 0 < hop <= window, got hop {hop} and window {window} "
             "seconds"
         )
-    # A generator would raise at its first use only
-    classifier.label_posteriors(
-        torch.zeros(1, len(classifier.labels)), unknown_below
-    )
-    return _segments(
-        classifier,
-        _windows(read_blocks(path, rate), size, step),
-        rate,
-        unknown_below,
-        speech_only,
-    )
+    check_threshold(unknown_below)
+    windows = _windows(read_blocks(path, rate), size, step)
+    return _segments(classifier, windows, rate, unknown_below, speech_only)
 
 
-def _windows(blocks, size, step):
+def check_threshold(unknown_below: float | None) -> None:
+    """Refuse an ``unknown_below`` that is no probability."""
+    if unknown_below is not None and not 0 <= unknown_below <= 1:
+        raise ValueError(
+            f"unknown_below must be in [0, 1], got {unknown_below}"
+        )
+
+
+def _windows(
+    blocks: Iterable[torch.Tensor], size: int, step: int
+) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield (start in samples, window); the last window may be shorter."""
     held, start = torch.zeros(0), 0
     for block in blocks:
@@ -127,28 +144,26 @@ def _windows(blocks, size, step):
         while len(held) >= size:
             yield start, held[:size]
             held, start = held[step:], start + step
-    # What the windows before have not reached yet
+    # Samples beyond the last whole window
     if not start or len(held) > size - step:
         yield start, held
 
 
 def _segments(classifier, windows, rate, unknown_below, speech_only):
-    """Classify windows, some at a time."""
+    """Classify ``WINDOWS_AT_ONCE`` windows at a time."""
+    options = rate, unknown_below, speech_only
     waiting = []
     for item in windows:
         waiting.append(item)
         if len(waiting) == WINDOWS_AT_ONCE:
-            yield from _classify(
-                classifier, waiting, rate, unknown_below, speech_only
-            )
+            yield from _classify(classifier, waiting, *options)
             waiting = []
     if waiting:
-        yield from _classify(
-            classifier, waiting, rate, unknown_below, speech_only
-        )
+        yield from _classify(classifier, waiting, *options)
 
 
 def _classify(classifier, windows, rate, unknown_below, speech_only):
+    """Yield the segments of some windows, those with speech in one batch."""
     reasons = [
         measure_activity(wav, rate).reason if speech_only else None
         for _, wav in windows
@@ -168,10 +183,5 @@ def _classify(classifier, windows, rate, unknown_below, speech_only):
         answers = zip(labels, out_prob.cpu(), strict=True)
     for (start, wav), reason in zip(windows, reasons, strict=True):
         label, log_posteriors = (None, None) if reason else next(answers)
-        yield Segment(
-            start / rate,
-            (start + len(wav)) / rate,
-            label,
-            log_posteriors,
-            reason,
-        )
+        end = (start + len(wav)) / rate
+        yield Segment(start / rate, end, label, log_posteriors, reason)

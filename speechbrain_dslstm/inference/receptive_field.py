@@ -1,76 +1,218 @@
-"""A stage with a bounded view, run over a stream piece by piece.
+"""Receptive fields of the model's layers, and layers run over a stream.
 
-Output j of such a stage reads inputs ``stride * j - left`` to
-``stride * j + right`` and, past either end of the utterance, what the stage
-itself puts there. So the stage can be run as it is on a piece of its input
-that has enough context; what the piece's own edges have touched is dropped.
+Output j of a layer reads the inputs from ``stride * j - left`` to
+``stride * j + right``; beyond the ends of the utterance the layer pads its
+input itself. A layer with a bounded receptive field can run unchanged on a
+piece of its input that has enough context: the outputs that the cut edges of
+the piece affect are dropped.
 """
 
+import math
+from collections.abc import Callable, Collection
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
+from speechbrain_dslstm.features.extractor import Extractor
 from speechbrain_dslstm.features.mel import LogMelSpectrogram
 from speechbrain_dslstm.features.mfcc import MFCC39
+from speechbrain_dslstm.layers.alignment import AveragePoolAlignment
+from speechbrain_dslstm.layers.cnn import LocalFeatureBlock, LocalFeatureCNN
+from speechbrain_dslstm.models.branches import SpectrogramBranch
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 
-__all__ = ["Window", "check_parts", "stream_stage", "cnn_stages"]
+__all__ = [
+    "ReceptiveField",
+    "StreamedLayer",
+    "alignment_field",
+    "block_field",
+    "check_parts",
+    "delta_field",
+    "features_field",
+    "frame_field",
+    "samples_per_step",
+    "stream_alignment",
+    "stream_cnn",
+    "stream_fields",
+    "stream_features",
+]
 
 
-class Window:
-    """Runs a stage over a stream.
+class ReceptiveField(NamedTuple):
+    """Output j reads the inputs ``stride * j - left`` to ``stride * j + right``."""
+
+    stride: int
+    left: int
+    right: int
+
+    def then(self, layer: "ReceptiveField") -> "ReceptiveField":
+        """Receptive field of ``layer`` on the outputs of this one."""
+        return ReceptiveField(
+            self.stride * layer.stride,
+            self.stride * layer.left + self.left,
+            self.stride * layer.right + self.right,
+        )
+
+    @property
+    def context(self) -> int:
+        """Outputs at the start of a piece that read inputs before the piece."""
+        return -(-self.left // self.stride)
+
+
+def frame_field(extractor: Extractor) -> ReceptiveField:
+    """Samples that one frame reads, without the deltas of MFCCs."""
+    if isinstance(extractor, LogMelSpectrogram):
+        half = extractor.n_fft // 2
+        return ReceptiveField(extractor.hop_length, half, half - 1)
+    if isinstance(extractor, MFCC39):
+        return ReceptiveField(
+            extractor.hop_length, 0, extractor.win_length - 1
+        )
+    raise ValueError(
+        f"streaming supports no {type(extractor).__name__}; expected MFCC39 "
+        "or LogMelSpectrogram"
+    )
+
+
+def delta_field(extractor: MFCC39) -> ReceptiveField:
+    """Frames that one delta, or one acceleration of deltas, reads."""
+    return ReceptiveField(1, extractor.delta_window, extractor.delta_window)
+
+
+def features_field(extractor: Extractor) -> ReceptiveField:
+    """Samples that one frame of all features reads."""
+    field = frame_field(extractor)
+    if isinstance(extractor, MFCC39):
+        delta = delta_field(extractor)
+        field = field.then(delta).then(delta)
+    return field
+
+
+def block_field(block: LocalFeatureBlock) -> ReceptiveField:
+    """Frames that one output frame of a convolution and its pooling reads."""
+    kernel, padding = block.kernel_size[0], block.padding[0]
+    right = block.pool_size - 1 - padding + kernel - 1
+    return ReceptiveField(block.pool_size, padding, right)
+
+
+def alignment_field(alignment: AveragePoolAlignment) -> ReceptiveField:
+    """Frames of x that one aligned frame reads or waits for."""
+    return ReceptiveField(alignment.stride, 0, alignment.min_frames - 1)
+
+
+def stream_fields(model: DualLevelClassifier) -> dict[str, ReceptiveField]:
+    """Samples that one step of the recurrence reads, for each feature stream."""
+    fields = {
+        name: features_field(stream.extractor)
+        for name, stream in model.streams.items()
+    }
+    for branch in model.branches.values():
+        if type(branch) is SpectrogramBranch:
+            x, y = branch.inputs
+            for name, cnn in ((x, branch.cnn_x), (y, branch.cnn_y)):
+                for block in cnn.blocks:
+                    fields[name] = fields[name].then(block_field(block))
+            fields[x] = fields[x].then(alignment_field(branch.alignment))
+    return fields
+
+
+def samples_per_step(model: DualLevelClassifier) -> int:
+    """Samples after which every layer has made a whole number of frames."""
+    return math.lcm(*(field.stride for field in stream_fields(model).values()))
+
+
+def check_parts(
+    model: torch.nn.Module, known: Collection[type], user: str
+) -> None:
+    """Refuse a model that cannot run layer by layer with ``ValueError``.
+
+    ``known`` holds the supported classes of branches; ``user`` is the subject
+    of the message, such as "a stream".
+    """
+    if not isinstance(model, DualLevelClassifier):
+        raise ValueError(f"{user} supports no {type(model).__name__}")
+    for name, stream in model.streams.items():
+        if type(stream.extractor) not in (MFCC39, LogMelSpectrogram):
+            raise ValueError(
+                f"{user} supports no {type(stream.extractor).__name__}"
+            )
+        if stream.resize is not None:
+            raise ValueError(
+                f'{user} cannot stretch "{name}" to {stream.resize} frames, '
+                "which needs the length of the whole utterance; train with "
+                "resize: null"
+            )
+    for name, branch in model.branches.items():
+        if type(branch) not in known:
+            raise ValueError(
+                f'{user} supports no {type(branch).__name__} (branch "{name}")'
+            )
+        if type(branch) is not SpectrogramBranch:
+            continue
+        for part, expected in (
+            (branch.cnn_x, LocalFeatureCNN),
+            (branch.cnn_y, LocalFeatureCNN),
+            (branch.alignment, AveragePoolAlignment),
+        ):
+            if not isinstance(part, expected):
+                raise ValueError(f"{user} supports no {type(part).__name__}")
+        if branch.ds_lstm.bidirectional:
+            raise ValueError(
+                f"{user} cannot run a bidirectional DS-LSTM, which reads "
+                "backwards from the end of the utterance"
+            )
+        if branch.ds_lstm.gate_norms:
+            raise ValueError(
+                f"{user} supports no gate_norm, whose statistics are those of "
+                "each step counted from the start of an utterance"
+            )
+
+
+class StreamedLayer:
+    """Runs a layer with a bounded receptive field over a stream.
 
     Arguments
     ---------
-    function : callable
-        The stage: [1, inputs, ...] -> [1, outputs, ...].
-    stride : int
-        Inputs from output to output.
-    left : int
-        Inputs before ``stride * j`` that output j reads.
-    right : int
-        Inputs after ``stride * j`` that output j reads.
-    total : callable
-        Outputs of so many inputs where the utterance ends.
-    least : int
-        Inputs that the stage needs to run at all.
+    function
+        The layer, [1, inputs, ...] -> [1, outputs, ...].
+    field
+        Its receptive field.
+    num_outputs
+        Maps the number of inputs of a whole utterance to that of its outputs.
+    least
+        Inputs that the layer needs to run at all.
 
     Example
     -------
     >>> pairs = lambda x: x[:, :-1:2] + x[:, 1::2]
-    >>> window = Window(pairs, 2, left=0, right=1, total=lambda n: n // 2)
-    >>> window.advance(torch.ones(1, 3), end=False)
+    >>> layer = StreamedLayer(pairs, ReceptiveField(2, 0, 1), lambda n: n // 2)
+    >>> layer.advance(torch.ones(1, 3), end=False)
     tensor([[2.]])
-    >>> window.advance(torch.ones(1, 3), end=False)
+    >>> layer.advance(torch.ones(1, 3), end=False)
     tensor([[2., 2.]])
     """
 
-    def __init__(self, function, stride, left, right, total, least=1):
+    def __init__(
+        self,
+        function: Callable[[torch.Tensor], torch.Tensor],
+        field: ReceptiveField,
+        num_outputs: Callable[[int], int],
+        least: int = 1,
+    ) -> None:
         self.function = function
-        self.stride = stride
-        # Outputs that the edge of a piece touches
-        self.context = -(-left // stride)
-        self.right = right
-        self.total = total
+        self.field = field
+        self.num_outputs = num_outputs
         self.least = least
         self.held = None
         self.start = 0  # input index of held[0], a multiple of the stride
-        self.done = 0  # outputs given
+        self.done = 0  # outputs returned so far
 
-    def advance(self, x, end):
-        """Take the next inputs, give the outputs that are complete.
+    def advance(self, x: torch.Tensor | None, end: bool) -> torch.Tensor | None:
+        """Take the next inputs, return the outputs that are now complete.
 
-        Arguments
-        ---------
-        x : torch.Tensor or None, [1, inputs, ...]
-            The next inputs; None: none.
-        end : bool
-            Whether these are the last.
-
-        Returns
-        -------
-        torch.Tensor or None, [1, outputs, ...]
-            The next outputs; None: none yet.
+        Both are [1, frames, ...], or None if there are none; ``end`` says that
+        the utterance ends with these inputs.
         """
         if x is not None:
             self.held = (
@@ -78,170 +220,74 @@ class Window:
             )
         if self.held is None:
             return None
-        heard = self.start + self.held.shape[1]
+        stride, right = self.field.stride, self.field.right
+        received = self.start + self.held.shape[1]
         if end:
-            ready = self.total(heard)
+            ready = self.num_outputs(received)
         else:
-            # The stage may put something behind the last input of a piece
-            # that was not the utterance's last: only what reads none of it
-            ready = max(0, (heard - 1 - self.right) // self.stride + 1)
+            # The layer pads a piece as if the utterance ended there: take
+            # only the outputs that read none of this padding
+            ready = max(0, (received - 1 - right) // stride + 1)
         out = None
         if ready > self.done and self.held.shape[1] >= self.least:
-            first = self.start // self.stride
+            first = self.start // stride
             out = self.function(self.held)
             out = out[:, self.done - first : ready - first]
             self.done = ready
-        keep = self.stride * max(0, self.done - self.context) - self.start
+        keep = stride * max(0, self.done - self.field.context) - self.start
         if keep > 0:
-            # A copy, or the whole piece stays in memory
+            # A view would keep the whole piece in memory
             self.held = self.held[:, keep:].clone()
             self.start += keep
         return out
 
-    def state_size(self):
-        """Count what is kept.
-
-        Returns
-        -------
-        int
-            Numbers held.
-        """
+    def state_size(self) -> int:
+        """Count the numbers held."""
         return 0 if self.held is None else self.held.numel()
 
 
-def check_parts(model, known, what):
-    """Refuse a model that cannot be run stage by stage.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        A model.
-    known : collection of type
-        Classes of branches.
-    what : str
-        Who refuses, for the message.
-
-    Raises
-    ------
-    ValueError
-        Says what in the model is not known, or needs the whole utterance.
-
-    Example
-    -------
-    >>> model = DualLevelClassifier(2, resize=[230, 120])
-    >>> check_parts(model, [], "a stream")
-    Traceback (most recent call last):
-    ValueError: a stream cannot stretch "mel_x" to 230 frames: ...
-    """
-    if not isinstance(model, DualLevelClassifier):
-        raise ValueError(f"{what} knows no {type(model).__name__}")
-    for name, stream in model.streams.items():
-        if type(stream.extractor) not in (MFCC39, LogMelSpectrogram):
-            raise ValueError(
-                f"{what} knows no {type(stream.extractor).__name__}"
-            )
-        if stream.resize is not None:
-            raise ValueError(
-                f'{what} cannot stretch "{name}" to {stream.resize} frames: '
-                "that needs the length of the whole utterance; train with "
-                "resize: null"
-            )
-    for name, branch in model.branches.items():
-        if type(branch) not in known:
-            raise ValueError(
-                f'{what} knows no {type(branch).__name__} (branch "{name}")'
-            )
-        recurrence = getattr(branch, "ds_lstm", None)
-        if recurrence is not None and recurrence.bidirectional:
-            raise ValueError(f"{what} cannot read backwards: bidirectional")
-        if recurrence is not None and recurrence.gate_norms:
-            raise ValueError(
-                f"{what} knows no gate_norm, which has statistics for each "
-                "step from an utterance's first"
-            )
-
-
-def stream_stage(extractor):
-    """The stage of a feature extractor.
-
-    Arguments
-    ---------
-    extractor : MFCC39 or LogMelSpectrogram
-        Waveform -> features.
-
-    Returns
-    -------
-    Window
-        Takes samples [1, samples], gives features [1, frames, features].
-
-    Raises
-    ------
-    ValueError
-        Another extractor.
-
-    Example
-    -------
-    >>> stage = stream_stage(LogMelSpectrogram(512))
-    >>> stage.advance(torch.randn(1, 1000), end=False).shape
-    torch.Size([1, 3, 128])
-    """
-    hop = getattr(extractor, "hop_length", None)
-    if isinstance(extractor, LogMelSpectrogram):
-        half = extractor.n_fft // 2
-        left, right = half, half - 1
-    elif isinstance(extractor, MFCC39):
-        # A delta of a delta
-        around = 2 * extractor.delta_window * hop
-        left, right = around, around + extractor.win_length - 1
-    else:
-        raise ValueError(f"streaming knows no {type(extractor).__name__}")
-    return Window(extractor, hop, left, right, extractor.num_frames)
-
-
-def cnn_stages(cnn):
-    """The stages of a CNN, one for each block.
-
-    Arguments
-    ---------
-    cnn : LocalFeatureCNN
-        Features over time.
-
-    Returns
-    -------
-    list of Window
-        The first takes [1, frames, bins], the last gives
-        [1, frames, output_size].
-
-    Example
-    -------
-    >>> from speechbrain_dslstm.layers import LocalFeatureCNN
-    >>> cnn = LocalFeatureCNN(128)
-    >>> len(cnn_stages(cnn))
-    2
-    """
-    stages = [_block_stage(block) for block in cnn.blocks]
-    first, last = stages[0].function, stages[-1].function
-    stages[0].function = lambda x: first(x.unsqueeze(-1))
-    if len(stages) == 1:
-        stages[0].function = lambda x: first(x.unsqueeze(-1)).flatten(2)
-    else:
-        stages[-1].function = lambda x: last(x).flatten(2)
-    return stages
-
-
-def _block_stage(block):
-    """Images laid out [1, time, frequency, channel], as between the blocks."""
-    kernel, padding = block.kernel_size[0], block.padding[0]
-    return Window(
-        partial(_run_block, block),
-        stride=block.pool_size,
-        left=padding,
-        right=block.pool_size - 1 - padding + kernel - 1,
-        total=block.num_frames,
-        least=block.pool_size + kernel - 1 - 2 * padding,
+def stream_features(extractor: Extractor) -> StreamedLayer:
+    """Stream an extractor: samples [1, samples] -> features [1, frames, size]."""
+    return StreamedLayer(
+        extractor, features_field(extractor), extractor.num_frames
     )
 
 
-def _run_block(block, x):
+def stream_cnn(cnn: LocalFeatureCNN) -> list[StreamedLayer]:
+    """Stream a CNN block by block: [1, frames, bins] -> [1, frames, size]."""
+    layers = []
+    for block in cnn.blocks:
+        field = block_field(block)
+        layers.append(
+            StreamedLayer(
+                partial(_run_block, block, block is cnn.blocks[-1]),
+                field,
+                block.num_frames,
+                least=field.right + 1 - field.left,
+            )
+        )
+    return layers
+
+
+def stream_alignment(alignment: AveragePoolAlignment) -> StreamedLayer:
+    """Stream the average pool of x: [1, frames, size] -> [1, aligned, size]."""
+    return StreamedLayer(
+        partial(_average, alignment),
+        alignment_field(alignment),
+        lambda n: alignment.num_frames(n, n),
+        least=alignment.min_frames,
+    )
+
+
+def _run_block(block, last, x):
+    """Run a block on [1, time, frequency, channel], the layout between blocks."""
+    if x.dim() == 3:
+        x = x.unsqueeze(-1)
     counts = torch.full((1,), x.shape[1], device=x.device)
-    return block(x.permute(0, 3, 1, 2), counts).permute(0, 2, 3, 1)
+    x = block(x.permute(0, 3, 1, 2), counts).permute(0, 2, 3, 1)
+    return x.flatten(2) if last else x
+
+
+def _average(alignment, x):
+    counts = torch.full((1,), x.shape[1])
+    return alignment(x, x, counts, counts)[0]

@@ -1,8 +1,9 @@
-"""The running posterior of a stream, the same as offline at its end.
+"""Running posterior of a stream that ends with the offline answer.
 
-Every stage of the model looks a bounded distance ahead and behind, so that a
-stream keeps a bounded piece of each stage's input and the recurrences' states,
-however long it gets. At 16 kHz and the paper's sizes the stages look ahead:
+Every layer of the model has a bounded receptive field, so a stream keeps a
+piece of bounded size of each layer's input, and the states of the
+recurrences, however long it becomes. At 16 kHz and the paper's sizes the
+layers look ahead by:
 
 =====================  =====================================================
 MFCC frame             25 ms from its start
@@ -14,14 +15,14 @@ alignment              3 pooled frames of x, 64 ms each
 LSTM, DS-LSTM, mean    none
 =====================  =====================================================
 
-In all 65 ms on the way of the MFCCs and 320 ms on that of the spectrograms.
+The sums are 65 ms for the MFCCs and 320 ms for the spectrograms.
 
-A model that takes out each utterance's own mean looks ahead to the end.
-``with_normalization`` gives the same weights with a mean that a stream has.
+A model that subtracts each utterance's own mean looks ahead to the end of the
+utterance. ``with_normalization`` returns the same weights with a mean that is
+known in a stream.
 """
 
 import copy
-from functools import partial
 
 import torch
 
@@ -31,45 +32,49 @@ from speechbrain_dslstm.features.normalization import (
     RunningNormalization,
 )
 from speechbrain_dslstm.inference.receptive_field import (
-    Window,
     check_parts,
-    cnn_stages,
-    stream_stage,
+    stream_alignment,
+    stream_cnn,
+    stream_features,
 )
 from speechbrain_dslstm.models.branches import MFCCBranch, SpectrogramBranch
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
+from speechbrain_dslstm.models.streams import FeatureStream
 
 __all__ = ["with_normalization", "EmotionStream"]
 
 NORMALIZATIONS = ("running", "training")
-LARGEST_PIECE = 16000  # samples taken from a chunk at a time
+LARGEST_PIECE = 16000  # samples of a chunk that are processed at a time
 
 
-def with_normalization(model, normalization, share_weights=False):
-    """The same weights with another treatment of the features' mean.
+def with_normalization(
+    model: DualLevelClassifier, normalization: str, share_weights: bool = False
+) -> DualLevelClassifier:
+    """Copy a model, with a normalisation of its features that a stream can apply.
 
     Arguments
     ---------
-    model : DualLevelClassifier
+    model
         A trained model.
-    normalization : str
-        "running": the mean of the frames heard so far is taken out, which
-        stands in for the utterance's mean that the model was trained with.
-        "training": only the training set's statistics.
-    share_weights : bool
-        Whether the result has the model's own tensors; neither is to be
-        moved, cast or trained while both are in use.
+    normalization
+        "running": subtract the mean of the frames received so far, which
+        approximates the utterance's mean that the model was trained with.
+        "training": use only the statistics of the training set.
+    share_weights
+        The copy uses the model's own tensors; neither may be moved, cast or
+        trained while both are in use.
 
     Returns
     -------
     DualLevelClassifier
-        A copy, in evaluation mode. Where the model was trained with each
-        utterance's mean, its answers are an approximation.
+        The copy, in evaluation mode. Its answers are an approximation if the
+        model was trained with each utterance's mean.
 
     Raises
     ------
     ValueError
-        Another normalisation, or another model.
+        ``normalization`` is unknown, or the model is no
+        ``DualLevelClassifier``.
 
     Example
     -------
@@ -81,11 +86,14 @@ def with_normalization(model, normalization, share_weights=False):
     """
     if normalization not in NORMALIZATIONS:
         raise ValueError(
-            f"normalization must be one of {', '.join(NORMALIZATIONS)}, got "
-            f"{normalization!r}"
+            f"unknown normalization {normalization!r}; expected one of "
+            f"{', '.join(NORMALIZATIONS)}"
         )
     if not isinstance(model, DualLevelClassifier):
-        raise ValueError(f"no normalisation known in a {type(model).__name__}")
+        raise ValueError(
+            f"expected a DualLevelClassifier, got {type(model).__name__}, whose "
+            "normalisation cannot be changed"
+        )
     tensors = [*model.parameters(), *model.buffers()] if share_weights else []
     model = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
     for stream in model.streams.values():
@@ -101,24 +109,24 @@ def with_normalization(model, normalization, share_weights=False):
 
 
 class EmotionStream:
-    """Takes audio in chunks of any size, gives the running posterior.
+    """Takes audio in chunks of any size and returns the running posterior.
 
     After ``finish`` the posterior equals the offline one of the same model,
     however the audio was cut into chunks; the state has a constant size.
 
     Arguments
     ---------
-    model : DualLevelClassifier
-        In evaluation mode.
-    calibrate : torch.nn.Module, optional
-        Maps log-posteriors to log-posteriors, ``TemperatureScaling``.
+    model
+        A model in evaluation mode.
+    calibrate
+        Maps log-posteriors to log-posteriors, such as ``TemperatureScaling``.
 
     Raises
     ------
     ValueError
         The model needs the whole utterance (centring, resizing, a backward
-        direction, batch norm of each step), or has a branch that is not known
-        here.
+        direction, batch norm of each step), or has a branch that a stream
+        does not support.
 
     Example
     -------
@@ -132,7 +140,11 @@ class EmotionStream:
     True
     """
 
-    def __init__(self, model, calibrate=None):
+    def __init__(
+        self,
+        model: DualLevelClassifier,
+        calibrate: torch.nn.Module | None = None,
+    ) -> None:
         check_streamable(model)
         self.model = model
         self.calibrate = calibrate or torch.nn.Identity()
@@ -141,7 +153,7 @@ class EmotionStream:
         self.samples = 0
         self.finished = False
         self.features = {
-            name: _FeatureStage(stream)
+            name: _StreamedFeatures(stream)
             for name, stream in model.streams.items()
         }
         self.branches = {
@@ -150,30 +162,15 @@ class EmotionStream:
         }
 
     @torch.no_grad()
-    def push(self, chunk):
-        """Hear the next samples.
+    def push(self, chunk: torch.Tensor) -> torch.Tensor | None:
+        """Process the next samples, [samples] in [-1, 1] at the model's rate.
 
-        Arguments
-        ---------
-        chunk : torch.Tensor, [samples]
-            Any number of samples in [-1, 1] at the model's rate.
-
-        Returns
-        -------
-        torch.Tensor or None, [n_classes]
-            Log-posteriors of all that was heard; None as long as some stage
-            has seen too little.
-
-        Raises
-        ------
-        AudioError
-            A ValueError: NaN, infinity or samples above 1000. The stream is
-            as it was before.
-        ValueError
-            After ``finish``, or not one row of floats.
+        Returns the log-posteriors [n_classes] of all audio so far, or None
+        until every branch has received a frame. NaN, infinity or samples above
+        1000 raise ``AudioError`` and leave the stream as it was.
         """
         if self.finished:
-            raise ValueError("the stream is finished; begin a new one")
+            raise ValueError("the stream is finished; start a new one")
         if chunk.dim() != 1 or not chunk.is_floating_point():
             raise ValueError(
                 f"expected floats [samples], got {list(chunk.shape)} of "
@@ -186,21 +183,10 @@ class EmotionStream:
         return self.posterior()
 
     @torch.no_grad()
-    def finish(self):
-        """End the stream: let every stage come to the last sample.
-
-        Returns
-        -------
-        torch.Tensor, [n_classes]
-            Log-posteriors of the whole stream.
-
-        Raises
-        ------
-        ValueError
-            Nothing was heard.
-        """
+    def finish(self) -> torch.Tensor:
+        """End the stream and return its log-posteriors, [n_classes]."""
         if not self.samples:
-            raise ValueError("nothing was pushed into the stream")
+            raise ValueError("the stream has received no samples")
         if not self.finished:
             missing = max(0, self.model.min_samples - self.samples)
             silence = torch.zeros(missing, device=self.device, dtype=self.dtype)
@@ -209,61 +195,30 @@ class EmotionStream:
         return self.posterior()
 
     @torch.no_grad()
-    def posterior(self):
-        """Look at the running posterior.
-
-        Returns
-        -------
-        torch.Tensor or None, [n_classes]
-            Log-posteriors of all that was heard; None before each branch has
-            had a frame.
-        """
+    def posterior(self) -> torch.Tensor | None:
+        """Log-posteriors [n_classes] of all audio so far, as ``push`` returns."""
         logits = {name: b.logits() for name, b in self.branches.items()}
         if any(value is None for value in logits.values()):
             return None
         fused = self.model.fuse(logits)
         return self.calibrate(fused.log_softmax(dim=-1))[0]
 
-    def state_size(self):
-        """Count what the stream keeps.
-
-        Returns
-        -------
-        int
-            Numbers held in buffers and states.
-        """
+    def state_size(self) -> int:
+        """Count the numbers held in buffers and states."""
         held = [*self.features.values(), *self.branches.values()]
-        return sum(stage.state_size() for stage in held)
+        return sum(part.state_size() for part in held)
 
     def _advance(self, piece, end):
         feats = {
-            name: stage.advance(piece.unsqueeze(0), end)
-            for name, stage in self.features.items()
+            name: stream.advance(piece.unsqueeze(0), end)
+            for name, stream in self.features.items()
         }
         for branch in self.branches.values():
             branch.advance(feats, end)
 
 
-def check_streamable(model):
-    """Refuse a model that cannot be streamed.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        A model.
-
-    Raises
-    ------
-    ValueError
-        Says what in the model needs the whole utterance.
-
-    Example
-    -------
-    >>> from speechbrain_dslstm import DualLevelClassifier
-    >>> check_streamable(DualLevelClassifier(2, resize=[230, 120]))
-    Traceback (most recent call last):
-    ValueError: a stream cannot stretch "mel_x" to 230 frames: ...
-    """
+def check_streamable(model: torch.nn.Module) -> None:
+    """Raise ``ValueError`` if a part of the model needs the whole utterance."""
     check_parts(model, KNOWN, "a stream")
     for stream in model.streams.values():
         if stream.normalization.source == "speaker":
@@ -273,23 +228,23 @@ def check_streamable(model):
             )
         if stream.normalization.center_utterances:
             raise ValueError(
-                "this model takes out each utterance's own mean, which a "
+                "this model subtracts each utterance's own mean, which a "
                 'stream cannot know: use normalization="running" (an '
                 "approximation) or train with center_utterances: False"
             )
 
 
-class _FeatureStage:
-    """Waveform -> normalised features, a piece at a time."""
+class _StreamedFeatures:
+    """Waveform -> normalised features, piece by piece."""
 
-    def __init__(self, stream):
-        self.window = stream_stage(stream.extractor)
+    def __init__(self, stream: FeatureStream) -> None:
+        self.layer = stream_features(stream.extractor)
         self.normalization = stream.normalization
         self.state = None
 
     def advance(self, piece, end):
-        """Features that have become complete."""
-        feats = self.window.advance(piece, end)
+        """Take samples [1, samples], return the features now complete or None."""
+        feats = self.layer.advance(piece, end)
         if feats is None:
             return None
         counts = torch.full((1,), feats.shape[1], device=feats.device)
@@ -301,16 +256,17 @@ class _FeatureStage:
         return feats
 
     def state_size(self):
-        """Numbers held."""
+        """Count the numbers held."""
         sums = self.state[1].numel() if self.state else 0
-        return self.window.state_size() + sums
+        return self.layer.state_size() + sums
 
 
 class _RunningMean:
-    """Mean over all steps so far, and the logits of it."""
+    """Mean of a recurrence's outputs over all steps so far, and its logits."""
 
-    def __init__(self, branch):
+    def __init__(self, branch: MFCCBranch | SpectrogramBranch) -> None:
         self.branch = branch
+        # float64: a float32 sum over an hour would drift
         self.total, self.steps, self.hx = None, 0, None
 
     def add(self, out):
@@ -320,21 +276,21 @@ class _RunningMean:
         self.steps += out.shape[1]
 
     def logits(self):
-        """Logits of what was heard, or None."""
+        """Logits [1, n_classes] of all steps so far, or None before the first."""
         if not self.steps:
             return None
         mean = (self.total / self.steps).to(self.branch.head.weight.dtype)
         return self.branch.head(mean)
 
     def state_size(self):
-        """Numbers held."""
+        """Count the numbers held."""
         if self.total is None:
             return 0
         return self.total.numel() + sum(h.numel() for h in self.hx)
 
 
-class _MFCCStage(_RunningMean):
-    """The LSTM over the MFCCs."""
+class _StreamedMFCC(_RunningMean):
+    """LSTM over the MFCCs."""
 
     def advance(self, feats, end):
         """Run over the new frames."""
@@ -343,34 +299,25 @@ class _MFCCStage(_RunningMean):
             self.add(out)
 
 
-class _SpectrogramStage(_RunningMean):
+class _StreamedSpectrograms(_RunningMean):
     """CNNs, alignment and DS-LSTM over both spectrograms."""
 
-    def __init__(self, branch):
+    def __init__(self, branch: SpectrogramBranch) -> None:
         super().__init__(branch)
-        self.cnns = {
-            "mel_x": cnn_stages(branch.cnn_x),
-            "mel_y": cnn_stages(branch.cnn_y),
+        x, y = branch.inputs
+        self.layers = {
+            x: [*stream_cnn(branch.cnn_x), stream_alignment(branch.alignment)],
+            y: stream_cnn(branch.cnn_y),
         }
-        align = branch.alignment
-        self.pool = Window(
-            partial(_average, align),
-            stride=align.stride,
-            left=0,
-            right=align.min_frames - 1,
-            total=lambda n: align.num_frames(n, n),
-            least=align.min_frames,
-        )
-        self.waiting = {"mel_x": None, "mel_y": None}
+        # Frames of one sequence whose counterparts are not yet complete
+        self.waiting = {x: None, y: None}
 
     def advance(self, feats, end):
         """Run over the new frames."""
-        for name, stages in self.cnns.items():
+        for name, layers in self.layers.items():
             value = feats[name]
-            for stage in stages:
-                value = stage.advance(value, end)
-            if name == "mel_x":
-                value = self.pool.advance(value, end)
+            for layer in layers:
+                value = layer.advance(value, end)
             held = [v for v in (self.waiting[name], value) if v is not None]
             self.waiting[name] = torch.cat(held, dim=1) if held else None
         x, y = self.waiting.values()
@@ -380,22 +327,18 @@ class _SpectrogramStage(_RunningMean):
                 x[:, :time], y[:, :time], hx=self.hx
             )
             self.add(out)
-            self.waiting = {"mel_x": x[:, time:], "mel_y": y[:, time:]}
+            rest = x[:, time:], y[:, time:]
+            self.waiting = dict(zip(self.waiting, rest, strict=True))
 
     def state_size(self):
-        """Numbers held."""
-        stages = [self.pool, *self.cnns["mel_x"], *self.cnns["mel_y"]]
+        """Count the numbers held."""
+        layers = [layer for path in self.layers.values() for layer in path]
         held = [v for v in self.waiting.values() if v is not None]
         return (
             super().state_size()
-            + sum(stage.state_size() for stage in stages)
+            + sum(layer.state_size() for layer in layers)
             + sum(v.numel() for v in held)
         )
 
 
-def _average(alignment, x):
-    counts = torch.full((1,), x.shape[1])
-    return alignment(x, x, counts, counts)[0]
-
-
-KNOWN = {MFCCBranch: _MFCCStage, SpectrogramBranch: _SpectrogramStage}
+KNOWN = {MFCCBranch: _StreamedMFCC, SpectrogramBranch: _StreamedSpectrograms}
