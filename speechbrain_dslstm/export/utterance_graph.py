@@ -126,9 +126,7 @@ def run_block(block: LocalFeatureBlock, x: torch.Tensor) -> torch.Tensor:
     return block.pool((x * scale + shift).relu())
 
 
-def average_x(
-    alignment: AveragePoolAlignment, x: torch.Tensor
-) -> torch.Tensor:
+def average_x(alignment: AveragePoolAlignment, x: torch.Tensor) -> torch.Tensor:
     """Average the faster sequence, [batch, time, size], over aligned frames."""
     return torch.nn.functional.avg_pool1d(
         x.transpose(1, 2), alignment.width, alignment.stride

@@ -1,19 +1,27 @@
-"""From a waveform to an emotion with a pretrained model.
+"""Classify emotions from waveforms or files with a trained model.
 
-A model folder is loaded from a local place or a hub alike, see ``pretrained``
-for what is in it. A model YAML is a program: load one from a stranger with
-``safe_loader.load_safe`` instead.
+``EmotionClassifier.from_hparams`` loads a model folder of any source; its YAML
+is a program that may run any code. ``load_safe`` loads a folder from a stranger
+as data only.
 """
 
+from collections.abc import Iterable, Iterator
 from copy import copy
 from pathlib import Path
+from typing import Any
 
 import torch
+from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.inference.interfaces import Pretrained
 
 from speechbrain_dslstm.audio import LONGEST_CLIP, check_samples, load_audio
-from speechbrain_dslstm.inference.files import classify_files
-from speechbrain_dslstm.inference.long_recordings import classify_long
+from speechbrain_dslstm.inference.files import FileResult, classify_files
+from speechbrain_dslstm.inference.long_recordings import (
+    Answer,
+    Segment,
+    check_threshold,
+    classify_long,
+)
 from speechbrain_dslstm.inference.speech_activity import check_speech
 from speechbrain_dslstm.inference.streaming import (
     EmotionStream,
@@ -41,19 +49,19 @@ UNKNOWN = "unknown"
 class EmotionClassifier(Pretrained):
     """Classifies the emotion of utterances with a trained model.
 
-    Load one with ``EmotionClassifier.from_hparams(source)``.
+    ``EmotionClassifier.from_hparams(source)`` loads one.
 
     Arguments
     ---------
-    modules : dict of str to torch.nn.Module
-        "embedding_model": waveforms and lengths in, log-posteriors out;
-        "classifier": scales them with the temperature.
-    hparams : dict
+    modules
+        "embedding_model" maps waveforms and lengths to log-posteriors,
+        "classifier" scales them with the temperature.
+    hparams
         Holds "label_encoder" and "sample_rate".
-    run_opts : dict, optional
+    run_opts
         Run options of SpeechBrain, such as {"device": "cuda"}.
-    freeze_params : bool
-        Inference only: no gradients, evaluation mode.
+    freeze_params
+        Use the model for inference only: no gradients, evaluation mode.
 
     Example
     -------
@@ -79,8 +87,12 @@ class EmotionClassifier(Pretrained):
     HPARAMS_NEEDED = ["label_encoder", "sample_rate"]
 
     def __init__(
-        self, modules=None, hparams=None, run_opts=None, freeze_params=True
-    ):
+        self,
+        modules: dict[str, torch.nn.Module] | None = None,
+        hparams: dict[str, Any] | None = None,
+        run_opts: dict[str, Any] | None = None,
+        freeze_params: bool = True,
+    ) -> None:
         for name in self.MODULES_NEEDED:
             if name not in (modules or {}):
                 raise ValueError(f"the model's YAML has no modules[{name}]")
@@ -92,34 +104,33 @@ class EmotionClassifier(Pretrained):
 
     @classmethod
     def from_hparams(
-        cls, source, hparams_file=HYPERPARAMS, savedir=None, **kwargs
-    ):
+        cls,
+        source: str | Path,
+        hparams_file: str = HYPERPARAMS,
+        savedir: str | Path | None = None,
+        **kwargs: Any,
+    ) -> "EmotionClassifier":
         """Load a pretrained model.
 
         Arguments
         ---------
-        source : str or pathlib.Path
-            A local model folder, the name of a model that comes with the
-            package such as "pretrained/NAME", or a hub id "user/model".
-        hparams_file : str
+        source
+            A local model folder, "pretrained/NAME" for a model that comes with
+            the package, or a hub id "user/model".
+        hparams_file
             Name of the YAML in it.
-        savedir : str or pathlib.Path, optional
-            Where files of a hub are kept, of one model only; not used for a
-            local folder.
-        **kwargs : dict
+        savedir
+            Folder that keeps the files of one hub model; not used for a local
+            folder.
+        **kwargs
             Passed to SpeechBrain's ``Pretrained.from_hparams``, such as
             ``run_opts`` and ``overrides``.
-
-        Returns
-        -------
-        EmotionClassifier
-            Ready for inference.
 
         Raises
         ------
         FileNotFoundError
-            ``source`` looks like a local path and is none, or is the id of a
-            model that was not fetched before and the network is off.
+            ``source`` is no local folder and no hub id, or the id of a model
+            that was never downloaded while the network is off.
         ValueError
             The weights are not those that the YAML was written with or do
             not fit the architecture, or ``savedir`` holds another model.
@@ -128,7 +139,7 @@ class EmotionClassifier(Pretrained):
         if folder is not None:
             if not (folder / hparams_file).is_file():
                 raise FileNotFoundError(f"no {hparams_file} in {folder}")
-            # What lies in a savedir is taken as it is, of any model
+            # SpeechBrain would load files in savedir, whichever model's they are
             source, savedir = str(folder), None
         else:
             check_hub_id(source, hparams_file, savedir)
@@ -146,27 +157,27 @@ class EmotionClassifier(Pretrained):
 
     @classmethod
     def from_model(
-        cls, model, label_encoder, sample_rate, temperature=1.0, run_opts=None
-    ):
-        """Make a classifier of a model that is built already.
+        cls,
+        model: torch.nn.Module,
+        label_encoder: CategoricalEncoder,
+        sample_rate: int,
+        temperature: float = 1.0,
+        run_opts: dict[str, Any] | None = None,
+    ) -> "EmotionClassifier":
+        """Make a classifier of a model in memory.
 
         Arguments
         ---------
-        model : torch.nn.Module
-            Waveforms and lengths in, log-posteriors out.
-        label_encoder : speechbrain.dataio.encoder.CategoricalEncoder
+        model
+            Maps waveforms and lengths to log-posteriors.
+        label_encoder
             The classes in their order.
-        sample_rate : int
+        sample_rate
             In Hz.
-        temperature : float
-            See ``speechbrain_dslstm.calibration``.
-        run_opts : dict, optional
+        temperature
+            Divides the log-posteriors, see ``evaluation.fit_temperature``.
+        run_opts
             Run options of SpeechBrain, such as {"device": "cuda"}.
-
-        Returns
-        -------
-        EmotionClassifier
-            Ready for inference.
         """
         modules = {
             "compute_features": torch.nn.Identity(),
@@ -178,39 +189,44 @@ class EmotionClassifier(Pretrained):
         return cls(modules, hparams, run_opts)
 
     @property
-    def labels(self):
+    def labels(self) -> list[str]:
         """Names of the classes in the order of their indices."""
         encoder = self.hparams.label_encoder
         return [encoder.ind2lab[k] for k in range(len(encoder))]
 
-    def classify_batch(self, wavs, wav_lens=None, unknown_below=None):
-        """Classify a padded batch of waveforms, whatever is to be heard.
+    def classify_batch(
+        self,
+        wavs: torch.Tensor,
+        wav_lens: torch.Tensor | None = None,
+        unknown_below: float | None = None,
+    ) -> Answer:
+        """Classify a padded batch of waveforms, speech or not.
 
         Arguments
         ---------
-        wavs : torch.Tensor, [batch, samples] or [samples]
+        wavs : [batch, samples] or [samples]
             Waveforms in [-1, 1] at the model's rate.
-        wav_lens : torch.Tensor, [batch], optional
+        wav_lens : [batch]
             Relative lengths (floats) or sample counts (integers).
-        unknown_below : float, optional
-            Where the best posterior is below it, the name is "unknown";
-            numbers stay as they are.
+        unknown_below
+            Name the class "unknown" where the best posterior is below this;
+            the numbers stay as they are.
 
         Returns
         -------
-        out_prob : torch.Tensor, [batch, n_classes]
+        out_prob : [batch, n_classes]
             Log-posteriors: their exponentials sum to 1.
-        score : torch.Tensor, [batch]
+        score : [batch]
             Log-posterior of the best class.
-        index : torch.Tensor, int64, [batch]
+        index : int64, [batch]
             The best class.
-        text_lab : list of str, [batch]
-            Its name.
+        text_lab
+            Its name, for each item.
 
         Raises
         ------
         AudioError
-            A ValueError: an item with NaN, infinity or samples above 1000.
+            An item holds NaN, infinity or samples above 1000.
         """
         if wavs.dim() == 1:
             wavs = wavs.unsqueeze(0)
@@ -220,190 +236,112 @@ class EmotionClassifier(Pretrained):
         if wavs.is_floating_point():
             wavs = wavs.float()
         check_samples(wavs, wav_lens)
-        # torch.autocast keeps on itself what it found: one for each call, as
-        # there may be several threads
+        # torch.autocast stores the state to restore on itself: use one for each
+        # call, as several threads may call
         with copy(self.inference_ctx.context), torch.no_grad():
             out_prob = self.mods.embedding_model(wavs, wav_lens).float()
         return self.label_posteriors(
             self.mods.classifier(out_prob), unknown_below
         )
 
-    def label_posteriors(self, out_prob, unknown_below=None):
-        """Take the best class of each row.
-
-        Arguments
-        ---------
-        out_prob : torch.Tensor, [batch, n_classes]
-            Log-posteriors.
-        unknown_below : float, optional
-            As in ``classify_batch``.
-
-        Returns
-        -------
-        tuple
-            As ``classify_batch``.
-
-        Raises
-        ------
-        ValueError
-            ``unknown_below`` is no probability.
-        """
-        if unknown_below is not None and not 0 <= unknown_below <= 1:
-            raise ValueError(
-                f"unknown_below must be in [0, 1], got {unknown_below}"
-            )
+    def label_posteriors(
+        self, out_prob: torch.Tensor, unknown_below: float | None = None
+    ) -> Answer:
+        """Answer of ``classify_batch`` for log-posteriors [batch, n_classes]."""
+        check_threshold(unknown_below)
         score, index = out_prob.max(dim=-1)
         text_lab = self.hparams.label_encoder.decode_torch(index)
         if unknown_below is not None:
             unsure = (score.exp() < unknown_below).tolist()
             text_lab = [
-                UNKNOWN if wanting else label
-                for label, wanting in zip(text_lab, unsure, strict=True)
+                UNKNOWN if below else label
+                for label, below in zip(text_lab, unsure, strict=True)
             ]
         return out_prob, score, index, text_lab
 
-    def load_audio(self, path, savedir=None):
-        """Read an audio file as ``classify_file`` does.
+    def load_audio(
+        self, path: str | Path, savedir: str | None = None
+    ) -> torch.Tensor:
+        """Read an audio file as ``classify_file`` does: mono, at the model's rate.
 
-        Arguments
-        ---------
-        path : str or pathlib.Path
-            A local audio file.
-        savedir : str, optional
-            Not used. The host links files into it by their last name, and
-            gives the first one for each other of that name.
-
-        Returns
-        -------
-        torch.Tensor, [samples]
-            Mono, at the model's rate.
-
-        Raises
-        ------
-        AudioError
-            A ValueError: the file cannot be read or holds no audio.
+        ``savedir`` is ignored: SpeechBrain links files into it by their last
+        name, and returns the first file for all others of that name.
         """
         return load_audio(path, self.hparams.sample_rate).to(self.device)
 
     def classify_file(
         self,
-        path,
-        unknown_below=None,
-        speech_only=True,
-        longest=LONGEST_CLIP,
-    ):
+        path: str | Path,
+        unknown_below: float | None = None,
+        speech_only: bool = True,
+        longest: float | None = LONGEST_CLIP,
+    ) -> Answer:
         """Classify an audio file of any rate and channel count.
 
         Arguments
         ---------
-        path : str or pathlib.Path
+        path
             A local audio file: wav, flac, ogg, mp3.
-        unknown_below : float, optional
+        unknown_below
             As in ``classify_batch``.
-        speech_only : bool
-            Refuse a file without speech instead of calling it sad.
-        longest : float, optional
+        speech_only
+            Refuse a file without speech, which would be called sad otherwise.
+        longest
             Seconds; a longer file is refused before it is decoded, as it is
             held in memory whole: 2 MB and 10 ms a second. None: no limit.
 
         Returns
         -------
-        out_prob : torch.Tensor, [1, n_classes]
-            Log-posteriors: their exponentials sum to 1.
-        score : torch.Tensor, [1]
-            Log-posterior of the best class.
-        index : torch.Tensor, int64, [1]
-            The best class.
-        text_lab : list of str, [1]
-            Its name.
+        out_prob, score, index, text_lab
+            As ``classify_batch``, for a batch of one.
 
         Raises
         ------
         AudioError
-            A ValueError: the file cannot be read, holds no audio, or is
-            longer than a minute; the message names it.
+            The file cannot be read, holds no audio, or is longer than
+            ``longest``; the message names it.
         NoSpeechError
-            An AudioError with ``reason`` "too short", "silence" or "noise".
+            An ``AudioError`` with ``reason`` "too short", "silence" or "noise".
         """
         wav = load_audio(path, self.hparams.sample_rate, longest)
         if speech_only:
             check_speech(wav, self.hparams.sample_rate, path)
         return self.classify_batch(wav, unknown_below=unknown_below)
 
-    def classify_files(self, paths, **options):
-        """Classify many files; one that cannot be read stops nothing.
-
-        Arguments
-        ---------
-        paths : list of str or pathlib.Path, or one folder
-            Audio files; a folder stands for all those below it.
-        **options : dict
-            See ``speechbrain_dslstm.inference.classify_files``.
-
-        Returns
-        -------
-        list of FileResult
-            In the order of the files.
-        """
+    def classify_files(
+        self, paths: str | Path | Iterable[str | Path], **options: Any
+    ) -> list[FileResult]:
+        """Classify many files, see ``inference.classify_files``."""
         return classify_files(self, paths, **options)
 
-    def classify_long(self, path, **options):
-        """Classify a long recording window by window, in bounded memory.
-
-        Arguments
-        ---------
-        path : str or pathlib.Path
-            A local audio file.
-        **options : dict
-            See ``speechbrain_dslstm.inference.classify_long``.
-
-        Returns
-        -------
-        iterator of Segment
-            Start, end, label and posterior of each window.
-        """
+    def classify_long(
+        self, path: str | Path, **options: Any
+    ) -> Iterator[Segment]:
+        """Classify a long recording by windows, see ``inference.classify_long``."""
         return classify_long(self, path, **options)
 
-    def stream(self, normalization=None):
-        """Begin a stream of audio in chunks of any size.
+    def stream(self, normalization: str | None = None) -> EmotionStream:
+        """Start a stream of audio in chunks of any size.
 
-        Arguments
-        ---------
-        normalization : str, optional
-            "running" for a model that centres each utterance on its own
-            mean, which no stream can know; see ``with_normalization``.
-
-        Returns
-        -------
-        EmotionStream
-            See there for what it answers, and for its look-ahead. It has the
-            weights of this classifier, which must stay where it is.
-
-        Raises
-        ------
-        ValueError
-            The model needs the whole utterance; the message says why.
+        ``normalization="running"`` serves a model that centres each utterance
+        on its own mean, which no stream can know; see ``with_normalization``.
+        The stream uses the weights of this classifier, which must stay on its
+        device. A model that needs the whole utterance raises ``ValueError``.
         """
         model = self.mods.embedding_model
         if normalization is not None:
             # Thousands of streams may be open
-            model = with_normalization(model, normalization, True)
+            model = with_normalization(model, normalization, share_weights=True)
         return EmotionStream(model, self.mods.classifier)
 
-    def with_normalization(self, normalization):
-        """The same weights with another treatment of the features' mean.
+    def with_normalization(
+        self, normalization: str | None
+    ) -> "EmotionClassifier":
+        """Copy the classifier with another normalisation of the features.
 
-        Arguments
-        ---------
-        normalization : str or None
-            "running": what has been heard so far takes the place of the
-            utterance's mean; "training": training-set statistics only; None:
-            as the model was trained.
-
-        Returns
-        -------
-        EmotionClassifier
-            Whose answers a stream of that normalisation ends with.
+        "running": the mean of the audio so far replaces the utterance's mean,
+        as in a stream of that normalisation; "training": only the statistics
+        of the training set; None: this classifier, as it was trained.
         """
         if normalization is None:
             return self
@@ -415,47 +353,38 @@ class EmotionClassifier(Pretrained):
             {"device": self.device},
         )
 
-    def forward(self, wavs, wav_lens=None):
-        """The same as ``classify_batch``.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor, [batch, samples]
-            Waveforms in [-1, 1] at the model's rate.
-        wav_lens : torch.Tensor, [batch], optional
-            Relative lengths (floats) or sample counts (integers).
-
-        Returns
-        -------
-        tuple
-            As ``classify_batch``.
-        """
+    def forward(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> Answer:
+        """The same as ``classify_batch``."""
         return self.classify_batch(wavs, wav_lens)
 
 
-def load_safe(source, run_opts=None):
-    """Load a model folder as data only.
+def load_safe(
+    source: str | Path, run_opts: dict[str, Any] | None = None
+) -> EmotionClassifier:
+    """Load a model folder as data only, so that it cannot run code.
 
     Arguments
     ---------
-    source : str or pathlib.Path
+    source
         A local folder with ``model.json`` and ``model.ckpt`` (or, in older
         folders, ``model.safetensors``).
-    run_opts : dict, optional
+    run_opts
         Run options of SpeechBrain, such as {"device": "cuda"}.
 
     Returns
     -------
     EmotionClassifier
-        The same as ``EmotionClassifier.from_hparams`` gives of the folder.
+        The same as ``EmotionClassifier.from_hparams`` of the folder.
 
     Raises
     ------
     FileNotFoundError
-        No such folder, or one of the two files is missing.
+        There is no such folder, or one of the two files is missing.
     ValueError
-        The data is not what the schema allows, the weights are not those it
-        was written with, or they do not fit. The message says where.
+        The schema does not allow the data, or the weights are not those that it
+        was written with, or do not fit. The message names the place.
 
     Example
     -------

@@ -1,42 +1,46 @@
-"""What the DS-LSTM listened to: its input gates, and the posterior over time.
+"""Show which resolution the DS-LSTM reads at each moment of a recording.
 
 The gate i_T opens for the spectrogram of fine time, i_F for the one of fine
-frequency. Their means over the hidden units say which resolution the cell took
-in at each moment. Computed with the readable reference of the cell.
+frequency. Their means over the hidden units are found with the readable
+reference of the cell, beside the posterior over time.
 """
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from speechbrain_dslstm.ds_lstm.equations import ds_lstm_naive
+from speechbrain_dslstm.ds_lstm.layer import DSLSTM
 from speechbrain_dslstm.evaluation.plots import COLORS, FAINT, INK, save_figure
+from speechbrain_dslstm.inference.receptive_field import block_field
 from speechbrain_dslstm.models.branches import SpectrogramBranch
+from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 
 __all__ = ["Explanation", "explain", "plot_explanation"]
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What ``explain`` finds.
+    """Spectrograms, posteriors and gates over time, as ``explain`` finds them.
 
     Arguments
     ---------
-    mel_x : torch.Tensor, [time_x, bands_x]
+    mel_x : [time_x, bands_x]
         Spectrogram of fine time in dB.
-    mel_y : torch.Tensor, [time_y, bands_y]
+    mel_y : [time_y, bands_y]
         Spectrogram of fine frequency in dB.
-    seconds : float
+    seconds
         Length of the recording.
-    times : torch.Tensor, [steps]
+    times : [steps]
         End of each step of the DS-LSTM in seconds.
-    posteriors : torch.Tensor, [steps, n_classes]
-        Of all up to that step; the last row is the answer.
-    gate_x : torch.Tensor, [layers, steps]
+    posteriors : [steps, n_classes]
+        Posterior of all audio up to that step; the last row is the answer.
+    gate_x : [layers, steps]
         Input gate i_T, mean over the hidden units.
-    gate_y : torch.Tensor, [layers, steps]
+    gate_y : [layers, steps]
         Input gate i_F, mean over the hidden units.
 
     Example
@@ -56,33 +60,18 @@ class Explanation:
 
 
 @torch.no_grad()
-def explain(model, wav, calibrate=None, sample_rate=16000):
-    """Follow a model through one recording.
+def explain(
+    model: DualLevelClassifier,
+    wav: torch.Tensor,
+    calibrate: torch.nn.Module | None = None,
+    sample_rate: int = 16000,
+) -> Explanation:
+    """Follow a model, in evaluation mode, through one recording.
 
-    Arguments
-    ---------
-    model : DualLevelClassifier
-        In evaluation mode, with a ``SpectrogramBranch``.
-    wav : torch.Tensor, [samples]
-        Waveform in [-1, 1].
-    calibrate : torch.nn.Module, optional
-        Maps log-posteriors to log-posteriors, ``TemperatureScaling``.
-    sample_rate : int
-        In Hz.
+    ``wav`` is [samples] in [-1, 1]; ``calibrate`` maps log-posteriors to
+    log-posteriors, such as ``TemperatureScaling``. Models without a DS-LSTM, or
+    with a bidirectional one, raise ``ValueError``.
 
-    Returns
-    -------
-    Explanation
-        Spectrograms, posteriors and gates over time.
-
-    Raises
-    ------
-    ValueError
-        The model has no DS-LSTM, or one that reads backwards, too.
-
-    Example
-    -------
-    >>> from speechbrain_dslstm import DualLevelClassifier
     >>> model = DualLevelClassifier(n_classes=2).eval()
     >>> found = explain(model, torch.randn(16000))
     >>> found.posteriors.shape, found.gate_x.shape
@@ -92,16 +81,20 @@ def explain(model, wav, calibrate=None, sample_rate=16000):
     branch = branches["spectrogram"] if "spectrogram" in branches else None
     if type(branch) is not SpectrogramBranch:
         raise ValueError(
-            "only a model with a DS-LSTM has gates to look at; this one has "
+            "only a model with a DS-LSTM has gates to show; the branches of "
+            "this one are: "
             + (", ".join(type(b).__name__ for b in branches.values()) or "none")
         )
     if branch.ds_lstm.bidirectional:
-        raise ValueError("a DS-LSTM that reads backwards has no order in time")
+        raise ValueError(
+            "a bidirectional DS-LSTM also reads backwards, so its steps have "
+            "no order in time"
+        )
     wavs = wav.unsqueeze(0)
     streams = model.features(wavs)
     x, counts_x = branch.cnn_x(*streams["mel_x"])
     y, counts_y = branch.cnn_y(*streams["mel_y"])
-    x, y, counts = branch.alignment(x, y, counts_x, counts_y)
+    x, y, _ = branch.alignment(x, y, counts_x, counts_y)
     out, gate_x, gate_y = _gates(branch.ds_lstm, x, y)
     steps = out.shape[1]
     logits = {"spectrogram": branch.head(_running_mean(out))}
@@ -110,43 +103,34 @@ def explain(model, wav, calibrate=None, sample_rate=16000):
         mfcc = branches["mfcc"]
         out, _ = mfcc.lstm(feats)
         every = mfcc.head(_running_mean(out))
-        # The MFCC frames heard by the end of each step; all at the last
+        # The MFCC frames up to the end of each step; all of them at the last
         ends = torch.arange(1, steps + 1) * len(every) // steps - 1
         logits["mfcc"] = every[ends.clamp(min=0)]
-    fused = model.fuse(logits)
-    log_posteriors = fused.log_softmax(dim=-1)
+    log_posteriors = model.fuse(logits).log_softmax(dim=-1)
     if calibrate is not None:
         log_posteriors = calibrate(log_posteriors)
     samples = torch.tensor([max(len(wav), model.min_samples)])
     padded = torch.nn.functional.pad(wavs, (0, int(samples) - len(wav)))
     seconds = int(samples) / sample_rate
-    return Explanation(
-        *(model.streams[n].extract(padded, samples).feats[0] for n in MELS),
-        seconds,
-        _ends(model, branch, steps, seconds, sample_rate),
-        log_posteriors.exp(),
-        gate_x,
-        gate_y,
-    )
-
-
-MELS = ("mel_x", "mel_y")
-
-
-def _ends(model, branch, steps, seconds, sample_rate):
-    """Where each step ends in seconds; the last one with the recording."""
     stream = model.streams["mel_y"]
     if stream.resize is None:
-        hop = stream.extractor.hop_length / sample_rate
-        hop *= math.prod(block.pool_size for block in branch.cnn_y.blocks)
+        strides = (block_field(block).stride for block in branch.cnn_y.blocks)
+        hop = stream.extractor.hop_length / sample_rate * math.prod(strides)
     else:
         hop = seconds / steps
-    ends = torch.arange(1, steps + 1) * hop
-    ends[-1] = seconds
-    return ends
+    times = torch.arange(1, steps + 1) * hop
+    times[-1] = seconds
+    mels = (
+        model.streams[name].extract(padded, samples).feats[0]
+        for name in ("mel_x", "mel_y")
+    )
+    posteriors = log_posteriors.exp()
+    return Explanation(*mels, seconds, times, posteriors, gate_x, gate_y)
 
 
-def _gates(layer, x, y):
+def _gates(
+    layer: DSLSTM, x: torch.Tensor, y: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Output of the last layer, and the mean input gates of every layer."""
     gate_x, gate_y = [], []
     for k in range(layer.num_layers):
@@ -156,7 +140,7 @@ def _gates(layer, x, y):
         seen = []
 
         def record(gates, step, valid, norm=norm, seen=seen):
-            """Note the gates as the cell uses them."""
+            """Record the gates as the cell uses them."""
             if norm is not None:
                 gates = norm(gates, step, valid)
             seen.append(gates[0].view(4, -1).mean(dim=1))
@@ -174,43 +158,43 @@ def _gates(layer, x, y):
     return x, torch.stack(gate_x), torch.stack(gate_y)
 
 
-def _running_mean(out):
+def _running_mean(out: torch.Tensor) -> torch.Tensor:
     """Mean over all steps up to each one, [steps, features]."""
     steps = torch.arange(1, out.shape[1] + 1).unsqueeze(1)
     return (out[0].double().cumsum(dim=0) / steps).float()
 
 
-def plot_explanation(found, labels, path, title=None):
+def plot_explanation(
+    found: Explanation,
+    labels: list[str],
+    path: str | Path,
+    title: str | None = None,
+) -> None:
     """Draw spectrograms, posterior and input gates above one another.
 
     Arguments
     ---------
-    found : Explanation
-        What ``speechbrain_dslstm.inference.explain`` returns.
-    labels : list of str, [K]
+    found
+        Result of ``explain``.
+    labels
         Names of the classes.
-    path : str or pathlib.Path
-        Where to; the ending chooses the format (.png, .svg, .pdf).
-    title : str, optional
-        Stands above the picture.
+    path
+        File of the picture; its suffix chooses the format (.png, .svg, .pdf).
+    title
+        Title of the picture.
 
     Raises
     ------
     ValueError
-        As many labels as there are no classes.
+        The number of labels differs from the number of classes.
 
     Example
     -------
-    >>> import tempfile
-    >>> from pathlib import Path
-    >>> import torch
-    >>> from speechbrain_dslstm import DualLevelClassifier
     >>> model = DualLevelClassifier(n_classes=2).eval()
     >>> found = explain(model, torch.randn(16000))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = Path(folder, "explained.png")
-    ...     plot_explanation(found, ["anger", "sadness"], file)
-    ...     file.read_bytes()[1:4]
+    >>> path = getfixture("tmp_path") / "explained.png"
+    >>> plot_explanation(found, ["anger", "sadness"], path)
+    >>> path.read_bytes()[1:4]
     b'PNG'
     """
     from matplotlib.figure import Figure
@@ -240,7 +224,7 @@ def plot_explanation(found, labels, path, title=None):
         )
         axes.set_ylabel(f"{name}\n(mel band)", color=FAINT)
 
-    # A value holds from the step before to its own end
+    # A value holds from the end of the step before to the end of its own
     edges = np.concatenate([[0.0], found.times.numpy()])
     colors = list(COLORS) * (1 + len(labels) // len(COLORS))
     answer = int(found.posteriors[-1].argmax())
@@ -255,7 +239,7 @@ def plot_explanation(found, labels, path, title=None):
             label=f"{label} {values[-1]:.2f}",
         )
     posterior.set_ylim(0, 1.02)
-    posterior.set_ylabel("posterior of\nall heard so far", color=FAINT)
+    posterior.set_ylabel("posterior of\nthe audio so far", color=FAINT)
 
     layers = len(found.gate_x)
     for k in range(layers):

@@ -66,9 +66,7 @@ def frame_field(extractor: Extractor) -> ReceptiveField:
         half = extractor.n_fft // 2
         return ReceptiveField(extractor.hop_length, half, half - 1)
     if isinstance(extractor, MFCC39):
-        return ReceptiveField(
-            extractor.hop_length, 0, extractor.win_length - 1
-        )
+        return ReceptiveField(extractor.hop_length, 0, extractor.win_length - 1)
     raise ValueError(
         f"streaming supports no {type(extractor).__name__}; expected MFCC39 "
         "or LogMelSpectrogram"

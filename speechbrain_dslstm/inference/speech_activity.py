@@ -1,12 +1,13 @@
-"""Whether a recording holds speech at all.
+"""Check that a recording holds speech at all.
 
-A classifier of emotions answers whatever it hears. What it should not answer
-is told here by three measures of 40 ms frames: their level, whether they are
-voiced (periodic at a pitch of the human voice, Boersma 1993), and how much
-the spectrum of the voiced ones changes, which speech does and a hum does not.
+An emotion classifier answers for any sound. Three measures of 40 ms frames
+tell which sounds it should not answer for: their level; whether they are voiced
+(periodic at a pitch of the human voice, Boersma 1993); and how much the
+spectrum of the voiced frames varies, which it does in speech and not in a hum.
 Whispered speech is not voiced and counts as noise; music counts as speech.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -22,12 +23,13 @@ __all__ = [
 
 FRAME, HOP = 0.04, 0.02  # seconds
 PITCH = (70.0, 450.0)  # Hz
-BAND = (80.0, 2000.0)  # Hz, where periodicity is looked for
-PERIODICITY = 0.6  # autocorrelation of a voiced frame
-RUN = 3  # frames of a voiced stretch
-BELOW_LOUDEST = 40.0  # dB, of a frame that can be voiced
-# Every clip of EMO-DB, RAVDESS and nEMO is above these by 10 dB, 4 frames and
-# 3.5 dB; white to brown noise, hums and tones have a variation of at most 3.5
+BAND = (80.0, 2000.0)  # Hz, searched for periodicity
+PERIODICITY = 0.6  # least autocorrelation of a voiced frame
+RUN = 3  # least number of consecutive voiced frames
+BELOW_LOUDEST = 40.0  # dB; a frame of less level is not voiced
+# Least values of speech. All clips of EMO-DB, RAVDESS and nEMO exceed the first
+# three by 10 dB, 4 frames and 3.5 dB; white to brown noise, hums and tones vary
+# by 3.5 dB at most
 SILENCE = -65.0  # dBFS of the loudest frame
 VOICED = 0.1  # seconds
 VARIATION = 3.7  # dB
@@ -35,14 +37,14 @@ SHORTEST = 0.2  # seconds
 
 
 class NoSpeechError(AudioError):
-    """No speech in the audio.
+    """The audio holds no speech.
 
     Arguments
     ---------
-    reason : str
+    reason
         "too short", "silence" or "noise".
-    where : str
-        What was listened to.
+    where
+        Name of the audio in the message.
 
     Example
     -------
@@ -51,24 +53,24 @@ class NoSpeechError(AudioError):
     speechbrain_dslstm.inference.speech_activity.NoSpeechError: no speech in a.wav: silence
     """
 
-    def __init__(self, reason, where="the audio"):
+    def __init__(self, reason: str, where: str | Path = "the audio") -> None:
         where = printable(where)
         super().__init__(f"no speech in {where}: {reason}", "without speech")
         self.reason = reason
 
 
 class SpeechActivity(NamedTuple):
-    """What ``measure_activity`` finds.
+    """Measures of speech, as ``measure_activity`` finds them.
 
     Arguments
     ---------
-    seconds : float
+    seconds
         Length of the audio.
-    level : float
+    level
         RMS level of the loudest frame in dB of full scale.
-    voiced : float
+    voiced
         Seconds of voiced stretches.
-    variation : float
+    variation
         Standard deviation over the voiced frames of the level in narrow
         bands, mean over the bands, in dB.
 
@@ -86,8 +88,8 @@ class SpeechActivity(NamedTuple):
     variation: float
 
     @property
-    def reason(self):
-        """Why this is no speech: "too short", "silence", "noise", or None."""
+    def reason(self) -> str | None:
+        """Why this is no speech: "too short", "silence" or "noise"."""
         if self.level < SILENCE and self.seconds >= SHORTEST:
             return "silence"
         if self.seconds < SHORTEST:
@@ -97,14 +99,16 @@ class SpeechActivity(NamedTuple):
         return None
 
 
-def measure_activity(wav, sample_rate=16000):
+def measure_activity(
+    wav: torch.Tensor, sample_rate: int = 16000
+) -> SpeechActivity:
     """Measure what distinguishes speech from silence and noise.
 
     Arguments
     ---------
-    wav : torch.Tensor, [samples]
+    wav : [samples]
         Waveform in [-1, 1].
-    sample_rate : int
+    sample_rate
         In Hz.
 
     Returns
@@ -138,22 +142,27 @@ def measure_activity(wav, sample_rate=16000):
     return SpeechActivity(seconds, loudest, count * HOP, variation)
 
 
-def check_speech(wav, sample_rate=16000, where="the audio"):
+def check_speech(
+    wav: torch.Tensor,
+    sample_rate: int = 16000,
+    where: str | Path = "the audio",
+) -> None:
     """Refuse audio without speech.
 
     Arguments
     ---------
-    wav : torch.Tensor, [samples]
+    wav : [samples]
         Waveform in [-1, 1].
-    sample_rate : int
+    sample_rate
         In Hz.
-    where : str
-        What it is called in the error.
+    where
+        Name of the audio in the message.
 
     Raises
     ------
     NoSpeechError
-        With ``reason`` "too short", "silence" or "noise".
+        The audio holds no speech; ``reason`` is "too short", "silence" or
+        "noise".
 
     Example
     -------
@@ -175,14 +184,14 @@ def _spectrum(frames, sample_rate):
     power = spectrum.real.square() + spectrum.imag.square()
     hz = torch.arange(power.shape[1]) * (sample_rate / n_fft)
     inside = (hz >= BAND[0]) & (hz <= BAND[1])
-    # A windowed frame's autocorrelation falls with the window's own
+    # The window alone lowers the autocorrelation: divide by that of the window
     own = torch.fft.irfft(torch.fft.rfft(window, n_fft).abs().square())
     correlation = torch.fft.irfft(power * inside)
     shortest, longest = (round(sample_rate / f) for f in reversed(PITCH))
     lags = slice(shortest, longest)
     correlation = correlation[:, lags] / (correlation[:, :1] + 1e-9 * size)
     correlation = correlation * (own[0] / own[lags])
-    # Only a maximum inside is a period; a slope comes of low frequencies
+    # Only a maximum within the lags is a period; low frequencies make a slope
     middle = correlation[:, 1:-1]
     maximum = (middle >= correlation[:, :-2]) & (middle >= correlation[:, 2:])
     periodicity = (middle * maximum).amax(dim=1)
@@ -191,8 +200,8 @@ def _spectrum(frames, sample_rate):
     return bands, periodicity
 
 
-def _runs(flags):
-    """Keep what is True in ``RUN`` frames in a row."""
+def _runs(flags: torch.Tensor) -> torch.Tensor:
+    """Keep the flags that are True for at least ``RUN`` frames in a row."""
     if len(flags) < RUN:
         return torch.zeros_like(flags)
     starts = flags.unfold(0, RUN, 1).all(dim=1)
