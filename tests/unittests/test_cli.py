@@ -188,7 +188,7 @@ def test_export_says_what_it_cannot(dslstm, tmp_path):
     for arguments, message in [
         (["a.txt"], "must end in .onnx or .pt2"),
         (["a.pt2", "--int8"], "--int8 and --step require a .onnx file"),
-        (["a.onnx", "--step"], "takes out each utterance's own mean"),
+        (["a.onnx", "--step"], "subtracts each utterance's own mean"),
     ]:
         status, _, err = dslstm("export", *arguments)
         assert status == 2 and message in err and err.count("\n") == 1

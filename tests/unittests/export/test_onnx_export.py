@@ -252,6 +252,25 @@ def test_what_cannot_be_exported(options, match, small_model):
         ExportableClassifier(small_model(**options))
 
 
+@pytest.mark.parametrize("fault", [float("nan"), -float("inf"), 1001.0])
+def test_graphs_give_no_posteriors_for_what_is_no_audio(
+    fault, small_model, speech_clips
+):
+    """The spoiled item only; a stream stays spoiled."""
+    model = small_model()
+    wavs = torch.stack([clip[:20480] for clip in speech_clips[:2]])
+    wavs[1, 5] = fault
+    counts = torch.tensor([20480, 20480])
+    step = ExportableStep(model)
+    states = step.initial_state(batch=2)
+    with torch.no_grad():
+        whole = ExportableClassifier(model)(wavs, counts)
+        for t, chunk in enumerate(wavs.split(step.samples, dim=1)):
+            running, *states = step(chunk, torch.tensor(t), tuple(states))
+    for found in (whole, running):
+        assert found[0].isfinite().all() and found[1].isnan().all()
+
+
 def test_branches_that_are_not_known(small_model):
     class Other(MFCCBranch):
         """Of another kind."""

@@ -1,4 +1,4 @@
-"""What the cell listened to: the numbers, and that they are drawn."""
+"""Gates and posteriors of an explanation, and their picture."""
 
 import pytest
 import torch
@@ -99,9 +99,9 @@ def test_a_short_clip(small_model, speech_clips):
 
 
 def test_models_without_gates(small_model):
-    with pytest.raises(ValueError, match="this one has MFCCBranch"):
+    with pytest.raises(ValueError, match="this one are: MFCCBranch"):
         explain(small_model(p=0.0), torch.randn(8000))
-    with pytest.raises(ValueError, match="this one has none"):
+    with pytest.raises(ValueError, match="this one are: none"):
         explain(torch.nn.Linear(1, 1), torch.randn(8000))
     with pytest.raises(ValueError, match="backwards"):
         explain(small_model(bidirectional=True), torch.randn(8000))

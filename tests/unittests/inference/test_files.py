@@ -3,7 +3,9 @@
 import math
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,6 +106,63 @@ def test_unknown_leaves_the_numbers_alone(classifier, speech_files):
         for a, b in zip(found[:3], plain[:3], strict=True):
             torch.testing.assert_close(a, b, atol=0, rtol=0)
         assert found[3] == (label or ["unknown"])
+
+
+def test_an_answer_at_the_threshold_is_known(classifier):
+    out_prob = torch.tensor([[0.5, 0.25, 0.25]]).log()
+    score = out_prob[0, 0].exp().item()
+    assert classifier.label_posteriors(out_prob, score)[3] == ["sadness"]
+    above = np.nextafter(np.float32(score), np.float32(1)).item()
+    assert classifier.label_posteriors(out_prob, above)[3] == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "match"),
+    [(float("nan"), "NaN or infinite"), (1001.0, "samples up to 1001")],
+)
+def test_samples_that_are_no_audio(
+    fault, match, classifier, speech_clips, tmp_path
+):
+    """Every way from a file or a waveform to an answer checks the samples."""
+    wav = torch.cat(speech_clips[:2])
+    wav[-1] = fault
+    path = tmp_path / "odd.wav"
+    soundfile.write(path, wav.numpy(), 16000, "FLOAT")
+    for speech_only in (True, False):
+        with pytest.raises(AudioError, match=match):
+            classifier.classify_file(path, speech_only=speech_only)
+        with pytest.raises(AudioError, match=match):
+            list(classifier.classify_long(path, speech_only=speech_only))
+        [result] = classifier.classify_files([path], speech_only=speech_only)
+        assert result.answer is None and match.split()[0] in result.error
+    # Longer than a clip: answered by its windows
+    soundfile.write(path, wav.repeat(40)[: 61 * 16000].numpy(), 16000, "FLOAT")
+    [result] = classifier.classify_files([path])
+    assert result.answer is None and match.split()[0] in result.error
+    with pytest.raises(AudioError, match=match):
+        classifier.classify_batch(wav)
+    with pytest.raises(AudioError, match=match):
+        classifier.stream().push(wav)
+
+
+def test_limits_on_length(classifier, speech_clips, tmp_path, monkeypatch):
+    """By the header, and by what is decoded if the header is wrong."""
+    path = tmp_path / "long.wav"
+    soundfile.write(path, speech_clips[0].repeat(40)[: 61 * 16000], 16000)
+    with pytest.raises(AudioError, match="longer than 60 s"):
+        classifier.classify_file(path)
+    with pytest.raises(AudioError, match="longer than 5 s"):
+        classifier.classify_file(path, longest=5.0)
+    [result] = classifier.classify_files([path], longest=50.0)
+    assert "longer than 50 s" in result.error
+
+    @contextmanager
+    def forged(path, longest):
+        yield SimpleNamespace(frames=16000, samplerate=16000)
+
+    monkeypatch.setattr(files_module, "open_audio", forged)
+    [result] = classifier.classify_files([path])
+    assert "longer than 60 s" in result.error
 
 
 def test_silence_is_no_emotion(classifier, mixed_folder):
