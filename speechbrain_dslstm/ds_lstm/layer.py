@@ -131,7 +131,7 @@ class DSLSTM(torch.nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw weights and biases from +-1/sqrt(hidden_size), as torch.nn.LSTM."""
+        """Draw uniformly from +-1/sqrt(hidden_size), as torch.nn.LSTM does."""
         bound = self.hidden_size**-0.5
         for parameter in self.parameters(recurse=False):
             torch.nn.init.uniform_(parameter, -bound, bound)

@@ -1,16 +1,18 @@
 """Loops of a batch normalisation over valid frames, compiled by numba.
 
-Imported only when they run; see ``batch_norm_numba``. Each goes through its
-arrays once, and takes no look at padded frames.
+Imported only when they run; see ``batch_norm_numba``. Each loop goes through
+its arrays once and never reads a padded frame.
 
-Arrays: x, out, grad and grad_x [batch, time, place, channel]; frames, int64,
-[batch], the valid ones. ``share`` holds the first clip and the one behind the
-last. The sums of a frame are added up in the arrays' precision, those of all
-frames in float64. The innermost loops run along the channels and write one or
-two arrays, because LLVM makes vector code of only those.
+Arguments: x, out, grad and grad_x [batch, time, place, channel]; frames, int64
+[batch], the valid frames; rectify, whether a ReLU follows the normalisation;
+share, the first clip and the end. Sums over a frame have the arrays'
+precision, those over all frames, total [2, channel], float64. The innermost
+loops run along the channels and write only one or two arrays: LLVM vectorises
+no others.
 """
 
 import numpy as np
+from numpy import ndarray
 
 from speechbrain_dslstm.utils.compiled import compiled
 
@@ -18,29 +20,13 @@ __all__ = ["apply", "moments", "propagate", "slopes"]
 
 
 @compiled()
-def moments(x, frames, centre, share, total):
-    """Sums of what the values are above a centre, and of its square.
+def moments(
+    x: ndarray, frames: ndarray, centre: ndarray,
+    share: tuple[int, int], total: ndarray,
+) -> None:  # fmt: skip
+    """Add the sums of x - centre and of its square to ``total``.
 
-    Arguments
-    ---------
-    x : numpy.ndarray, [batch, time, place, channel]
-        Values.
-    frames : numpy.ndarray, int64, [batch]
-        Valid frames.
-    centre : numpy.ndarray, [channel]
-        Near the mean, so that no digits are lost.
-    share : tuple of int
-        First clip, and the one behind the last.
-    total : numpy.ndarray, float64, [2, channel]
-        Is added to.
-
-    Example
-    -------
-    >>> total = np.zeros((2, 1))
-    >>> x = np.arange(3.0).reshape(1, 3, 1, 1)
-    >>> moments(x, np.array([2]), np.array([-1.0]), (0, 1), total)
-    >>> total.ravel().tolist()
-    [3.0, 5.0]
+    centre [channel] is near the mean, so that no digits are lost.
     """
     _, _, places, channels = x.shape
     first, second = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
@@ -59,31 +45,13 @@ def moments(x, frames, centre, share, total):
 
 
 @compiled()
-def apply(x, frames, terms, rectify, share, out):
-    """Normalised values, rectified if wanted; zero at padded frames.
+def apply(
+    x: ndarray, frames: ndarray, terms: ndarray, rectify: bool,
+    share: tuple[int, int], out: ndarray,
+) -> None:  # fmt: skip
+    """Write normalised values to ``out``; zero at padded frames.
 
-    Arguments
-    ---------
-    x : numpy.ndarray, [batch, time, place, channel]
-        Values.
-    frames : numpy.ndarray, int64, [batch]
-        Valid frames.
-    terms : numpy.ndarray, [3, channel]
-        Mean, and the scale and shift of what is above it.
-    rectify : bool
-        Whether a ReLU follows.
-    share : tuple of int
-        First clip, and the one behind the last.
-    out : numpy.ndarray, [batch, time, place, channel]
-        Is filled.
-
-    Example
-    -------
-    >>> x, terms = np.full((1, 2, 1, 1), 4.0), np.array([[1.0], [2.0], [3.0]])
-    >>> out = np.empty_like(x)
-    >>> apply(x, np.array([1]), terms, False, (0, 1), out)
-    >>> out.ravel().tolist()
-    [9.0, 0.0]
+    terms [3, channel] are the mean, and the scale and shift of x - mean.
     """
     _, _, places, channels = x.shape
     for b in range(share[0], share[1]):
@@ -99,35 +67,13 @@ def apply(x, frames, terms, rectify, share, out):
 
 
 @compiled()
-def slopes(x, grad, out, frames, mean, rectify, share, total):
-    """Sums of the gradients, and of their products with the centred values.
+def slopes(
+    x: ndarray, grad: ndarray, out: ndarray, frames: ndarray, mean: ndarray,
+    rectify: bool, share: tuple[int, int], total: ndarray,
+) -> None:  # fmt: skip
+    """Add the sums of grad and of grad * (x - mean) to ``total``.
 
-    Arguments
-    ---------
-    x : numpy.ndarray, [batch, time, place, channel]
-        Values.
-    grad : numpy.ndarray, [batch, time, place, channel]
-        Gradient of the output.
-    out : numpy.ndarray, [batch, time, place, channel]
-        Output; looked at where it was rectified.
-    frames : numpy.ndarray, int64, [batch]
-        Valid frames.
-    mean : numpy.ndarray, [channel]
-        Of the values.
-    rectify : bool
-        Whether a ReLU followed.
-    share : tuple of int
-        First clip, and the one behind the last.
-    total : numpy.ndarray, float64, [2, channel]
-        Is added to.
-
-    Example
-    -------
-    >>> x, total = np.arange(3.0).reshape(1, 3, 1, 1), np.zeros((2, 1))
-    >>> one = np.ones(1)
-    >>> slopes(x, x, x, np.array([3]), one, False, (0, 1), total)
-    >>> total.ravel().tolist()
-    [3.0, 2.0]
+    grad is the gradient of ``out``, which is read only if ``rectify``.
     """
     _, _, places, channels = x.shape
     first, second = np.empty(channels, x.dtype), np.empty(channels, x.dtype)
@@ -147,35 +93,13 @@ def slopes(x, grad, out, frames, mean, rectify, share, total):
 
 
 @compiled()
-def propagate(x, grad, out, frames, terms, rectify, share, grad_x):
-    """Gradient of the values: scale * grad + slope * value + level.
+def propagate(
+    x: ndarray, grad: ndarray, out: ndarray, frames: ndarray, terms: ndarray,
+    rectify: bool, share: tuple[int, int], grad_x: ndarray,
+) -> None:  # fmt: skip
+    """Write scale * grad + slope * x + level to ``grad_x``; zero at padding.
 
-    Arguments
-    ---------
-    x : numpy.ndarray, [batch, time, place, channel]
-        Values.
-    grad : numpy.ndarray, [batch, time, place, channel]
-        Gradient of the output.
-    out : numpy.ndarray, [batch, time, place, channel]
-        Output; looked at where it was rectified.
-    frames : numpy.ndarray, int64, [batch]
-        Valid frames.
-    terms : numpy.ndarray, [3, channel]
-        Scale, slope and level.
-    rectify : bool
-        Whether a ReLU followed.
-    share : tuple of int
-        First clip, and the one behind the last.
-    grad_x : numpy.ndarray, [batch, time, place, channel]
-        Is filled; zero at padded frames.
-
-    Example
-    -------
-    >>> x, terms = np.ones((1, 2, 1, 1)), np.array([[1.0], [10.0], [100.0]])
-    >>> grad_x = np.empty_like(x)
-    >>> propagate(x, x, x, np.array([1]), terms, False, (0, 1), grad_x)
-    >>> grad_x.ravel().tolist()
-    [111.0, 0.0]
+    terms [3, channel] are scale, slope and level.
     """
     _, _, places, channels = x.shape
     for b in range(share[0], share[1]):

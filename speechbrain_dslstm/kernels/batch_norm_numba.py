@@ -1,13 +1,14 @@
 """Batch normalisation of the valid frames by compiled loops, on a CPU.
 
 Plain torch writes ten tensors of the batch's size to memory and reads them
-again, for masks, squares and differences; here each pass reads what it needs
+again, for masks, squares and differences; here each pass reads its arguments
 and writes its result. Reference: ``masked_moments`` and ``affine`` of
-``normalization``, by which it is computed where the loops cannot run.
+``layers.batch_norm``, which run where the loops cannot.
 """
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from speechbrain_dslstm.utils.distributed import sum_over_ranks
@@ -18,21 +19,9 @@ __all__ = ["batch_norm", "batch_norm_problem"]
 LOOPS = Loops("speechbrain_dslstm.kernels.batch_norm_loops")
 
 
-def batch_norm_problem(x):
-    """Why the compiled loops cannot normalise a batch, if they cannot.
+def batch_norm_problem(x: Tensor) -> str | None:
+    """Reason why the compiled loops cannot normalise a batch, or None.
 
-    Arguments
-    ---------
-    x : torch.Tensor
-        The batch.
-
-    Returns
-    -------
-    str or None
-        The reason; None if they can.
-
-    Example
-    -------
     >>> batch_norm_problem(torch.zeros(1, 2, 3, dtype=torch.bfloat16))
     'bfloat16 values'
     """
@@ -41,43 +30,39 @@ def batch_norm_problem(x):
     if x.dtype not in (torch.float32, torch.float64):
         return f"{str(x.dtype).removeprefix('torch.')} values"
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return "a graph is made"
+        return "the batch is traced or compiled"
     return LOOPS.problem
 
 
-def batch_norm(x, weight, bias, counts, eps, relu):
+def batch_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    counts: Tensor | None,
+    eps: float,
+    relu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalise the valid frames of a batch; no second derivatives.
 
     Arguments
     ---------
-    x : torch.Tensor, [batch, time, ..., channel]
+    x : [batch, time, ..., channel]
         Padded sequences, float32 or float64.
-    weight : torch.Tensor, [channel]
-        Scale.
-    bias : torch.Tensor, [channel]
-        Shift.
-    counts : torch.Tensor, int64, [batch], or None
-        Valid frames of each item; all of them if None.
-    eps : float
+    weight, bias : [channel]
+        Scale and shift.
+    counts : int64 [batch]
+        Valid frames of each item; None: all of them.
+    eps
         Added to the variance.
-    relu : bool
+    relu
         Whether a ReLU follows.
 
     Returns
     -------
-    out : torch.Tensor, [batch, time, ..., channel]
+    out : [batch, time, ..., channel]
         Normalised values; zero at padded frames.
-    mean : torch.Tensor, [channel]
-        Mean over the valid positions of all ranks.
-    variance : torch.Tensor, [channel]
-        Biased variance over the same positions.
-    count : torch.Tensor, []
-        Number of those positions.
-
-    Raises
-    ------
-    ValueError
-        Another number of counts, or some that are not within the frames.
+    mean, variance, count : [channel], [channel], []
+        Mean, biased variance and number of the valid values of all ranks.
 
     Example
     -------
@@ -96,11 +81,11 @@ class _BatchNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, counts, eps, relu):
-        """Normalised values, mean, biased variance and count."""
+        """Compute normalised values, mean, biased variance and count."""
         shape, x = x.shape, x.contiguous()
         x = x.view(*shape[:2], -1, shape[-1])
         frames = _check_frames(counts, *shape[:2])
-        # Near the mean: the first valid frame's, or any if there is none
+        # Near the mean: that of the first valid frame, if there is one
         centre = torch.zeros_like(weight)
         if (frames > 0).any():
             centre = x[int((frames > 0).argmax()), 0].mean(0)
@@ -121,7 +106,7 @@ class _BatchNorm(torch.autograd.Function):
             value.to(x.dtype) for value in (terms, rstd, variance, count)
         )
         mean = terms[0].clone()
-        # In its own shape: what is a view cannot be changed in place
+        # Allocated in its own shape: autograd forbids in-place changes of a view
         out = x.new_empty(shape)
         into = out.view(x.shape).numpy()
         _each(LOOPS.load().apply, x.numpy(), frames, terms.numpy(), relu, into)
@@ -137,7 +122,7 @@ class _BatchNorm(torch.autograd.Function):
         """Gradients of the values, the scale and the shift."""
         x, weight, mean, rstd, count, *rectified = ctx.saved_tensors
         grad = grad.contiguous().view(x.shape)
-        # Without a ReLU the loops do not look at the output
+        # Without a ReLU the loops do not read the output
         out = rectified[0].view(x.shape) if ctx.relu else x
         arrays = [v.numpy() for v in (x, grad, out)] + [ctx.frames]
         own = _add_up(LOOPS.load().slopes, *arrays, mean.numpy(), ctx.relu)
@@ -156,7 +141,7 @@ class _BatchNorm(torch.autograd.Function):
 
 
 def _check_frames(counts, batch, time):
-    """Valid frames of each item; loops that are compiled check no index."""
+    """Check the valid frames of each item: compiled loops check no index."""
     if counts is None:
         return np.full(batch, time)
     frames = np.ascontiguousarray(counts.numpy(), np.int64)
@@ -169,7 +154,7 @@ def _check_frames(counts, batch, time):
 
 
 def _each(loop, x, *others):
-    """Run a loop over all clips; its last argument is what it fills."""
+    """Run a loop over all clips; it fills its last argument."""
     *given, out = others
     in_threads(
         lambda _, share: loop(x, *given, share, out), len(x), values=x.size
@@ -177,7 +162,7 @@ def _each(loop, x, *others):
 
 
 def _add_up(loop, x, *others):
-    """Run a loop that adds to two sums for each channel: [2, channel]."""
+    """Run a loop that adds to two sums of each channel, [2, channel]."""
     parts = np.zeros((torch.get_num_threads(), 2, x.shape[-1]))
     in_threads(
         lambda thread, share: loop(x, *others, share, parts[thread]),

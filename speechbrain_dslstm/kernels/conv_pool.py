@@ -1,25 +1,26 @@
 """Convolution and max pooling of images, fast on a CPU.
 
 The output of a spectrogram's first convolution is 64 times its input, and
-pooling throws three quarters of it away. Going through the batch clip by clip
-keeps that output in a CPU's cache, and only the pooled values and where they
-came from are kept for the way back. With one input channel the compiled loops
-of ``conv_pool_numba`` do it; where there are none, the convolution is one
-matrix product with the image's patches. The moments of its output follow from
-those of the patches, without computing it.
+pooling keeps a quarter of it. Clip by clip, that output stays in a CPU's
+cache, and only the pooled values and their places are kept for the backward
+pass. With one input channel the compiled loops of ``conv_pool_numba`` do all
+this; where they cannot run, the convolution is one product with the image's
+patches. The moments of its output follow from those of the patches, without
+computing it.
 
 Images are [batch, channel, time, frequency] in channels-last memory. Symbols:
 C channels, K = kernel height * kernel width, the values of a patch.
 """
 
 import torch
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d, max_pool2d, pad
 
 from speechbrain_dslstm.kernels.conv_pool_numba import (
     conv_pool_image,
     conv_pool_problem,
-    fill_rows,
+    pool_rows,
 )
 from speechbrain_dslstm.lengths import zero_padding
 from speechbrain_dslstm.utils.distributed import sum_over_ranks
@@ -35,67 +36,14 @@ __all__ = [
 _POOL_BACKWARD = torch.ops.aten.max_pool2d_with_indices_backward
 
 
-def conv_pool_reference(x, weight, padding, pool_size, shift=None, counts=None):
-    """What ``conv_pool`` computes, in plain torch.
-
-    Arguments
-    ---------
-    x : torch.Tensor, [batch, in_channels, time, frequency]
-        Images.
-    weight : torch.Tensor, [channel, in_channels, height, width]
-        Filters.
-    padding : tuple of int, (time, frequency)
-        Zeros around the images.
-    pool_size : int
-        Size and stride of the pooling.
-    shift : torch.Tensor, [channel], optional
-        Added after the pooling, and followed by a ReLU.
-    counts : torch.Tensor, int64, [batch], optional
-        Valid frames of the output; those behind them become zero.
-
-    Returns
-    -------
-    torch.Tensor, [batch, channel, time', frequency']
-        Pooled images.
-
-    Example
-    -------
-    >>> x, weight = torch.ones(1, 1, 4, 4), torch.ones(2, 1, 1, 1)
-    >>> conv_pool_reference(x, weight, (0, 0), 2).shape
-    torch.Size([1, 2, 2, 2])
-    """
-    out = max_pool2d(conv2d(x, weight, padding=tuple(padding)), pool_size)
-    if shift is not None:
-        out = (out + shift.view(-1, 1, 1)).relu()
-    if counts is not None:
-        out = zero_padding(out.transpose(1, 2), counts).transpose(1, 2)
-    return out
-
-
-def prefers_single_clips(x):
-    """Whether a batch is faster clip by clip, and there is no graph to make.
-
-    Arguments
-    ---------
-    x : torch.Tensor
-        A batch.
-
-    Returns
-    -------
-    bool
-        On a CPU, unless a graph is traced, compiled or exported, which must
-        hold for batches of any size.
-
-    Example
-    -------
-    >>> prefers_single_clips(torch.zeros(3, 4))
-    True
-    """
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return x.device.type == "cpu" and not traced
-
-
-def conv_pool(x, weight, padding, pool_size, shift=None, counts=None):
+def conv_pool(
+    x: Tensor,
+    weight: Tensor,
+    padding: tuple[int, int],
+    pool_size: int,
+    shift: Tensor | None = None,
+    counts: Tensor | None = None,
+) -> Tensor:
     """Convolution without bias, then max pooling, then shift and ReLU.
 
     On a CPU it has no second derivatives; elsewhere, and when a graph is
@@ -103,31 +51,23 @@ def conv_pool(x, weight, padding, pool_size, shift=None, counts=None):
 
     Arguments
     ---------
-    x : torch.Tensor, [batch, in_channels, time, frequency]
+    x : [batch, in_channels, time, frequency]
         Images.
-    weight : torch.Tensor, [channel, in_channels, height, width]
+    weight : [channel, in_channels, height, width]
         Filters.
-    padding : tuple of int, (time, frequency)
-        Zeros around the images.
-    pool_size : int
+    padding
+        Zeros on either side of time and of frequency.
+    pool_size
         Size and stride of the pooling.
-    shift : torch.Tensor, [channel], optional
-        Added after the pooling, and followed by a ReLU.
-    counts : torch.Tensor, int64, [batch], optional
-        Valid frames of the output; those behind them become zero.
+    shift : [channel]
+        Added after the pooling and followed by a ReLU; neither by default.
+    counts : int64 [batch]
+        Valid frames of the output, by default all; those behind become zero.
 
     Returns
     -------
-    torch.Tensor, [batch, channel, time', frequency']
+    out : [batch, channel, time', frequency']
         Pooled images, in channels-last memory on a CPU.
-
-    Example
-    -------
-    >>> x, weight = torch.randn(3, 1, 20, 16), torch.randn(8, 1, 2, 4)
-    >>> fast = conv_pool(x, weight, (0, 1), 2)
-    >>> plain = conv_pool_reference(x, weight, (0, 1), 2)
-    >>> torch.allclose(fast, plain, atol=1e-5)
-    True
     """
     function = _ConvPool.apply
     with torch.autocast(x.device.type, enabled=False):
@@ -140,26 +80,40 @@ def conv_pool(x, weight, padding, pool_size, shift=None, counts=None):
         return function(x, weight, tuple(padding), pool_size, shift, counts)
 
 
+def conv_pool_reference(
+    x: Tensor,
+    weight: Tensor,
+    padding: tuple[int, int],
+    pool_size: int,
+    shift: Tensor | None = None,
+    counts: Tensor | None = None,
+) -> Tensor:
+    """Same signature as ``conv_pool``, in plain torch."""
+    out = max_pool2d(conv2d(x, weight, padding=tuple(padding)), pool_size)
+    if shift is not None:
+        out = (out + shift.view(-1, 1, 1)).relu()
+    if counts is not None:
+        out = zero_padding(out.transpose(1, 2), counts).transpose(1, 2)
+    return out
+
+
+def prefers_single_clips(x: Tensor) -> bool:
+    """Whether a batch is faster clip by clip: on a CPU, unless a graph is made.
+
+    A graph that is traced, compiled or exported must hold for batches of any
+    size.
+    """
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return x.device.type == "cpu" and not traced
+
+
 class ClipConvPool:
-    """``conv_pool`` of one clip after another, without a graph.
+    """``conv_pool`` for one clip after another, without gradients.
 
-    What does not depend on the clip is done once, and what PyTorch does
-    around an operation that may want a gradient is left out: together a fifth
-    of the time of a clip. Reference: ``conv_pool_reference``.
+    What does not depend on the clip is done once, and torch's preparations for
+    a gradient are left out: together a fifth of the time of a clip. weight is
+    [channel, in_channels, height, width], on the CPU, shift [channel].
 
-    Arguments
-    ---------
-    weight : torch.Tensor, [channel, in_channels, height, width]
-        Filters, on the CPU.
-    padding : tuple of int, (time, frequency)
-        Zeros around the images.
-    pool_size : int
-        Size and stride of the pooling.
-    shift : torch.Tensor, [channel]
-        Added after the pooling, and followed by a ReLU.
-
-    Example
-    -------
     >>> x, weight = torch.randn(1, 1, 20, 16), torch.randn(8, 1, 2, 4)
     >>> shift = torch.randn(8)
     >>> found = ClipConvPool(weight, (0, 1), 2, shift)(x)
@@ -168,74 +122,44 @@ class ClipConvPool:
     True
     """
 
-    def __init__(self, weight, padding, pool_size, shift):
+    def __init__(
+        self,
+        weight: Tensor,
+        padding: tuple[int, int],
+        pool_size: int,
+        shift: Tensor,
+    ) -> None:
         weight, shift = weight.detach(), shift.detach()
         self.weight = weight.contiguous(memory_format=torch.channels_last)
-        self.padding, self.pool_size = tuple(padding), pool_size
-        self.shift = shift.view(-1, 1, 1)
+        self.padding = tuple(padding)
+        self.shift = shift
+        self.sides = pool_size, *weight.shape[2:]
         self.filters = None
         if conv_pool_problem(weight[:, :1], weight, pool_size) is None:
             self.filters = weight.flatten(1).t().contiguous()
 
-    def __call__(self, clip):
-        """Convolve, pool, shift and rectify.
-
-        Arguments
-        ---------
-        clip : torch.Tensor, [1, in_channels, time, frequency]
-            An image of the filters' type, that wants no gradient.
-
-        Returns
-        -------
-        torch.Tensor, [1, channel, time', frequency']
-            Pooled image, in channels-last memory.
-        """
+    def __call__(self, clip: Tensor) -> Tensor:
+        """[1, in_channels, time, frequency] -> [1, channel, time', frequency']."""
         if self.filters is None:
             image = conv2d(clip, self.weight, padding=self.padding)
-            return _maximum(image, self.pool_size).add_(self.shift).relu_()
-        rows, columns = self.padding
-        image = pad(clip[:, 0], (columns, columns, rows, rows)).contiguous()
-        sides = self.pool_size, *self.weight.shape[2:]
-        size = [
-            (n - side + 1) // self.pool_size
-            for n, side in zip(image.shape[1:], sides[1:], strict=True)
-        ]
-        out = image.new_empty(1, *size, len(self.weight))
-        frames = torch.tensor([size[0]])
-        shift = self.shift.flatten()
-        fill_rows(image, self.filters, shift, True, frames, sides, out)
+            image = _maximum(image, self.sides[0])
+            return image.add_(self.shift.view(-1, 1, 1)).relu_()
+        out, _, _ = pool_rows(
+            clip, self.filters, self.padding, self.sides, self.shift, True
+        )
         return out.permute(0, 3, 1, 2)
 
 
-def conv_moments(x, weight, padding, counts):
-    """Moments of a convolution's output over its valid positions.
+def conv_moments(
+    x: Tensor, weight: Tensor, padding: tuple[int, int], counts: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, biased variance [channel] and number of a convolution's valid values.
 
-    For one input channel and images that need no gradient: the output is a
-    linear map of the patches, so its mean and variance are those of the
-    patches (K and K * K numbers), mapped. The gradient reaches ``weight``.
+    For x [batch, 1, time, frequency], zero at padded frames and without a
+    gradient; counts [batch] are the valid frames of the output, over all
+    ranks. The output is a linear map of the patches, so its moments are those
+    of the patches (K and K * K numbers), mapped. The gradient reaches weight.
 
-    Arguments
-    ---------
-    x : torch.Tensor, [batch, 1, time, frequency]
-        Images, zero at padded frames.
-    weight : torch.Tensor, [channel, 1, height, width]
-        Filters.
-    padding : tuple of int, (time, frequency)
-        Zeros around the images.
-    counts : torch.Tensor, int64, [batch]
-        Valid frames of the output.
-
-    Returns
-    -------
-    mean : torch.Tensor, [channel]
-        Mean over the valid positions of all ranks.
-    variance : torch.Tensor, [channel]
-        Biased variance over the same positions.
-    count : torch.Tensor, []
-        Number of those positions.
-
-    Example
-    -------
     >>> x, weight = torch.randn(2, 1, 9, 7), torch.randn(3, 1, 2, 4)
     >>> mean, variance, count = conv_moments(
     ...     x, weight, (0, 1), torch.tensor([8, 5])
@@ -253,7 +177,7 @@ def conv_moments(x, weight, padding, counts):
         level = level[0] / level[1]
         for clip, frames in zip(x.split(1), counts.tolist(), strict=True):
             patches = _patches(clip, weight.shape[2:], padding)[:, :frames]
-            # A row of ones: the product then holds the sums, too
+            # With a row of ones, the product contains the sums, too
             patches = pad(patches - level, (0, 0, 0, 0, 0, 1), value=1.0)
             patches = patches.flatten(1)
             total += patches @ patches.t()
@@ -269,7 +193,7 @@ def conv_moments(x, weight, padding, counts):
 
 
 def _patches(clip, kernel_size, padding):
-    """Patches of a one-channel image: [K, time', frequency']."""
+    """Patches of a clip with one channel: [K, time', frequency']."""
     rows, columns = padding
     image = pad(clip[0, 0], (columns, columns, rows, rows))
     high, wide = kernel_size
@@ -284,7 +208,7 @@ def _patches(clip, kernel_size, padding):
 
 
 def _maximum(image, size):
-    """Max pooling as maxima of strided views, which need no places."""
+    """Max pooling as maxima of strided views, without the places of the maxima."""
     for dim in (2, 3):
         rest = image.shape[dim] // size * size
         parts = [
@@ -315,7 +239,7 @@ class _ConvPool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, padding, pool_size, shift, counts):
-        """All clips, keeping the pooled values and their places."""
+        """Pool clip by clip, keeping the pooled values and their places."""
         keep = any(ctx.needs_input_grad)
         filters = weight.contiguous(memory_format=torch.channels_last)
         kernel = weight.shape[2:]
@@ -331,7 +255,7 @@ class _ConvPool(torch.autograd.Function):
         ]
         sizes, places = [], []
         for i, clip in enumerate(x.split(1)):
-            # What lies behind the valid frames is not computed
+            # Nothing behind the valid frames is computed
             clip = clip[:, :, : reach[i]]
             if weight.shape[1] == 1:
                 patches = _patches(clip, weight.shape[2:], padding)
@@ -362,7 +286,7 @@ class _ConvPool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        """Gradients of the images, where wanted, the filters and the shift."""
+        """Gradients of the images, if needed, of the filters and of the shift."""
         x, weight, *places = ctx.saved_tensors
         out = places.pop(0) if ctx.shifted else None
         filters = weight.contiguous(memory_format=torch.channels_last)
@@ -385,7 +309,7 @@ class _ConvPool(torch.autograd.Function):
             back[:, :, :frames] = found
             # The pooling may reach further than the valid frames
             back[:, :, frames:] = 0
-            # Only its shape and memory layout are looked at
+            # Only its shape and memory layout are read
             image = _images(grad, ctx.sizes[i])
             back = _POOL_BACKWARD(
                 back, image, ctx.pool_size, ctx.pool_size,

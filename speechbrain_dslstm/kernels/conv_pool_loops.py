@@ -4,15 +4,21 @@ Imported only when they run; see ``conv_pool_numba``. For each pooled value the
 window's convolutions stay in registers: neither the patches nor the
 convolution's output, as large as 64 images, is ever written to memory.
 
-Arrays: image [batch, rows, columns], padded; filters [K, channel], of high *
-wide values each; out and grad [batch, time', frequency', channel]. The sides
-are tuples ``range(side)``, whose lengths the compiler knows, so that it unrolls
-the loops over them. The innermost loops run along the channels, because LLVM
-makes vector code of those; a view of an array in there, which is counted,
-would cost as much as a window.
+Arguments of both loops: image [batch, rows, columns], padded; filters
+[K, channel], of height * width values each; out and grad
+[batch, time', frequency', channel]; frames, int64 [batch], the valid frames of
+the output; rows, the first row of the output, counted through the batch, and
+the end. sides are the pool size and the filters' height and width, each as the
+tuple ``range(side)``, whose length the compiler knows, so that it unrolls the
+loops over it.
+
+The innermost loops run along the channels, because LLVM vectorises those.
+Slicing an array there counts its references, which would cost as much as a
+window.
 """
 
 import numpy as np
+from numpy import ndarray
 
 from speechbrain_dslstm.utils.compiled import compiled
 
@@ -21,7 +27,7 @@ __all__ = ["backward", "forward"]
 
 @compiled()
 def _filter(image, b, y, x, filters, c, high, wide):
-    """One value of the convolution."""
+    """Compute one value of the convolution."""
     value = image[b, y, x] * filters[0, c]
     for k in range(1, len(high) * len(wide)):
         i, j = k // len(wide), k % len(wide)
@@ -30,38 +36,14 @@ def _filter(image, b, y, x, filters, c, high, wide):
 
 
 @compiled()
-def forward(image, filters, shift, rectify, frames, rows, sides, out):
-    """Convolve and pool some rows of a batch.
+def forward(
+    image: ndarray, filters: ndarray, shift: ndarray, rectify: bool,
+    frames: ndarray, rows: tuple[int, int], sides: tuple, out: ndarray,
+) -> None:  # fmt: skip
+    """Convolve and pool some rows of a batch into ``out``.
 
-    Arguments
-    ---------
-    image : numpy.ndarray, [batch, rows, columns]
-        Padded images.
-    filters : numpy.ndarray, [K, channel]
-        Filters.
-    shift : numpy.ndarray, [channel]
-        Added after the pooling.
-    rectify : bool
-        Whether a ReLU follows.
-    frames : numpy.ndarray, int64, [batch]
-        Valid frames of the output; those behind them become zero.
-    rows : tuple of int
-        First row of the output, counted through the batch, and the one
-        behind the last.
-    sides : tuple of tuple of int
-        ``range`` of the pool size, and of the filters' height and width.
-    out : numpy.ndarray, [batch, time', frequency', channel]
-        These rows of it are filled.
-
-    Example
-    -------
-    >>> image = np.float32([[[1, 2], [3, 4]]])
-    >>> filters, shift = np.float32([[1, -1]]), np.float32([0, 0.5])
-    >>> out, frames = np.empty((1, 1, 1, 2), np.float32), np.array([1])
-    >>> sides = (0, 1), (0,), (0,)
-    >>> forward(image, filters, shift, False, frames, (0, 1), sides, out)
-    >>> out.ravel().tolist()
-    [4.0, -0.5]
+    shift [channel] is added after the pooling; if ``rectify``, a ReLU follows.
+    Frames of the output that are not valid become zero.
     """
     pool, high, wide = sides
     _, time, bins, channels = out.shape
@@ -79,7 +61,7 @@ def forward(image, filters, shift, rectify, frames, rows, sides, out):
                     value = _filter(
                         image, b, y + i, x + j, filters, c, high, wide
                     )
-                    # NaN wherever there is one, as torch's
+                    # As in torch, NaN is larger than any number
                     larger = (value > found) | (value != value)
                     found = value if larger else found
                 found += shift[c]
@@ -87,39 +69,15 @@ def forward(image, filters, shift, rectify, frames, rows, sides, out):
 
 
 @compiled()
-def backward(image, filters, grad, out, rectify, frames, rows, sides, total):
-    """Add what some rows of a batch give to the gradients.
+def backward(
+    image: ndarray, filters: ndarray, grad: ndarray, out: ndarray,
+    rectify: bool, frames: ndarray, rows: tuple[int, int], sides: tuple,
+    total: ndarray,
+) -> None:  # fmt: skip
+    """Add the gradients from some rows of a batch to ``total``, [K + 1, channel].
 
-    Arguments
-    ---------
-    image : numpy.ndarray, [batch, rows, columns]
-        Padded images.
-    filters : numpy.ndarray, [K, channel]
-        Filters.
-    grad : numpy.ndarray, [batch, time', frequency', channel]
-        Gradient of the pooled values.
-    out : numpy.ndarray, [batch, time', frequency', channel]
-        Those values; looked at where they were rectified.
-    rectify : bool
-        Whether a ReLU followed.
-    frames : numpy.ndarray, int64, [batch]
-        Valid frames of the output.
-    rows : tuple of int
-        As of ``forward``.
-    sides : tuple of tuple of int
-        As of ``forward``.
-    total : numpy.ndarray, [K + 1, channel]
-        Gradients of the filters and, last, of the shift; is added to.
-
-    Example
-    -------
-    >>> image = np.float32([[[1, 2], [3, 4]]])
-    >>> filters, total = np.float32([[1, -1]]), np.zeros((2, 2), np.float32)
-    >>> grad, frames = np.ones((1, 1, 1, 2), np.float32), np.array([1])
-    >>> out, sides = 0 * grad, ((0, 1), (0,), (0,))
-    >>> backward(image, filters, grad, out, False, frames, (0, 1), sides, total)
-    >>> total.tolist()
-    [[4.0, 1.0], [1.0, 1.0]]
+    Its last row is the gradient of the shift. grad is the gradient of ``out``,
+    which is read only if ``rectify``.
     """
     pool, high, wide = sides
     _, time, bins, channels = grad.shape
@@ -132,11 +90,11 @@ def backward(image, filters, grad, out, rectify, frames, rows, sides, total):
         b, t = row // time, row % time
         if t >= frames[b]:
             continue
-        # A row's sum first, so that rounding does not grow with the batch
+        # Each row is summed first, so that rounding does not grow with the batch
         part[:] = 0
         for f in range(bins):
             y, x = len(pool) * t, len(pool) * f
-            # Where the maximum is: the first of equals
+            # The place of the maximum: the first of equal values
             for c in range(channels):
                 found = _filter(image, b, y, x, filters, c, high, wide)
                 where = found * 0
