@@ -1,27 +1,37 @@
-"""Corpora: one module each with fixed constants, and one way to use them.
+"""Corpora: one module for each, and one manifest schema for all.
 
-Every module has ``NAME``, ``LICENSE``, ``CITATION``, ``URL``, ``LABEL_SETS``
-(name -> ordered mapping of the corpus' codes to emotions),
-``DEFAULT_LABEL_SET`` and ``records(data_folder, label_set, **options)``.
-``manifest.py`` turns records into manifests. A module may have
-``compare_counts`` and ``left_out``, see ``iemocap.py``.
+Read ``manifest`` first, which turns a corpus' records into manifest entries,
+then ``emodb``, the simplest corpus. ``clips`` finds and decodes audio files,
+``transcripts`` holds the tokenizer of the text branch, and
+``iemocap_annotations`` reads IEMOCAP's text files.
+
+Every corpus module has ``NAME``, ``LICENSE``, ``CITATION``, ``URL``,
+``LABEL_SETS`` (name -> ordered mapping of the corpus' codes to emotions),
+``DEFAULT_LABEL_SET`` and ``records(data_folder, label_set, **options)``. It may
+have ``compare_counts``, ``left_out`` and ``VOTES``, see ``iemocap``.
+
+``python -m speechbrain_dslstm.corpora`` writes the manifest of a corpus.
 """
 
 import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from speechbrain_dslstm.corpora.manifest import build_manifest, select_labels
+from speechbrain_dslstm.corpora.clips import select_labels
+from speechbrain_dslstm.corpora.manifest import build_manifest
 
 __all__ = ["CORPORA", "get_corpus", "get_labels", "prepare", "vote_names"]
 
 CORPORA = ("iemocap", "emodb", "ravdess", "nemo", "synthetic")
 
 
-def get_corpus(name):
-    """Find a corpus module by name.
+def get_corpus(name: str) -> ModuleType:
+    """Import a corpus module by name.
 
     Arguments
     ---------
-    name : str
+    name
         One of ``CORPORA``.
 
     Returns
@@ -32,7 +42,7 @@ def get_corpus(name):
     Raises
     ------
     ValueError
-        There is no such corpus.
+        Unknown corpus.
 
     Example
     -------
@@ -41,46 +51,52 @@ def get_corpus(name):
     """
     if name not in CORPORA:
         raise ValueError(
-            f"unknown corpus {name!r}; there are: {', '.join(CORPORA)}"
+            f"unknown corpus {name!r}; expected one of {', '.join(CORPORA)}"
         )
     return importlib.import_module(f"{__name__}.{name}")
 
 
-def prepare(corpus, data_folder, label_set=None, left_out=None, **options):
+def prepare(
+    corpus: str,
+    data_folder: str | Path,
+    label_set: str | None = None,
+    left_out: list[dict] | None = None,
+    **options: Any,
+) -> tuple[dict[str, dict], list[str]]:
     """Read a corpus into manifest entries.
 
     Arguments
     ---------
-    corpus : str
+    corpus
         One of ``CORPORA``.
-    data_folder : str or pathlib.Path
-        Where the corpus lies; the ``synthetic`` one is generated there.
-    label_set : str, optional
-        A name in the module's ``LABEL_SETS``; its default if left out.
-    left_out : list, optional
-        Gets a dict for each clip that was left out: its "id", the "reason",
-        and "where" that was seen, ``file:line`` below ``data_folder``.
-    **options : dict
+    data_folder
+        Folder of the corpus; the ``synthetic`` one is generated there.
+    label_set
+        A name in the module's ``LABEL_SETS``; None for its default.
+    left_out
+        Receives a dict for each clip that was left out: its "id", the
+        "reason", and "where" it is found, as ``file:line`` below
+        ``data_folder``.
+    **options
         Options of the corpus module's ``records``.
 
     Returns
     -------
-    entries : dict
-        Utterance id -> entry, sorted by id; see ``manifest.py``.
-    labels : list of str
+    entries
+        Utterance id -> entry, sorted by id; see ``manifest``.
+    labels
         The emotions in their fixed order.
 
     Raises
     ------
     ValueError
-        Unknown corpus or label set, or a folder with no usable clip.
+        Unknown corpus or label set, or a folder without a usable clip.
     FileNotFoundError
-        There is no such folder.
+        The folder does not exist.
 
     Example
     -------
-    >>> import tempfile
-    >>> folder = tempfile.mkdtemp()
+    >>> folder = getfixture("tmp_path")
     >>> entries, labels = prepare("synthetic", folder, speakers=2, sentences=1)
     >>> len(entries), labels
     (8, ['anger', 'happiness', 'neutral', 'sadness'])
@@ -92,26 +108,26 @@ def prepare(corpus, data_folder, label_set=None, left_out=None, **options):
     if left_out is not None and hasattr(module, "left_out"):
         left_out += module.left_out(data_folder, label_set, **options)
     entries = build_manifest(records, data_folder, labels, left_out)
-    # only a corpus with a published table of counts has something to compare
+    # only a corpus with a published table of counts can be compared with it
     compare = getattr(module, "compare_counts", None)
     if compare is not None:
         compare(entries, label_set, **options)
     return entries, labels
 
 
-def get_labels(corpus, label_set=None):
-    """Emotions of a corpus in their fixed order, without reading it.
+def get_labels(corpus: str, label_set: str | None = None) -> list[str]:
+    """List the emotions of a corpus in their fixed order, without reading it.
 
     Arguments
     ---------
-    corpus : str
+    corpus
         One of ``CORPORA``.
-    label_set : str, optional
-        A name in the module's ``LABEL_SETS``; its default if left out.
+    label_set
+        A name in the module's ``LABEL_SETS``; None for its default.
 
     Returns
     -------
-    list of str
+    labels
         The emotions.
 
     Raises
@@ -124,36 +140,36 @@ def get_labels(corpus, label_set=None):
     >>> get_labels("iemocap")
     ['anger', 'happiness', 'neutral', 'sadness']
     """
-    module = get_corpus(corpus)
-    codes = select_labels(
-        module.LABEL_SETS, label_set or module.DEFAULT_LABEL_SET
-    )
-    return list(dict.fromkeys(codes.values()))
+    return list(dict.fromkeys(_codes(corpus, label_set).values()))
 
 
-def vote_names(corpus, label_set=None):
-    """What listeners could vote for, and which emotion that is.
+def vote_names(corpus: str, label_set: str | None = None) -> dict[str, str]:
+    """Map the names that annotators could vote for to emotions.
 
     Arguments
     ---------
-    corpus : str
+    corpus
         One of ``CORPORA``.
-    label_set : str, optional
-        A name in the module's ``LABEL_SETS``; its default if left out.
+    label_set
+        A name in the module's ``LABEL_SETS``; None for its default.
 
     Returns
     -------
-    dict of str to str
-        Name of a vote -> emotion; empty where the corpus has no votes.
+    names
+        Name of a vote -> emotion; empty for a corpus without votes.
 
     Example
     -------
     >>> vote_names("iemocap")["Excited"], vote_names("emodb")
     ('happiness', {})
     """
-    module = get_corpus(corpus)
-    codes = select_labels(
-        module.LABEL_SETS, label_set or module.DEFAULT_LABEL_SET
-    )
-    votes = getattr(module, "VOTES", {})
+    codes = _codes(corpus, label_set)
+    votes = getattr(get_corpus(corpus), "VOTES", {})
     return {name: codes[code] for name, code in votes.items() if code in codes}
+
+
+def _codes(corpus: str, label_set: str | None) -> dict[str, str]:
+    """Map a corpus' codes to emotions, by the label set or the default one."""
+    module = get_corpus(corpus)
+    name = label_set or module.DEFAULT_LABEL_SET
+    return select_labels(module.LABEL_SETS, name)

@@ -1,12 +1,12 @@
-"""Finding audio files on disk and opening them, for every corpus.
+"""Audio files of a corpus: found by name, turned into records, decoded.
 
-Nothing here knows a corpus: the name pattern comes from the corpus module, and
-what is read goes into the manifest.
+Nothing here knows a corpus: name pattern and labels come from its module.
 """
 
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,29 +19,17 @@ from speechbrain_dslstm.audio import (
     open_audio,
 )
 
-__all__ = ["find_clips", "read_audio_facts"]
+__all__ = ["find_clips", "read_audio_facts", "read_clips", "select_labels"]
 
 logger = get_logger(__name__)
 
 
-def read_audio_facts(path):
-    """Decode a file; say how long it is, what it holds, or what is wrong.
+def read_audio_facts(path: str | Path) -> tuple[dict | None, str | None]:
+    """Decode a file and return its ``duration`` and ``audio_hash``, or a fault.
 
     The hash is taken over the decoded samples as 32-bit floats, so that a WAV
-    and a FLAC file of the same recording agree.
-
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        The audio file.
-
-    Returns
-    -------
-    dict or None
-        ``duration`` in seconds and ``audio_hash``.
-    str or None
-        What is wrong with the file, the ``kind`` of an ``AudioError``, such
-        as "truncated"; None where all is well.
+    and a FLAC file of the same recording agree. One of the two results is None.
+    The fault is the ``kind`` of an ``AudioError``, such as "truncated".
 
     Example
     -------
@@ -60,31 +48,79 @@ def read_audio_facts(path):
     return {"duration": duration, "audio_hash": digest.hexdigest()[:32]}, None
 
 
-def find_clips(data_folder, pattern, corpus, hint):
-    """Find a corpus' clips below a folder by their published names.
+def select_labels(label_sets: dict[str, dict], name: str) -> dict[str, str]:
+    """Look a label set up by name; it maps the corpus' codes to emotions."""
+    if name not in label_sets:
+        raise ValueError(
+            f"unknown label set {name!r}; expected one of "
+            f"{', '.join(label_sets)}"
+        )
+    return label_sets[name]
+
+
+def read_clips(
+    data_folder: str | Path,
+    corpus: str,
+    pattern: str,
+    hint: str,
+    label_sets: dict[str, dict],
+    label_set: str,
+    get_fields: Callable[[re.Match], dict[str, str]],
+) -> list[dict]:
+    """Make a record of each clip whose file name holds its labels.
+
+    A clip whose emotion is in another label set of the corpus is left out; a
+    code in no label set is kept, so that ``build_manifest`` reports it.
 
     Arguments
     ---------
-    data_folder : str or pathlib.Path
-        Searched with all its subfolders; hidden files are passed over.
-    pattern : str
-        Regular expression that the whole base name must match.
-    corpus : str
+    data_folder
+        Folder of the clips, see ``find_clips``.
+    corpus
         Name of the corpus, for messages.
-    hint : str
-        What a base name looks like and where to get the corpus.
+    pattern
+        Regular expression of a base name, with the groups ``emotion`` (the
+        corpus' code), ``speaker`` and ``text``.
+    hint
+        Example of a file name and the source of the corpus, for messages.
+    label_sets
+        All label sets of the corpus.
+    label_set
+        Name of the wanted one.
+    get_fields
+        Match of a base name -> ``gender``, ``session`` and ``text`` of the
+        record.
 
     Returns
     -------
-    list of (re.Match, pathlib.Path)
-        Match of the base name and path, sorted by path.
+    records
+        Records for ``build_manifest``.
+    """
+    labels = select_labels(label_sets, label_set)
+    known = set().union(*label_sets.values())
+    return [
+        {
+            "id": path.stem,
+            "path": path,
+            "emotion": labels.get(match["emotion"], match["emotion"]),
+            "speaker": match["speaker"],
+            "dialogue": "",
+            "text_id": match["text"],
+            **get_fields(match),
+        }
+        for match, path in find_clips(data_folder, pattern, corpus, hint)
+        if match["emotion"] in labels or match["emotion"] not in known
+    ]
 
-    Raises
-    ------
-    FileNotFoundError
-        There is no such folder.
-    ValueError
-        The folder has no such file.
+
+def find_clips(
+    data_folder: str | Path, pattern: str, corpus: str, hint: str
+) -> list[tuple[re.Match, Path]]:
+    """Find the .wav and .flac files whose base name matches a pattern entirely.
+
+    All subfolders are searched, and links are followed; hidden files are
+    skipped. The result is sorted by path. ``corpus`` and ``hint`` are used in
+    the errors for a missing folder and for a folder without such a file.
 
     Example
     -------
@@ -123,7 +159,7 @@ def find_clips(data_folder, pattern, corpus, hint):
         )
     if others:
         logger.info(
-            "%s: %d audio files with other names passed over, such as %s",
+            "%s: %d audio files with other names skipped, such as %s",
             corpus,
             len(others),
             min(others),

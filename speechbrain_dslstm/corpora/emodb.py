@@ -5,8 +5,10 @@ A file name such as ``03a01Wa`` holds the speaker (03), the sentence (a01), the
 emotion's German initial (W) and the version (a).
 """
 
-from speechbrain_dslstm.corpora.clips import find_clips
-from speechbrain_dslstm.corpora.manifest import select_labels
+import re
+from pathlib import Path
+
+from speechbrain_dslstm.corpora.clips import read_clips
 
 __all__ = ["records"]
 
@@ -74,58 +76,23 @@ PATTERN = (
 HINT = f"files such as wav/03a01Wa.wav, from {URL}"
 
 
-def records(data_folder, label_set=DEFAULT_LABEL_SET):
-    """Read EMO-DB's file names.
+def records(
+    data_folder: str | Path, label_set: str = DEFAULT_LABEL_SET
+) -> list[dict]:
+    """Read EMO-DB's file names; ``label_set`` is ``7class`` or ``4class``.
 
-    Arguments
-    ---------
-    data_folder : str or pathlib.Path
-        Holds the clips, flat or in subfolders, as WAV or FLAC.
-    label_set : str
-        ``7class`` or ``4class``.
-
-    Returns
-    -------
-    list of dict
-        Records for ``build_manifest``.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such folder.
-    ValueError
-        The folder has no such files, or the label set is unknown.
-
-    Example
-    -------
-    >>> import pathlib, tempfile
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> (folder / "03a01Wa.wav").touch()
-    >>> [record] = records(folder)
-    >>> record["speaker"], record["gender"], record["emotion"]
-    ('03', 'M', 'anger')
+    The clips may lie flat or in subfolders. See ``clips.read_clips``.
     """
-    labels = select_labels(LABEL_SETS, label_set)
-    found = []
-    for match, path in find_clips(data_folder, PATTERN, NAME, HINT):
-        code, speaker, text_id = (
-            match["emotion"],
-            match["speaker"],
-            match["text"],
-        )
-        if code in LABEL_SETS["7class"] and code not in labels:
-            continue
-        found.append(
-            {
-                "id": path.stem,
-                "path": path,
-                "emotion": labels.get(code, code),
-                "speaker": speaker,
-                "gender": GENDERS[speaker],
-                "session": SESSIONS[speaker],
-                "dialogue": "",
-                "text_id": text_id,
-                "text": TEXTS.get(text_id, ""),
-            }
-        )
-    return found
+    return read_clips(
+        data_folder, NAME, PATTERN, HINT, LABEL_SETS, label_set, _fields
+    )
+
+
+def _fields(match: re.Match) -> dict[str, str]:
+    """Look up the fields of a record that follow from a base name."""
+    speaker = match["speaker"]
+    return {
+        "gender": GENDERS[speaker],
+        "session": SESSIONS[speaker],
+        "text": TEXTS.get(match["text"], ""),
+    }

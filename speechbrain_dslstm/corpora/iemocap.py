@@ -6,6 +6,8 @@ Five dyadic sessions of two speakers, improvised and scripted. Labels come from
 ``SessionN/sentences/wav/DIALOGUE/TURN.wav``. In a turn such as
 ``Ses03M_impro05a_F012`` the first letter says who wore the markers; the
 speaker is the letter before the last three digits, here Ses03F.
+
+``iemocap_annotations`` reads the text files.
 """
 
 import re
@@ -14,12 +16,12 @@ from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
+from speechbrain_dslstm.corpora.clips import select_labels
 from speechbrain_dslstm.corpora.iemocap_annotations import (
     is_dialogue,
     read_evaluation,
     read_transcription,
 )
-from speechbrain_dslstm.corpora.manifest import select_labels
 from speechbrain_dslstm.corpora.transcripts import normalise_text
 
 __all__ = ["records", "left_out", "compare_counts"]
@@ -65,7 +67,7 @@ LABEL_SETS = {
     },
 }
 DEFAULT_LABEL_SET = "4class"
-# what a listener could tick in EmoEvaluation, and its code
+# options of the annotators in EmoEvaluation, and their codes
 VOTES = {
     "Anger": "ang",
     "Disgust": "dis",
@@ -80,7 +82,7 @@ VOTES = {
     "Surprise": "sur",
 }
 CODES = "ang dis exc fea fru hap neu oth sad sur xxx".split()
-# utterances a session of the complete corpus has in the default label set
+# utterances of each session of the complete corpus in the default label set
 COUNTED = ("anger", "happiness", "neutral", "sadness", "F", "M")
 COUNTS = {
     "Ses01": (229, 278, 384, 194, 528, 557),
@@ -94,30 +96,22 @@ HINT = f"IEMOCAP_full_release with {TREE} (licensed; see {URL})"
 TURN_NAME = re.compile(r"((Ses0[1-5])[FM]_(?:impro|script)\w+)_([FM])\d{3}")
 
 
-def records(data_folder, label_set=DEFAULT_LABEL_SET, improvised_only=False):
-    """Read IEMOCAP's evaluations and transcriptions.
+def records(
+    data_folder: str | Path,
+    label_set: str = DEFAULT_LABEL_SET,
+    improvised_only: bool = False,
+) -> list[dict]:
+    """Read IEMOCAP's evaluations and transcriptions into records.
 
     Arguments
     ---------
-    data_folder : str or pathlib.Path
+    data_folder
         ``IEMOCAP_full_release`` or the folder that holds it.
-    label_set : str
+    label_set
         ``4class`` (excitement counts as happiness), ``4class-no-exc``,
         ``5class`` or ``6class``.
-    improvised_only : bool
+    improvised_only
         Whether to leave the scripted dialogues out.
-
-    Returns
-    -------
-    list of dict
-        Records for ``build_manifest``.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such folder.
-    ValueError
-        The folder has no evaluation files, or the label set is unknown.
 
     Example
     -------
@@ -143,35 +137,16 @@ def records(data_folder, label_set=DEFAULT_LABEL_SET, improvised_only=False):
     return found
 
 
-def left_out(data_folder, label_set=DEFAULT_LABEL_SET, improvised_only=False):
-    """Say what ``records`` leaves out, and where that is seen.
+def left_out(
+    data_folder: str | Path,
+    label_set: str = DEFAULT_LABEL_SET,
+    improvised_only: bool = False,
+) -> list[dict]:
+    """List what ``records`` leaves out, for the same arguments.
 
-    Arguments
-    ---------
-    data_folder : str or pathlib.Path
-        As for ``records``.
-    label_set : str
-        As for ``records``.
-    improvised_only : bool
-        As for ``records``.
-
-    Returns
-    -------
-    list of dict
-        "id" of the turn, dialogue or session, empty where a line has none;
-        "reason"; and "where", ``file:line`` below ``data_folder``.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such folder.
-
-    Example
-    -------
-    >>> left_out("nowhere")
-    Traceback (most recent call last):
-        ...
-    FileNotFoundError: IEMOCAP: no folder nowhere; expected IEMOCAP_full_release ...
+    Each dict has the "id" of the turn, dialogue or session (empty for a
+    malformed line), the "reason", and "where" it is found, as ``file:line``
+    below ``data_folder``.
     """
     faults = _read(data_folder, label_set, improvised_only)[2]
     keys = ("id", "reason", "where")
@@ -186,8 +161,10 @@ def left_out(data_folder, label_set=DEFAULT_LABEL_SET, improvised_only=False):
     return found
 
 
-def _read(data_folder, label_set, improvised_only):
-    """Records, the names of those without words, and what was left out."""
+def _read(
+    data_folder: str | Path, label_set: str, improvised_only: bool
+) -> tuple[list[dict], list[str], list[dict]]:
+    """Read the records, the names of those without words, and the faults."""
     labels = select_labels(LABEL_SETS, label_set)
     data_folder = Path(data_folder)
     found, silent, faults = [], [], []
@@ -238,7 +215,7 @@ def _read(data_folder, label_set, improvised_only):
                     "gender": gender,
                     "session": session,
                     "dialogue": dialogue,
-                    # a turn without words shares its sentence with no other
+                    # a turn without words counts as a sentence of its own
                     "text_id": normalise_text(text) or name,
                     "text": text,
                     "votes": turn["votes"],
@@ -248,8 +225,8 @@ def _read(data_folder, label_set, improvised_only):
     return found, silent, faults
 
 
-def _evaluation_files(data_folder):
-    """The evaluation files of all sessions there are, sorted."""
+def _evaluation_files(data_folder: Path) -> list[Path]:
+    """List the evaluation files of all sessions that are there, sorted."""
     if not data_folder.is_dir():
         raise FileNotFoundError(
             f"{NAME}: no folder {data_folder}; expected {HINT}"
@@ -263,22 +240,15 @@ def _evaluation_files(data_folder):
     raise ValueError(f"{NAME}: {data_folder} has no {TREE}; expected {HINT}")
 
 
-def compare_counts(entries, label_set=DEFAULT_LABEL_SET, improvised_only=False):
-    """Say in one line where a copy differs from the complete corpus.
+def compare_counts(
+    entries: dict[str, dict],
+    label_set: str = DEFAULT_LABEL_SET,
+    improvised_only: bool = False,
+) -> list[str]:
+    """Log and list where a copy differs from the complete corpus.
 
-    Arguments
-    ---------
-    entries : dict
-        Utterance id -> entry.
-    label_set : str
-        The one in use; only the default one has a table of counts.
-    improvised_only : bool
-        Whether scripted dialogues were left out; there is no table then.
-
-    Returns
-    -------
-    list of str
-        What differs; empty where nothing does or there is no table.
+    Only the default label set with all dialogues has a table of counts; the
+    list is empty for the others.
 
     Example
     -------

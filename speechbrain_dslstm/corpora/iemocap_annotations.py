@@ -1,12 +1,12 @@
-"""The text files of IEMOCAP's release tree, as copies of it have them.
+"""Read the text files of IEMOCAP, as they are in existing copies of it.
 
-Any line ends, UTF-8 or an older encoding, ratings that are missing, lines that
-are broken: each turn comes with the number of its line, so that a report can
-say where.
+Files may have any line ends, an older encoding than UTF-8, missing ratings or
+broken lines. Each turn comes with the number of its line for error reports.
 """
 
 import math
 import re
+from pathlib import Path
 
 __all__ = ["is_dialogue", "read_evaluation", "read_transcription"]
 
@@ -19,18 +19,8 @@ VOTE = re.compile(r"C-(\w+):\s*([^(]*)")
 SAID = re.compile(r"(\S+) \[[\d.]+-[\d.]+\]:\s*(.*)")
 
 
-def is_dialogue(name):
-    """Whether a name is that of a dialogue, and not of a copy of its file.
-
-    Arguments
-    ---------
-    name : str
-        A file's name without its ending.
-
-    Returns
-    -------
-    bool
-        True for improvised and scripted ones of the five sessions.
+def is_dialogue(name: str) -> bool:
+    """Whether a file's base name is a dialogue's, not that of a copy of its file.
 
     Example
     -------
@@ -40,20 +30,12 @@ def is_dialogue(name):
     return bool(re.fullmatch(r"Ses0[1-5][FM]_(?:impro|script)\w+", name))
 
 
-def read_evaluation(path):
-    """Turns of one dialogue.
+def read_evaluation(path: Path) -> list[dict]:
+    """Read the turns of one dialogue from a file of EmoEvaluation.
 
-    Arguments
-    ---------
-    path : pathlib.Path
-        A file of EmoEvaluation.
-
-    Returns
-    -------
-    list of dict
-        "number" of the line, "line", "id" (empty where the line cannot be
-        read), "code" of the label, "votes" (listener -> list of str),
-        "ratings" (name -> float), "unrated" (names without one).
+    Each turn has the "number" of its line, "line", "id" (empty for a malformed
+    line), "code" of the label, "votes" (annotator -> list of str), "ratings"
+    (name -> float) and "unrated" (names without a rating).
 
     Example
     -------
@@ -89,38 +71,26 @@ def read_evaluation(path):
     return turns
 
 
-def _ratings(text):
-    """Those of valence, arousal and dominance that are there."""
+def _ratings(text: str | None) -> dict[str, float]:
+    """Parse the ratings of valence, arousal and dominance that are given."""
     found = {}
     for name, value in zip(RATINGS, (text or "").split(","), strict=False):
         try:
             value = float(value)
         except ValueError:
             continue
-        # The scale begins with 1; what nobody rated stands there as 0 or -1
+        # The scale begins with 1; a missing rating is written as 0 or -1
         if math.isfinite(value) and value > 0:
             found[name] = value
     return found
 
 
-def read_transcription(path):
-    """Words of one dialogue.
-
-    Arguments
-    ---------
-    path : pathlib.Path
-        A file of transcriptions; it may be missing.
-
-    Returns
-    -------
-    dict of str to str
-        Turn -> words; empty where the file is missing.
+def read_transcription(path: Path) -> dict[str, str]:
+    """Read the words of each turn of a dialogue; empty for a missing file.
 
     Example
     -------
     >>> path = getfixture("tmp_path") / "Ses01F_impro01.txt"
-    >>> read_transcription(path)
-    {}
     >>> _ = path.write_text("Ses01F_impro01_F000 [006.29-008.23]: Excuse me.")
     >>> read_transcription(path)
     {'Ses01F_impro01_F000': 'Excuse me.'}
@@ -131,10 +101,10 @@ def read_transcription(path):
     return {m[1]: m[2].strip() for m in matches if m}
 
 
-def _read_lines(path):
-    """Lines of a text file, whatever its line ends and encoding."""
+def _read_lines(path: Path) -> list[str]:
+    """Read the lines of a text file with any line ends and encoding."""
     data = path.read_bytes()
-    # Windows' encoding leaves some bytes open, latin-1 none
+    # Windows' encoding leaves some bytes undefined, latin-1 none
     for encoding in ("utf-8-sig", "cp1252", "latin-1"):
         try:
             text = data.decode(encoding)

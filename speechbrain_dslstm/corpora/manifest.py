@@ -1,13 +1,14 @@
-"""The one manifest schema of all corpora: build, validate, write, read.
+"""The manifest schema of all corpora: build, check, write and read manifests.
 
 A manifest is a JSON object, utterance id -> entry, as SpeechBrain's
 ``DynamicItemDataset.from_json`` reads it. Paths begin with ``{data_root}``, so
-a manifest moves between machines. The keys of an entry are those of
-``REQUIRED`` and, where the corpus has them, those of ``OPTIONAL``.
+a manifest can be used on other machines. An entry has the keys of ``REQUIRED``
+and, where the corpus has them, those of ``OPTIONAL``.
 """
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -18,7 +19,6 @@ from speechbrain_dslstm.utils.files import replace_file
 
 __all__ = [
     "build_manifest",
-    "select_labels",
     "check_entries",
     "write_manifest",
     "write_left_out",
@@ -49,45 +49,47 @@ OPTIONAL = {
 }
 MAY_BE_EMPTY = ("dialogue", "text")
 SHOWN = 3
+# Of IEMOCAP's ratings, 1 to 5; they are mapped to 0 and +-1
+MIDDLE, HALF_RANGE = 3.0, 2.0
 
 
-def build_manifest(records, data_folder, labels, left_out=None):
+def build_manifest(
+    records: Iterable[dict],
+    data_folder: str | Path,
+    labels: list[str],
+    left_out: list[dict] | None = None,
+) -> dict[str, dict]:
     """Turn a corpus module's records into manifest entries.
 
-    Every audio file is opened. What cannot be used is counted in one warning
-    per kind of trouble, and the rest survives. Of two records with one id the
-    first usable one, in the order of their paths, is kept.
+    Every audio file is decoded. Unusable records are left out, with one warning
+    for each kind of fault. Of records with the same id the first usable one, in
+    the order of their paths, is kept.
 
     Arguments
     ---------
-    records : iterable of dict
+    records
         Each with ``id``, ``path`` (inside ``data_folder``) and the keys of an
-        entry but ``wav``, ``duration`` and ``audio_hash``; ``where`` may say
-        which line of which file it is from.
-    data_folder : str or pathlib.Path
-        What ``{data_root}`` will stand for.
-    labels : list of str
-        The emotions wanted.
-    left_out : list, optional
-        Gets a dict for each record that could not be used: its "id", the
-        "reason", and "where" it is from.
+        entry but ``wav``, ``duration`` and ``audio_hash``; ``where`` may give
+        the file and line of its source.
+    data_folder
+        Folder that ``{data_root}`` stands for.
+    labels
+        The wanted emotions.
+    left_out
+        Receives a dict for each unusable record: its "id", the "reason", and
+        "where" it comes from.
 
     Returns
     -------
-    dict
+    entries
         Utterance id -> entry, sorted by id.
-
-    Raises
-    ------
-    ValueError
-        Nothing usable is left, or an entry breaks the schema.
 
     Example
     -------
-    >>> import tempfile, numpy as np, soundfile
-    >>> folder = tempfile.mkdtemp()
-    >>> soundfile.write(f"{folder}/a.wav", np.zeros(8000) + 0.5, 16000)
-    >>> record = {"id": "a", "path": f"{folder}/a.wav", "emotion": "anger"}
+    >>> import numpy as np, soundfile
+    >>> folder = getfixture("tmp_path")
+    >>> soundfile.write(folder / "a.wav", np.zeros(8000) + 0.5, 16000)
+    >>> record = {"id": "a", "path": folder / "a.wav", "emotion": "anger"}
     >>> record |= {"speaker": "1", "gender": "F", "session": "1"}
     >>> record |= {"dialogue": "", "text_id": "s1", "text": ""}
     >>> entry = build_manifest([record], folder, ["anger"])["a"]
@@ -141,49 +143,8 @@ def build_manifest(records, data_folder, labels, left_out=None):
     return entries
 
 
-def select_labels(label_sets, name):
-    """Look a label set up by name.
-
-    Arguments
-    ---------
-    label_sets : dict
-        Name -> ordered mapping of the corpus' codes to emotions.
-    name : str
-        The one wanted.
-
-    Returns
-    -------
-    dict
-        The corpus' code -> emotion.
-
-    Raises
-    ------
-    ValueError
-        There is no such label set.
-
-    Example
-    -------
-    >>> select_labels({"2class": {"W": "anger", "N": "neutral"}}, "2class")
-    {'W': 'anger', 'N': 'neutral'}
-    """
-    if name not in label_sets:
-        known = ", ".join(label_sets)
-        raise ValueError(f"unknown label set {name!r}; there are: {known}")
-    return label_sets[name]
-
-
-def check_entries(entries):
-    """Hold entries to the schema.
-
-    Arguments
-    ---------
-    entries : dict
-        Utterance id -> entry.
-
-    Raises
-    ------
-    ValueError
-        Names the utterance and the key at fault.
+def check_entries(entries: dict[str, dict]) -> None:
+    """Raise a ValueError for the first utterance and key that break the schema.
 
     Example
     -------
@@ -209,8 +170,8 @@ def check_entries(entries):
                 raise ValueError(f"{key}: {name} {fault}")
 
 
-def _fault(name, value, kind):
-    """What is wrong with one value, or None."""
+def _fault(name: str, value: object, kind: type) -> str | None:
+    """Describe the fault of one value; None for a good one."""
     if kind is float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"is {value!r}, expected float"
@@ -239,15 +200,8 @@ def _fault(name, value, kind):
     return None
 
 
-def write_manifest(path, entries):
-    """Write a manifest whole or not at all.
-
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        The JSON file; its folder is made if needed.
-    entries : dict
-        Utterance id -> entry; checked first.
+def write_manifest(path: str | Path, entries: dict[str, dict]) -> None:
+    """Check entries and write them, sorted by id; the folder is made if needed.
 
     Example
     -------
@@ -261,48 +215,17 @@ def write_manifest(path, entries):
     replace_file(path, json.dumps(ordered, ensure_ascii=False, indent=1))
 
 
-def write_left_out(path, left_out):
-    """Write what a corpus had that is in no manifest.
-
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        The JSON file; its folder is made if needed.
-    left_out : list of dict
-        As ``prepare`` gives it.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "left_out.json"
-    >>> write_left_out(path, [{"id": "a", "reason": "empty", "where": "a.wav"}])
-    >>> json.loads(path.read_text())[0]["reason"]
-    'empty'
-    """
+def write_left_out(path: str | Path, left_out: list[dict]) -> None:
+    """Write the list of clips that ``prepare`` has left out."""
     replace_file(path, json.dumps(left_out, ensure_ascii=False, indent=1))
 
 
-def read_manifest(path):
-    """Read a manifest back and hold it to the schema.
-
-    Arguments
-    ---------
-    path : str or pathlib.Path
-        The JSON file.
-
-    Returns
-    -------
-    dict
-        Utterance id -> entry, sorted by id; ``{data_root}`` is left in place.
-
-    Raises
-    ------
-    ValueError
-        The file is no JSON, names an id twice or breaks the schema.
+def read_manifest(path: str | Path) -> dict[str, dict]:
+    """Read and check a manifest; entries are sorted, ``{data_root}`` stays.
 
     Example
     -------
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp(), "bad.json")
+    >>> path = getfixture("tmp_path") / "bad.json"
     >>> _ = path.write_text('{"a": {"wav": "/elsewhere/a.wav"}}')
     >>> read_manifest(path)
     Traceback (most recent call last):
@@ -318,36 +241,20 @@ def read_manifest(path):
     return dict(sorted(entries.items()))
 
 
-def _no_repeats(pairs):
-    """Build a dict, refusing a key that stands there twice."""
+def _no_repeats(pairs: list[tuple[str, object]]) -> dict:
+    """Build a dict, or raise an error for a duplicate key."""
     result = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f"{key} stands there twice")
+            raise ValueError(f"duplicate key {key!r}")
         result[key] = value
     return result
 
 
-# IEMOCAP's ratings, whose middle becomes 0 and whose ends +-1
-MIDDLE, HALF_RANGE = 3.0, 2.0
-
-
-def check_dimensions(entries, dimensions, corpus):
-    """See that every utterance has the dimensions to be learnt.
-
-    Arguments
-    ---------
-    entries : dict
-        Utterance id -> manifest entry.
-    dimensions : list of str
-        Those wanted.
-    corpus : str
-        Its name, for the message.
-
-    Raises
-    ------
-    ValueError
-        Names the first utterance and dimension that is missing.
+def check_dimensions(
+    entries: dict[str, dict], dimensions: list[str], corpus: str
+) -> None:
+    """Raise an error for the first utterance that lacks one of the dimensions.
 
     Example
     -------
@@ -364,18 +271,8 @@ def check_dimensions(entries, dimensions, corpus):
                 )
 
 
-def to_scale(values):
-    """Bring ratings of 1 to 5 to -1 to 1.
-
-    Arguments
-    ---------
-    values : list of float
-        Ratings.
-
-    Returns
-    -------
-    torch.Tensor, [values]
-        On the new scale.
+def to_scale(values: list[float]) -> torch.Tensor:
+    """Map ratings from 1 to 5 to the range from -1 to 1, [values].
 
     Example
     -------

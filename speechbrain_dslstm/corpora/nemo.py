@@ -4,8 +4,10 @@ Acted Polish sentences: 9 speakers, 90 sentences, 6 emotions, 4481 clips.
 A file name such as ``EB0_anger_1`` holds speaker, emotion and sentence.
 """
 
-from speechbrain_dslstm.corpora.clips import find_clips
-from speechbrain_dslstm.corpora.manifest import select_labels
+import re
+from pathlib import Path
+
+from speechbrain_dslstm.corpora.clips import read_clips
 
 __all__ = ["records"]
 
@@ -54,54 +56,23 @@ PATTERN = (
 HINT = f"files such as EB0_anger_1.wav, from {URL}"
 
 
-def records(data_folder, label_set=DEFAULT_LABEL_SET):
-    """Read nEMO's file names.
+def records(
+    data_folder: str | Path, label_set: str = DEFAULT_LABEL_SET
+) -> list[dict]:
+    """Read nEMO's file names; ``label_set`` is ``4class`` or ``6class``.
 
-    Arguments
-    ---------
-    data_folder : str or pathlib.Path
-        Holds the clips, flat or in subfolders, as WAV or FLAC.
-    label_set : str
-        ``4class`` or ``6class``.
-
-    Returns
-    -------
-    list of dict
-        Records for ``build_manifest``.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such folder.
-    ValueError
-        The folder has no such files, or the label set is unknown.
-
-    Example
-    -------
-    >>> import pathlib, tempfile
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> (folder / "EB0_surprised_7.wav").touch()
-    >>> [record] = records(folder, "6class")
-    >>> record["speaker"], record["text_id"], record["emotion"]
-    ('EB0', '7', 'surprise')
+    The clips may lie flat or in subfolders. See ``clips.read_clips``.
     """
-    labels = select_labels(LABEL_SETS, label_set)
-    found = []
-    for match, path in find_clips(data_folder, PATTERN, NAME, HINT):
-        code, speaker = match["emotion"], match["speaker"]
-        if code in LABEL_SETS["6class"] and code not in labels:
-            continue
-        found.append(
-            {
-                "id": path.stem,
-                "path": path,
-                "emotion": labels.get(code, code),
-                "speaker": speaker,
-                "gender": GENDERS[speaker],
-                "session": SESSIONS[speaker],
-                "dialogue": "",
-                "text_id": match["text"],
-                "text": "",
-            }
-        )
-    return found
+    return read_clips(
+        data_folder, NAME, PATTERN, HINT, LABEL_SETS, label_set, _fields
+    )
+
+
+def _fields(match: re.Match) -> dict[str, str]:
+    """Look up the fields of a record that follow from a base name."""
+    speaker = match["speaker"]
+    return {
+        "gender": GENDERS[speaker],
+        "session": SESSIONS[speaker],
+        "text": "",
+    }

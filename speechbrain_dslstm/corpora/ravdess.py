@@ -3,11 +3,13 @@
 Acted English sentences: 24 speakers, 2 sentences, 8 emotions, 1440 clips.
 A file name such as ``03-01-05-01-02-01-12`` holds the modality (03 audio
 only), the channel (01 speech), emotion, intensity, sentence, repetition and
-actor (odd male, even female). Song and video files are passed over.
+actor (odd male, even female). Song and video files are skipped.
 """
 
-from speechbrain_dslstm.corpora.clips import find_clips
-from speechbrain_dslstm.corpora.manifest import select_labels
+import re
+from pathlib import Path
+
+from speechbrain_dslstm.corpora.clips import read_clips
 
 __all__ = ["records"]
 
@@ -50,55 +52,24 @@ PATTERN = (
 HINT = f"files such as Actor_12/03-01-05-01-02-01-12.wav, from {URL}"
 
 
-def records(data_folder, label_set=DEFAULT_LABEL_SET):
-    """Read RAVDESS' file names.
+def records(
+    data_folder: str | Path, label_set: str = DEFAULT_LABEL_SET
+) -> list[dict]:
+    """Read RAVDESS' file names; ``label_set`` is ``8class`` or ``4class``.
 
-    Arguments
-    ---------
-    data_folder : str or pathlib.Path
-        Holds the clips, flat or in subfolders, as WAV or FLAC.
-    label_set : str
-        ``8class`` or ``4class``.
-
-    Returns
-    -------
-    list of dict
-        Records for ``build_manifest``.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such folder.
-    ValueError
-        The folder has no such files, or the label set is unknown.
-
-    Example
-    -------
-    >>> import pathlib, tempfile
-    >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> (folder / "03-01-05-01-02-01-12.wav").touch()
-    >>> [record] = records(folder)
-    >>> record["speaker"], record["session"], record["emotion"]
-    ('12', '3', 'anger')
+    The clips may lie flat or in subfolders. See ``clips.read_clips``.
     """
-    labels = select_labels(LABEL_SETS, label_set)
-    found = []
-    for match, path in find_clips(data_folder, PATTERN, NAME, HINT):
-        code, actor = match["emotion"], match["speaker"]
-        if code in LABEL_SETS["8class"] and code not in labels:
-            continue
-        found.append(
-            {
-                "id": path.stem,
-                "path": path,
-                "emotion": labels.get(code, code),
-                "speaker": actor,
-                "gender": "M" if int(actor) % 2 else "F",
-                # six groups of four actors
-                "session": str(1 + (int(actor) - 1) // 4),
-                "dialogue": "",
-                "text_id": match["text"],
-                "text": TEXTS[match["text"]],
-            }
-        )
-    return found
+    return read_clips(
+        data_folder, NAME, PATTERN, HINT, LABEL_SETS, label_set, _fields
+    )
+
+
+def _fields(match: re.Match) -> dict[str, str]:
+    """Look up the fields of a record that follow from a base name."""
+    actor = int(match["speaker"])
+    return {
+        "gender": "M" if actor % 2 else "F",
+        # six groups of four actors
+        "session": str(1 + (actor - 1) // 4),
+        "text": TEXTS[match["text"]],
+    }

@@ -12,26 +12,24 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_dslstm.utils.files import replace_file
 
 __all__ = [
+    "normalise_text",
     "check_transcripts",
     "write_transcripts",
     "load_tokenizer",
     "to_tokens",
-    "normalise_text",
 ]
 
 
-def normalise_text(text):
-    """Reduce words to what makes two of them the same sentence.
+logger = get_logger(__name__)
+# Corpora whose speakers all read the same few sentences
+FIXED_SENTENCES = ("emodb", "ravdess", "nemo", "synthetic")
+TRANSCRIPTS = "train.txt"
 
-    Arguments
-    ---------
-    text : str
-        A transcribed turn.
 
-    Returns
-    -------
-    str
-        Lower-case letters and digits, single spaces.
+def normalise_text(text: str) -> str:
+    """Reduce a transcript to lower-case letters, digits and single spaces.
+
+    Two utterances with equal results are the same sentence.
 
     Example
     -------
@@ -42,32 +40,26 @@ def normalise_text(text):
     return " ".join(re.findall(r"[^\W_]+", words))
 
 
-logger = get_logger(__name__)
-FIXED_SENTENCES = ("emodb", "ravdess", "nemo", "synthetic")
-TRANSCRIPTS = "train.txt"
-
-
-def check_transcripts(corpus, entries, allow_fixed_sentences=False):
-    """Refuse a text model where its score would be a leak.
+def check_transcripts(
+    corpus: str,
+    entries: dict[str, dict],
+    allow_fixed_sentences: bool = False,
+) -> str:
+    """Raise an error for a corpus on which the score of a text model is a leak.
 
     Arguments
     ---------
-    corpus : str
+    corpus
         Name of the corpus.
-    entries : dict
-        Utterance id -> manifest entry.
-    allow_fixed_sentences : bool
-        Warn instead, for tests of the code.
+    entries
+        Manifest entries by utterance id.
+    allow_fixed_sentences
+        Whether to warn instead, for tests of the code.
 
     Returns
     -------
-    str
-        What must be said of the results; empty where nothing must.
-
-    Raises
-    ------
-    ValueError
-        A corpus of fixed sentences, or one without transcripts.
+    note
+        Caveat to print with the results; empty where there is none.
 
     Example
     -------
@@ -75,39 +67,32 @@ def check_transcripts(corpus, entries, allow_fixed_sentences=False):
     >>> check_transcripts("emodb", entries)
     Traceback (most recent call last):
         ...
-    ValueError: emodb has a few fixed ... is a leak. Take ...
+    ValueError: emodb has a few fixed ... is a leak. Use ...
     """
     if not any(entry["text"] for entry in entries.values()):
-        raise ValueError(f"{corpus} has no transcripts to read")
+        raise ValueError(
+            f"{corpus} has no transcripts, which the text branch reads"
+        )
     if corpus not in FIXED_SENTENCES:
         return ""
     note = (
-        f"{corpus} has a few fixed sentences, the same on both sides and in "
+        f"{corpus} has a few fixed sentences, the same in all subsets and in "
         "some corpora tied to the emotion: a text model on them is a leak"
     )
     if not allow_fixed_sentences:
         raise ValueError(
-            f"{note}. Take IEMOCAP, or a system without text; "
-            "--allow_fixed_sentences=True is there for tests of the code"
+            f"{note}. Use IEMOCAP, or a system without text; "
+            "--allow_fixed_sentences=True is for tests of the code"
         )
     logger.warning(note)
     return note
 
 
-def write_transcripts(entries, folder):
-    """Write what the tokenizer is trained on.
+def write_transcripts(entries: dict[str, dict], folder: str | Path) -> Path:
+    """Write the transcripts on which the tokenizer is trained, one a line.
 
-    Arguments
-    ---------
-    entries : dict
-        Utterance id -> manifest entry, of the training side alone.
-    folder : str or pathlib.Path
-        Made if needed.
-
-    Returns
-    -------
-    pathlib.Path
-        The file, a transcript a line.
+    ``entries`` are those of the training subset alone. Tokenizers of other
+    transcripts are removed from the folder, which is made if needed.
 
     Example
     -------
@@ -119,34 +104,31 @@ def write_transcripts(entries, folder):
     path = Path(folder, TRANSCRIPTS)
     text = "".join(f"{line}\n" for line in lines if line)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        # Those of other transcripts; SpeechBrain takes what lies there
+        # SpeechBrain loads any model it finds, also of other transcripts
         for old in path.parent.glob("*.model"):
             old.unlink()
         replace_file(path, text)
     return path
 
 
-def load_tokenizer(folder, vocab_size, model_type="unigram"):
-    """Train the tokenizer on ``write_transcripts``' file, or load it.
+def load_tokenizer(
+    folder: str | Path, vocab_size: int, model_type: str = "unigram"
+) -> SentencePiece:
+    """Load the tokenizer, trained on ``write_transcripts``' file where needed.
 
     Arguments
     ---------
-    folder : str or pathlib.Path
-        Holds that file; gets the model.
-    vocab_size : int
-        Tokens wanted; SentencePiece refuses more than the text can give.
-    model_type : str
+    folder
+        Holds the transcripts, and receives the tokenizer.
+    vocab_size
+        Number of tokens; SentencePiece refuses more than the text can give.
+    model_type
         "unigram", "bpe" or "char".
 
     Returns
     -------
-    SentencePiece
-        SpeechBrain's tokenizer.
-
-    Raises
-    ------
-    ValueError
-        More tokens than ``vocab_size``.
+    tokenizer
+        SpeechBrain's tokenizer, with at most ``vocab_size`` tokens.
 
     Example
     -------
@@ -172,8 +154,8 @@ def load_tokenizer(folder, vocab_size, model_type="unigram"):
     return tokenizer
 
 
-def _train(folder, vocab_size, options):
-    """Train a tokenizer aside, so that a kill leaves no part of one."""
+def _train(folder: Path, vocab_size: int, options: dict[str, str]) -> None:
+    """Train a tokenizer aside, so that its files appear complete or not at all."""
     if (folder / f"{vocab_size}_{options['model_type']}.model").exists():
         return
     with tempfile.TemporaryDirectory(dir=folder) as aside:
@@ -183,20 +165,11 @@ def _train(folder, vocab_size, options):
             replace_file(folder / file.name, file.read_bytes())
 
 
-def to_tokens(tokenizer, text):
-    """Token ids of a transcript.
+def to_tokens(tokenizer: SentencePiece, text: str) -> torch.Tensor:
+    """Convert a transcript to token ids, int64 [tokens].
 
-    Arguments
-    ---------
-    tokenizer : SentencePiece
-        From ``load_tokenizer``.
-    text : str
-        As people write it; case and punctuation do not count.
-
-    Returns
-    -------
-    torch.Tensor, int64, [tokens]
-        At least one: the unknown token stands for silence.
+    Case and punctuation do not matter. An empty transcript gives the unknown
+    token.
 
     Example
     -------

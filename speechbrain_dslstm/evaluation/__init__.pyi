@@ -1,9 +1,7 @@
 from .bootstrap import (
-    METRICS as METRICS,
     bootstrap_scores as bootstrap_scores,
     compare as compare,
     mcnemar as mcnemar,
-    score_counts as score_counts,
     speaker_counts as speaker_counts,
 )
 from .calibration import (
@@ -12,10 +10,12 @@ from .calibration import (
     fit_temperature as fit_temperature,
 )
 from .metrics import (
+    METRICS as METRICS,
     DimensionStats as DimensionStats,
     EmotionStats as EmotionStats,
     format_confusion as format_confusion,
     interval as interval,
+    score_counts as score_counts,
     scores as scores,
     scores_from_confusion as scores_from_confusion,
 )

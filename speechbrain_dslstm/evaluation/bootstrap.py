@@ -1,58 +1,65 @@
-"""How sure a result is: bootstrap over speakers, and paired comparisons.
+"""Confidence intervals by a bootstrap over speakers, and paired comparisons.
 
 Utterances of one speaker resemble each other, so a bootstrap over utterances
-is far too sure. Here whole speakers are drawn with replacement, with all of
-their utterances. Training is not repeated: intervals hold for the models as
-they are and for other speakers, not for other trainings.
+gives intervals that are far too narrow. Here whole speakers are drawn with
+replacement, with all of their utterances. Training is not repeated: intervals
+hold for the same models and other speakers, not for other trainings.
 
 Intervals are percentile intervals, widened for few speakers (Hesterberg,
 *What Teachers Should Know About the Bootstrap*, 2015, section 5.3): plain ones
 are too narrow by sqrt((P - 1) / P) and by the normal quantile in place of
-Student's. Of 400 simulated corpora of 10 speakers, plain 95 % intervals held
-the truth in 88 %, these in 94 %. p-values are these intervals turned round.
+Student's. In 400 simulated corpora of 10 speakers, plain 95 % intervals held
+the truth in 88 %, these in 94 %. p-values are found by inverting the intervals.
 
 Symbols: S seeds, P speakers, K classes, R resamples, M metrics.
 """
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from scipy.stats import binomtest, bootstrap, norm, t as student_t
 
+from speechbrain_dslstm.evaluation.metrics import METRICS, score_counts
+
 __all__ = [
-    "METRICS",
+    "RESAMPLES",
     "bootstrap_scores",
     "compare",
     "mcnemar",
-    "score_counts",
     "speaker_counts",
 ]
 
-METRICS = ("wa", "ua", "macro_f1")
 RESAMPLES = 10_000
+# Predictions of one training: utterance id -> a row with "speaker", the true
+# "emotion" and the label "predicted"
+Run = Mapping[str, Mapping[str, str]]
 
 
-def speaker_counts(runs, labels):
-    """Count right and wrong answers, speaker by speaker.
+def speaker_counts(
+    runs: Sequence[Run], labels: Sequence[str]
+) -> tuple[list[str], np.ndarray]:
+    """Make a confusion matrix for each seed and speaker.
 
     Arguments
     ---------
-    runs : list of dict, [S]
-        For each seed: utterance id -> a row with ``speaker``, the true
-        ``emotion`` and the label ``predicted``.
-    labels : list of str, [K]
+    runs : [S]
+        Predictions of each seed: utterance id -> a row with ``speaker``, the
+        true ``emotion`` and the label ``predicted``.
+    labels : [K]
         Names of the classes.
 
     Returns
     -------
-    speakers : list of str, [P]
-        Sorted.
-    counts : numpy.ndarray, int64, [S, P, K, K]
-        A confusion matrix each; rows are the truth.
+    speakers : [P]
+        Sorted names.
+    counts : [S, P, K, K]
+        Confusion matrices, int64; rows are the truth.
 
     Raises
     ------
     ValueError
-        There are no utterances, the seeds have not the same ones, a speaker
-        or a truth differs between seeds, or a label is unknown.
+        There are no utterances, the seeds differ in their utterances, speakers
+        or true emotions, or a label is unknown.
 
     Example
     -------
@@ -76,7 +83,7 @@ def speaker_counts(runs, labels):
             for name in ("emotion", "predicted"):
                 if row[name] not in index:
                     raise ValueError(
-                        f"{key}: {name} is {row[name]!r}, which is none of "
+                        f"{key}: {name} is {row[name]!r}, expected one of "
                         f"{list(labels)}"
                     )
             truth, predicted = index[row["emotion"]], index[row["predicted"]]
@@ -84,71 +91,38 @@ def speaker_counts(runs, labels):
     return speakers, counts
 
 
-def score_counts(counts):
-    """Score many confusion matrices at once.
+def bootstrap_scores(
+    counts: np.ndarray,
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, dict]:
+    """Compute pooled scores with intervals over speakers.
 
-    The same numbers as ``metrics.scores_from_confusion``, for arrays.
-
-    Arguments
-    ---------
-    counts : numpy.ndarray, [..., K, K]
-        Rows are the truth. UA and macro-F1 are over the classes that occur
-        in the truth; a matrix without any clip scores NaN.
-
-    Returns
-    -------
-    numpy.ndarray, [..., M]
-        In the order of ``METRICS``.
-
-    Example
-    -------
-    >>> score_counts(np.array([[2, 1], [0, 1]])).round(3).tolist()
-    [0.75, 0.833, 0.733]
-    """
-    counts = np.asarray(counts, dtype=float)
-    right = np.diagonal(counts, axis1=-2, axis2=-1)
-    truth, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
-    occurs = truth > 0
-    with np.errstate(invalid="ignore"):
-        recall = np.where(occurs, right / np.where(occurs, truth, 1), 0)
-        total = np.where(occurs, truth + predicted, 1)
-        f1 = np.where(occurs, 2 * right / total, 0)
-        classes = occurs.sum(axis=-1)
-        scores = [
-            right.sum(axis=-1) / truth.sum(axis=-1),
-            recall.sum(axis=-1) / classes,
-            f1.sum(axis=-1) / classes,
-        ]
-    return np.stack(scores, axis=-1)
-
-
-def bootstrap_scores(counts, resamples=RESAMPLES, confidence=0.95, seed=0):
-    """Pooled scores with intervals over speakers.
-
-    Where there are several seeds, the mean over seeds is what is scored in
-    each resample, with the same speakers for all of them.
+    Each resample draws the same speakers for all seeds, and averages the
+    scores over the seeds.
 
     Arguments
     ---------
-    counts : numpy.ndarray, [S, P, K, K]
-        What ``speaker_counts`` returned.
-    resamples : int
-        R.
-    confidence : float
+    counts : [S, P, K, K]
+        Confusion matrices from ``speaker_counts``.
+    resamples
+        Number of resamples R.
+    confidence
         Coverage of the interval, in (0, 1).
-    seed : int
-        Of the draws.
+    seed
+        Seed of the draws.
 
     Returns
     -------
-    dict of str to dict
+    scores
         For each of ``METRICS``: the pooled ``value`` and the ends ``low`` and
         ``high``, which are None for a single speaker.
 
     Raises
     ------
     ValueError
-        The array has another shape, or a number makes no sense.
+        The array has another shape, or a number is out of range.
 
     Example
     -------
@@ -167,37 +141,43 @@ def bootstrap_scores(counts, resamples=RESAMPLES, confidence=0.95, seed=0):
 
 
 def compare(
-    first, second, labels, resamples=RESAMPLES, confidence=0.95, seed=0
-):
+    first: Sequence[Run],
+    second: Sequence[Run],
+    labels: Sequence[str],
+    resamples: int = RESAMPLES,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict:
     """Compare two systems on the same utterances.
 
     Arguments
     ---------
-    first : list of dict
+    first
         Predictions of one system, as for ``speaker_counts``.
-    second : list of dict
-        Those of the other one; the seeds need not be the same, nor as many.
-    labels : list of str, [K]
+    second
+        Predictions of the other one; its seeds and their number may differ.
+    labels : [K]
         Names of the classes.
-    resamples : int
-        R.
-    confidence : float
+    resamples
+        Number of resamples R.
+    confidence
         Coverage of the interval, in (0, 1).
-    seed : int
-        Of the draws.
+    seed
+        Seed of the draws.
 
     Returns
     -------
-    dict
+    comparison
         For each of ``METRICS`` the difference ``value`` (second - first), its
         interval ``low`` and ``high``, and the two-sided ``p`` that goes with
-        it (all None but the value for a single speaker). p is never below
-        what R draws can tell. "speakers" and "utterances" count both.
+        it; all but the value are None for a single speaker. p is at least the
+        smallest value that R draws can resolve. Also the numbers of "speakers"
+        and "utterances".
 
     Raises
     ------
     ValueError
-        The systems have not answered the same utterances.
+        The systems were tested on different utterances.
 
     Example
     -------
@@ -223,30 +203,30 @@ def compare(
     return found
 
 
-def mcnemar(first, second):
-    """Test whether two systems are equally often right, utterance-wise.
+def mcnemar(first: Run, second: Run) -> dict[str, float]:
+    """Test by utterances whether two systems are equally often right.
 
     McNemar's exact test: of the utterances that one system alone gets right,
-    is each system's share one half? It takes utterances for independent,
-    which those of one speaker are not; ``compare`` does not.
+    is each system's share one half? It assumes independent utterances, which
+    those of one speaker are not; ``compare`` does not assume it.
 
     Arguments
     ---------
-    first : dict
+    first
         Predictions of one training of each fold: utterance id -> row.
-    second : dict
-        Those of the other system.
+    second
+        Predictions of the other system.
 
     Returns
     -------
-    dict
-        ``first_only`` and ``second_only``, the utterances that one alone gets
-        right, and the two-sided ``p``.
+    test
+        ``first_only`` and ``second_only``, the number of utterances that one
+        system alone gets right, and the two-sided ``p``.
 
     Raises
     ------
     ValueError
-        The systems have not answered the same utterances.
+        The systems were tested on different utterances.
 
     Example
     -------
@@ -266,20 +246,26 @@ def mcnemar(first, second):
     return {"first_only": one, "second_only": two, "p": p}
 
 
-def _resample(first, second, resamples, confidence, seed):
-    """Scores (or differences), their intervals and the resamples [M, R]."""
+def _resample(
+    first: np.ndarray,
+    second: np.ndarray | None,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> tuple[np.ndarray, list[tuple], np.ndarray | None]:
+    """Compute scores or differences [M], intervals [M] and resamples [M, R]."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence}")
     if resamples < 100:
         raise ValueError(f"resamples must be at least 100, got {resamples}")
     speakers = first.shape[1]
 
-    def statistic(drawn, axis=-1):
-        """Scores of speakers drawn along the last axis, M first."""
+    def statistic(drawn: np.ndarray, axis: int = -1) -> np.ndarray:
+        """Score speakers drawn along the last axis, [M, ...]."""
         drawn = np.moveaxis(np.asarray(drawn), axis, -1)
         shape = drawn.shape[:-1]
         drawn = drawn.reshape(-1, drawn.shape[-1]).astype(np.int64)
-        # How often each speaker was drawn, row by row
+        # Count how often each speaker was drawn in each row
         drawn += speakers * np.arange(len(drawn))[:, None]
         times = np.bincount(drawn.ravel(), minlength=speakers * len(drawn))
         times = times.reshape(-1, speakers).astype(float)
@@ -308,31 +294,31 @@ def _resample(first, second, resamples, confidence, seed):
     return values, ends, found.bootstrap_distribution
 
 
-def _weighted(times, counts):
-    """Scores [R, M], the mean over seeds, of speakers counted times [R, P]."""
+def _weighted(times: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Score speakers counted ``times`` [R, P], averaged over seeds: [R, M]."""
     seeds, speakers, classes, _ = counts.shape
     flat = counts.transpose(1, 0, 2, 3).reshape(speakers, -1)
     summed = (times @ flat).reshape(-1, seeds, classes, classes)
     return score_counts(summed).mean(axis=1)
 
 
-def _widened(confidence, speakers):
-    """Nominal level of a percentile interval that covers ``confidence``."""
+def _widened(confidence: float, speakers: int) -> float:
+    """Nominal level at which a percentile interval covers ``confidence``."""
     t = student_t.ppf((1 + confidence) / 2, speakers - 1)
     level = 1 - 2 * norm.sf(t * (speakers / (speakers - 1)) ** 0.5)
     return min(float(level), 1 - 1e-12)
 
 
-def _p_value(drawn, speakers):
-    """Two-sided p-value of a difference: ``_widened`` turned round."""
+def _p_value(drawn: np.ndarray, speakers: int) -> float:
+    """Two-sided p-value of a difference: the inverse of ``_widened``."""
     beside = min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1
     z = norm.isf(min(0.5, beside / (len(drawn) + 1)))
     t = z * ((speakers - 1) / speakers) ** 0.5
     return float(2 * student_t.sf(t, speakers - 1))
 
 
-def _check_counts(counts):
-    """Return the counts as an array [S, P, K, K]."""
+def _check_counts(counts: np.ndarray) -> np.ndarray:
+    """Convert the counts to an array [S, P, K, K]."""
     counts = np.asarray(counts)
     if counts.ndim != 4 or counts.shape[2] != counts.shape[3]:
         raise ValueError(
@@ -340,16 +326,16 @@ def _check_counts(counts):
             f"{list(counts.shape)}"
         )
     if (counts < 0).any() or not counts.sum(axis=(1, 2, 3)).all():
-        raise ValueError("expected counts, and for each seed one at least")
+        raise ValueError("expected counts, at least one for each seed")
     return counts
 
 
-def _check_same(first, second, who):
-    """Refuse sets of utterances, speakers or truths that differ."""
+def _check_same(first: Run, second: Run, who: str) -> None:
+    """Raise an error where utterances, speakers or true emotions differ."""
     only = first.keys() ^ second.keys()
     if only:
         raise ValueError(
-            f"{who} have not the same utterances: {len(first)} and "
+            f"{who} have different utterances: {len(first)} and "
             f"{len(second)}, of which {len(only)} in one only, such as "
             f"{min(only)}; compare finished folds of the same corpus"
         )

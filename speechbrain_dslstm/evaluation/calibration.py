@@ -1,8 +1,8 @@
-"""Probabilities that mean what they say: a temperature, fitted afterwards.
+"""Calibration of posteriors by a temperature that is fitted after training.
 
-A network trained to the end is over-confident. Dividing its log-posteriors by
-one number, the temperature, before they are normalised again leaves the order
-of the classes as it is and brings confidence and accuracy together.
+A fully trained network is over-confident. Its log-posteriors are divided by one
+number, the temperature, and normalised again: the order of the classes stays,
+and the confidence comes closer to the accuracy.
 
 Source: Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural
 Networks", ICML 2017, arXiv:1706.04599.
@@ -13,7 +13,7 @@ import math
 import torch
 from scipy.optimize import minimize_scalar
 
-from speechbrain_dslstm.evaluation.metrics import _some, _to_indices
+from speechbrain_dslstm.evaluation.metrics import name_some, to_indices
 from speechbrain_dslstm.models.calibration import (
     COLDEST,
     HOTTEST,
@@ -27,19 +27,21 @@ __all__ = [
 ]
 
 
-def fit_temperature(log_posteriors, targets):
-    """Find the temperature of the smallest negative log-likelihood.
+def fit_temperature(
+    log_posteriors: torch.Tensor, targets: torch.Tensor
+) -> float:
+    """Find the temperature with the smallest negative log-likelihood.
 
     Arguments
     ---------
-    log_posteriors : torch.Tensor, [n, n_classes]
+    log_posteriors : [n, K]
         Of validation data: never of training or test data.
-    targets : torch.Tensor, int64, [n]
-        True classes.
+    targets : [n]
+        True classes, int64.
 
     Returns
     -------
-    float
+    temperature
         In [0.05, 20].
 
     Raises
@@ -63,8 +65,8 @@ def fit_temperature(log_posteriors, targets):
             f"item, got {len(targets)} items"
         )
 
-    def loss(log_temperature):
-        """Negative log-likelihood."""
+    def loss(log_temperature: float) -> float:
+        """Compute the mean negative log-likelihood."""
         scaled = log_posteriors / math.exp(log_temperature)
         return float(torch.nn.functional.cross_entropy(scaled, targets))
 
@@ -75,23 +77,26 @@ def fit_temperature(log_posteriors, targets):
     return math.exp(found.x)
 
 
-def calibration_report(log_posteriors, targets, temperature):
-    """Compare before and after.
+def calibration_report(
+    log_posteriors: torch.Tensor, targets: torch.Tensor, temperature: float
+) -> dict[str, float]:
+    """Measure the calibration before and after scaling by a temperature.
 
     Arguments
     ---------
-    log_posteriors : torch.Tensor, [n, n_classes]
-        Log-posteriors of data the temperature was not fitted on, best.
-    targets : torch.Tensor, int64, [n]
-        True classes.
-    temperature : float
-        What ``fit_temperature`` found.
+    log_posteriors : [n, K]
+        Of data on which the temperature was not fitted.
+    targets : [n]
+        True classes, int64.
+    temperature
+        Result of ``fit_temperature``.
 
     Returns
     -------
-    dict of str to float
-        ``temperature``, and ``ece_before``, ``ece_after`` (expected
-        calibration error, in [0, 1]), ``nll_before``, ``nll_after``.
+    report
+        ``temperature``, the expected calibration error ``ece_before`` and
+        ``ece_after`` in [0, 1], and the mean negative log-likelihood
+        ``nll_before`` and ``nll_after``.
 
     Example
     -------
@@ -112,21 +117,23 @@ def calibration_report(log_posteriors, targets, temperature):
     return found
 
 
-def expected_calibration_error(log_probs, targets, n_bins=15):
-    """How far the confidence is from the accuracy, on average.
+def expected_calibration_error(
+    log_probs: torch.Tensor, targets: torch.Tensor, n_bins: int = 15
+) -> float:
+    """Measure the mean gap between confidence and accuracy.
 
     Arguments
     ---------
-    log_probs : torch.Tensor, [n, K]
-        Log-posteriors; each row's probabilities sum to 1.
-    targets : torch.Tensor, int64, [n]
-        Indices of the true classes.
-    n_bins : int
+    log_probs : [n, K]
+        Log-posteriors; the probabilities of each row sum to 1.
+    targets : [n]
+        Indices of the true classes, int64.
+    n_bins
         Number of equally wide bins of the confidence.
 
     Returns
     -------
-    float
+    error
         In [0, 1]: the gap between mean confidence and accuracy of each bin,
         weighted by the number of items in it.
 
@@ -151,15 +158,15 @@ def expected_calibration_error(log_probs, targets, n_bins=15):
         )
     if n_bins < 1:
         raise ValueError(f"n_bins must be at least 1, got {n_bins}")
-    # Written so that NaN, too, is no distribution
+    # Written so that NaN fails the check, too
     wrong = ~((probs.sum(dim=1) - 1).abs() < 0.01)
     if wrong.any():
         raise ValueError(
             "the probabilities of rows "
-            f"{_some(wrong.nonzero().flatten().tolist())} do not sum to 1; "
+            f"{name_some(wrong.nonzero().flatten().tolist())} do not sum to 1; "
             "log-posteriors are expected, not logits"
         )
-    _to_indices(targets, range(probs.shape[1]), "targets")
+    to_indices(targets, range(probs.shape[1]), "targets")
     confidence, predicted = probs.max(dim=1)
     correct = (predicted == targets).double()
     # Bin i is (i / n_bins, (i + 1) / n_bins]

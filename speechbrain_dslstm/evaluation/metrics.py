@@ -1,16 +1,19 @@
-"""What a run is judged by: WA, UA, macro-F1, confusion and calibration.
+"""Scores of predictions: WA, UA, macro-F1, confusion matrix and concordance.
 
-WA, weighted accuracy, is the share of utterances that are right. UA,
-unweighted accuracy, is the mean of the classes' recalls, so that a frequent
-emotion counts no more than a rare one; it is what models are selected on.
-SpeechBrain's own statistics lack it. Every number is a plain float or int: a
-checkpoint whose meta data hold a numpy value saves, and never loads again.
+WA, weighted accuracy, is the share of utterances that are right. UA, unweighted
+accuracy, is the mean of the classes' recalls, so that a rare emotion counts as
+much as a frequent one; models are selected on it. SpeechBrain's own statistics
+lack it. Every result is a plain float or int, because a checkpoint with NumPy
+values in its meta data can be saved but not loaded.
 
-Symbols: B batch, K classes.
+Symbols: B batch, K classes, M metrics.
 """
 
 import csv
 import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -22,37 +25,46 @@ from speechbrain_dslstm.models.losses import concordance
 from speechbrain_dslstm.utils.files import replace_file
 
 __all__ = [
+    "METRICS",
     "scores",
     "scores_from_confusion",
+    "score_counts",
     "interval",
     "format_confusion",
     "EmotionStats",
     "DimensionStats",
+    "to_indices",
+    "name_some",
 ]
 
+METRICS = ("wa", "ua", "macro_f1")
+# Labels or indices of classes, and a confusion matrix
+Classes = Sequence | torch.Tensor
+Counts = Sequence[Sequence[int]] | np.ndarray
 
-def scores(y_true, y_pred, labels):
+
+def scores(y_true: Classes, y_pred: Classes, labels: Sequence[str]) -> dict:
     """Score predictions against the truth.
 
     Arguments
     ---------
-    y_true : list or torch.Tensor, [n]
-        The true classes, as labels or as indices into ``labels``.
-    y_pred : list or torch.Tensor, [n]
-        The predicted classes, likewise.
-    labels : list of str, [K]
+    y_true : [n]
+        True classes, as labels or as indices into ``labels``.
+    y_pred : [n]
+        Predicted classes, as labels or as indices.
+    labels : [K]
         Names of the classes, in the order of their indices.
 
     Returns
     -------
-    dict
+    scores
         See ``scores_from_confusion``.
 
     Raises
     ------
     ValueError
         There are no items, ``y_true`` and ``y_pred`` differ in length, or an
-        item is none of the labels.
+        item is neither a label nor an index.
 
     Example
     -------
@@ -65,30 +77,29 @@ def scores(y_true, y_pred, labels):
     if len(y_true) == 0:
         raise ValueError("there is nothing to score: no items")
     confusion = confusion_matrix(
-        _to_indices(y_true, labels, "y_true"),
-        _to_indices(y_pred, labels, "y_pred"),
+        to_indices(y_true, labels, "y_true"),
+        to_indices(y_pred, labels, "y_pred"),
         labels=range(len(labels)),
     )
     return scores_from_confusion(confusion, labels)
 
 
-def scores_from_confusion(confusion, labels):
+def scores_from_confusion(confusion: Counts, labels: Sequence[str]) -> dict:
     """Score a confusion matrix, for instance the sum over all folds.
 
     Arguments
     ---------
-    confusion : list of lists or numpy.ndarray, [K, K]
+    confusion : [K, K]
         Counts; rows are the truth, columns the prediction.
-    labels : list of str, [K]
+    labels : [K]
         Names of the classes.
 
     Returns
     -------
-    dict
-        ``wa``, ``ua`` and ``macro_f1`` as floats in [0, 1]; ``recall``, a
-        float for each label; ``confusion``, a list of lists of int; and the
-        number of items ``n``. UA, macro-F1 and recall are over the classes
-        that occur in the truth.
+    scores
+        ``wa``, ``ua`` and ``macro_f1`` in [0, 1]; ``recall`` of each label;
+        ``confusion`` as lists of int; and the number of items ``n``. UA,
+        macro-F1 and recall are over the classes that occur in the truth.
 
     Raises
     ------
@@ -102,36 +113,67 @@ def scores_from_confusion(confusion, labels):
     0.6666666666666666
     """
     counts = _check_confusion(confusion, labels)
-    right = counts.diagonal()
-    truth, predicted = counts.sum(axis=1), counts.sum(axis=0)
-    occurs = np.flatnonzero(truth)
-    recall = right[occurs] / truth[occurs]
-    f1 = 2 * right[occurs] / (truth[occurs] + predicted[occurs])
     return {
-        "wa": float(right.sum() / counts.sum()),
-        "ua": float(recall.mean()),
-        "macro_f1": float(f1.mean()),
+        **dict(zip(METRICS, score_counts(counts).tolist(), strict=True)),
         "recall": {
-            labels[k]: float(r) for k, r in zip(occurs, recall, strict=True)
+            label: float(row[k] / row.sum())
+            for k, (label, row) in enumerate(zip(labels, counts, strict=True))
+            if row.any()
         },
         "confusion": counts.tolist(),
         "n": int(counts.sum()),
     }
 
 
-def interval(values, confidence=0.95):
-    """Mean of repeated runs, with Student's confidence interval.
+def score_counts(counts: np.ndarray) -> np.ndarray:
+    """Score many confusion matrices at once.
 
     Arguments
     ---------
-    values : list of float, [n]
+    counts : [..., K, K]
+        Rows are the truth. UA and macro-F1 are over the classes that occur
+        in the truth; a matrix without any clip scores NaN.
+
+    Returns
+    -------
+    scores : [..., M]
+        In the order of ``METRICS``.
+
+    Example
+    -------
+    >>> score_counts(np.array([[2, 1], [0, 1]])).round(3).tolist()
+    [0.75, 0.833, 0.733]
+    """
+    counts = np.asarray(counts, dtype=float)
+    right = np.diagonal(counts, axis1=-2, axis2=-1)
+    truth, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
+    occurs = truth > 0
+    with np.errstate(invalid="ignore"):
+        recall = np.where(occurs, right / np.where(occurs, truth, 1), 0)
+        total = np.where(occurs, truth + predicted, 1)
+        f1 = np.where(occurs, 2 * right / total, 0)
+        classes = occurs.sum(axis=-1)
+        found = [
+            right.sum(axis=-1) / truth.sum(axis=-1),
+            recall.sum(axis=-1) / classes,
+            f1.sum(axis=-1) / classes,
+        ]
+    return np.stack(found, axis=-1)
+
+
+def interval(values: Sequence[float], confidence: float = 0.95) -> dict:
+    """Average repeated runs, with Student's confidence interval of the mean.
+
+    Arguments
+    ---------
+    values : [n]
         One score for each fold or seed.
-    confidence : float
+    confidence
         Coverage of the interval, in (0, 1).
 
     Returns
     -------
-    dict
+    interval
         ``mean``, the sample standard deviation ``std`` (n - 1 degrees of
         freedom), the ends ``low`` and ``high`` of the mean's interval, and
         ``n``. With one value ``std``, ``low`` and ``high`` are None: one run
@@ -158,28 +200,23 @@ def interval(values, confidence=0.95):
         return {"mean": mean, "std": None, "low": None, "high": None, "n": 1}
     std = float(values.std(ddof=1))
     half = float(student_t.ppf((1 + confidence) / 2, n - 1)) * std / n**0.5
-    return {
-        "mean": mean,
-        "std": std,
-        "low": mean - half,
-        "high": mean + half,
-        "n": n,
-    }
+    ends = {"low": mean - half, "high": mean + half}
+    return {"mean": mean, "std": std, **ends, "n": n}
 
 
-def format_confusion(confusion, labels):
+def format_confusion(confusion: Counts, labels: Sequence[str]) -> str:
     """Write a confusion matrix as a plain text table.
 
     Arguments
     ---------
-    confusion : list of lists or numpy.ndarray, [K, K]
+    confusion : [K, K]
         Counts; rows are the truth, columns the prediction.
-    labels : list of str, [K]
+    labels : [K]
         Names of the classes.
 
     Returns
     -------
-    str
+    text
         One line for each true class, its recall at the end ("-" where the
         class does not occur).
 
@@ -205,19 +242,15 @@ def format_confusion(confusion, labels):
 
 
 class EmotionStats(MetricStats):
-    """Collects a stage's posteriors, to be used in a Brain.
+    """Collect the log-posteriors of a stage and score them, for a Brain.
 
-    It has the interface of SpeechBrain's ``MetricStats``.
+    The interface is that of SpeechBrain's ``MetricStats``: ``append`` a batch,
+    ``summarize`` all of them, ``write_stats`` as text, ``clear``.
 
     Arguments
     ---------
-    labels : list of str, [K]
+    labels : [K]
         Names of the classes, in the order of their indices.
-
-    Raises
-    ------
-    ValueError
-        There are no labels, or a label stands there twice.
 
     Example
     -------
@@ -230,37 +263,28 @@ class EmotionStats(MetricStats):
     'anger'
     """
 
-    def __init__(self, labels):
+    def __init__(self, labels: Sequence[str]) -> None:
         self.labels = list(labels)
         if not self.labels or len(set(self.labels)) < len(self.labels):
             raise ValueError(f"labels must differ, got {self.labels}")
         self.clear()
 
-    def clear(self):
-        """Forget everything that was appended."""
+    def clear(self) -> None:
+        """Remove everything that was appended."""
         super().clear()
         self.targets = []
 
-    def append(self, ids, log_probs, targets, lens=None):
-        """Add one batch.
+    def append(
+        self,
+        ids: Iterable[str],
+        log_probs: torch.Tensor,
+        targets: torch.Tensor,
+        lens: torch.Tensor | None = None,
+    ) -> None:
+        """Add log-posteriors [B, K] and true classes [B] or [B, 1] of a batch.
 
-        Arguments
-        ---------
-        ids : list of str, [B]
-            The utterances.
-        log_probs : torch.Tensor, [B, K]
-            Log-posteriors.
-        targets : torch.Tensor, int64, [B] or [B, 1]
-            Indices of the true classes.
-        lens : torch.Tensor, optional
-            Not used, there is one label for an utterance; other statistics
-            of SpeechBrain are given it.
-
-        Raises
-        ------
-        ValueError
-            The shapes do not fit, a log-posterior is not finite, or a target
-            is no class; the message names the utterances.
+        ``lens`` is not used. A ValueError names the utterances whose values are
+        not finite or whose target is no class.
         """
         ids = list(ids)
         log_probs = torch.as_tensor(log_probs).detach().float().cpu()
@@ -272,56 +296,37 @@ class EmotionStats(MetricStats):
             raise ValueError(
                 f"expected log_probs {shape} and targets {shape[:1]}, got "
                 f"{list(log_probs.shape)} and {list(targets.shape)} for "
-                f"{_some(ids)}"
+                f"{name_some(ids)}"
             )
         finite = log_probs.isfinite().all(dim=1).tolist()
         if not all(finite):
             bad = [i for i, good in zip(ids, finite, strict=True) if not good]
-            raise ValueError(f"log_probs are not finite for {_some(bad)}")
+            raise ValueError(f"log_probs are not finite for {name_some(bad)}")
         targets = targets.tolist()
         classes = range(len(self.labels))
         bad = [i for i, k in zip(ids, targets, strict=True) if k not in classes]
         if bad:
             raise ValueError(
-                f"targets must be in 0..{len(self.labels) - 1}, "
-                f"which is not so for {_some(bad)}"
+                f"targets must be in 0..{len(self.labels) - 1}, but are not for "
+                f"{name_some(bad)}"
             )
         self.ids += ids
         self.scores += log_probs.tolist()
         self.targets += [int(k) for k in targets]
         self.summary = {}
 
-    def summarize(self, field=None):
-        """Score everything that was appended.
-
-        Arguments
-        ---------
-        field : str, optional
-            The one number wanted, such as "ua".
-
-        Returns
-        -------
-        dict or float
-            What ``scores`` returns, or its entry ``field``.
-
-        Raises
-        ------
-        ValueError
-            Nothing was appended.
-        """
+    def summarize(self, field: str | None = None) -> dict | float:
+        """Score everything that was appended: ``scores``, or one entry of it."""
         if not self.summary:
             predicted = [_argmax(row) for row in self.scores]
             self.summary = scores(self.targets, predicted, self.labels)
         return self.summary if field is None else self.summary[field]
 
-    def rows(self):
-        """List the utterances in the order they came in.
+    def rows(self) -> list[dict]:
+        """List the utterances in the order of their arrival.
 
-        Returns
-        -------
-        list of dict
-            For each: ``id``, the true label ``emotion``, the label
-            ``predicted``, and ``logp_<label>`` for every label.
+        Each row has ``id``, the true label ``emotion``, the label
+        ``predicted``, and ``logp_<label>`` for every label.
         """
         columns = [f"logp_{label}" for label in self.labels]
         return [
@@ -336,21 +341,15 @@ class EmotionStats(MetricStats):
             )
         ]
 
-    def write_predictions(self, path, facts=None):
-        """Write the rows as CSV.
+    def write_predictions(
+        self,
+        path: str | Path,
+        facts: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """Write the rows as CSV, with ``facts`` as columns behind the id.
 
-        Arguments
-        ---------
-        path : str or pathlib.Path
-            The file, replaced where it exists. Nine digits of each
-            log-posterior bring back the same float32.
-        facts : dict of str to dict, optional
-            More columns, behind the id: name -> utterance -> value.
-
-        Raises
-        ------
-        ValueError
-            Nothing was appended.
+        ``facts`` maps the name of a column to utterance -> value. Nine digits
+        of each log-posterior bring back the same float32.
         """
         facts = facts or {}
         rows = [
@@ -361,26 +360,14 @@ class EmotionStats(MetricStats):
         ]
         if not rows:
             raise ValueError(f"no predictions to write to {path}")
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(rows[0])
-        for row in rows:
-            writer.writerow(
-                f"{value:.9g}" if isinstance(value, float) else value
-                for value in row.values()
-            )
-        replace_file(path, stream.getvalue())
+        cells = [
+            [f"{v:.9g}" if isinstance(v, float) else v for v in row.values()]
+            for row in rows
+        ]
+        _write_csv(path, [list(rows[0]), *cells])
 
-    def write_stats(self, filestream, verbose=False):
-        """Write the scores and the confusion matrix as text.
-
-        Arguments
-        ---------
-        filestream : file-like object
-            Open for writing text.
-        verbose : bool
-            Whether to write to the terminal, too.
-        """
+    def write_stats(self, filestream: TextIO, verbose: bool = False) -> None:
+        """Write the scores and the confusion matrix as text."""
         found = self.summarize()
         text = (
             f"utterances: {found['n']}\n"
@@ -394,51 +381,12 @@ class EmotionStats(MetricStats):
             print(text)
 
 
-def _argmax(row):
-    """Index of the largest number, the first of equal ones."""
-    return max(range(len(row)), key=row.__getitem__)
-
-
-def _some(items, shown=5):
-    """Name a few of many items."""
-    more = f" and {len(items) - shown} more" if len(items) > shown else ""
-    return ", ".join(map(str, items[:shown])) + more
-
-
-def _to_indices(values, labels, name):
-    """Turn labels or indices into indices; refuse everything else."""
-    if isinstance(values, torch.Tensor):
-        values = values.tolist()
-    index = {label: k for k, label in enumerate(labels)}
-    index.update((k, k) for k in range(len(labels)))
-    unknown = [v for v in values if isinstance(v, float) or v not in index]
-    if unknown:
-        raise ValueError(
-            f"{name} holds {_some(unknown)}, expected one of {list(labels)} "
-            f"or an index in 0..{len(labels) - 1}"
-        )
-    return [index[v] for v in values]
-
-
-def _check_confusion(confusion, labels):
-    """Return the counts as an integer array [K, K]."""
-    counts = np.asarray(confusion)
-    if counts.shape != (len(labels), len(labels)):
-        raise ValueError(
-            f"{len(labels)} labels do not fit a confusion matrix of shape "
-            f"{list(counts.shape)}"
-        )
-    if (counts < 0).any() or not counts.any():
-        raise ValueError("a confusion matrix holds counts, one at least")
-    return counts.astype(np.int64)
-
-
 class DimensionStats:
-    """Predictions of a stage, and their concordance with the truth.
+    """Collect predicted dimensions of a stage, and score their concordance.
 
     Arguments
     ---------
-    dimensions : list of str
+    dimensions
         Names, in the order of the columns.
 
     Example
@@ -451,57 +399,81 @@ class DimensionStats:
     {'ccc_valence': -0.666667, 'ccc': -0.666667}
     """
 
-    def __init__(self, dimensions):
+    def __init__(self, dimensions: Sequence[str]) -> None:
         self.dimensions = list(dimensions)
         self.ids, self.predicted, self.truth = [], [], []
 
-    def append(self, ids, predicted, truth):
-        """Add a batch.
-
-        Arguments
-        ---------
-        ids : list of str
-            Utterances.
-        predicted : torch.Tensor, [batch, dimensions]
-            Predictions.
-        truth : torch.Tensor, [batch, dimensions]
-            Ratings on the same scale.
-        """
+    def append(
+        self, ids: Iterable[str], predicted: torch.Tensor, truth: torch.Tensor
+    ) -> None:
+        """Add predictions and ratings of a batch, both [batch, dimensions]."""
         self.ids.extend(ids)
         self.predicted.append(predicted.detach().float().cpu())
         self.truth.append(truth.float().cpu())
 
-    def summarize(self):
-        """Scores of all batches together.
-
-        Returns
-        -------
-        dict of str to float
-            ``ccc_NAME`` of each dimension, and their mean ``ccc``.
-        """
+    def summarize(self) -> dict[str, float]:
+        """Score all batches: ``ccc_NAME`` by dimension, and their mean ``ccc``."""
         found = concordance(torch.cat(self.predicted), torch.cat(self.truth))
         values = [round(value, 6) for value in found.tolist()]
-        scores = {
+        named = {
             f"ccc_{name}": value
             for name, value in zip(self.dimensions, values, strict=True)
         }
-        return {**scores, "ccc": sum(values) / len(values)}
+        return {**named, "ccc": sum(values) / len(values)}
 
-    def write(self, path):
-        """Write truth and prediction of each utterance.
-
-        Arguments
-        ---------
-        path : str or pathlib.Path
-            The csv file.
-        """
-        columns = ["id"]
-        for name in self.dimensions:
-            columns += [name, f"{name}_predicted"]
+    def write(self, path: str | Path) -> None:
+        """Write truth and prediction of each utterance as CSV."""
+        columns = [[name, f"{name}_predicted"] for name in self.dimensions]
         truth, predicted = torch.cat(self.truth), torch.cat(self.predicted)
         values = torch.stack([truth, predicted], dim=2).flatten(1).tolist()
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            for key, row in zip(self.ids, values, strict=True):
-                writer.writerow([key, *(round(value, 6) for value in row)])
+        rows = [
+            [key, *(round(value, 6) for value in row)]
+            for key, row in zip(self.ids, values, strict=True)
+        ]
+        _write_csv(path, [["id", *sum(columns, [])], *rows])
+
+
+def name_some(items: Sequence, shown: int = 5) -> str:
+    """Join the first few of many items, for an error message."""
+    more = f" and {len(items) - shown} more" if len(items) > shown else ""
+    return ", ".join(map(str, items[:shown])) + more
+
+
+def to_indices(values: Classes, labels: Sequence, name: str) -> list[int]:
+    """Convert labels or indices to indices; ``name`` is used in the error."""
+    if isinstance(values, torch.Tensor):
+        values = values.tolist()
+    index = {label: k for k, label in enumerate(labels)}
+    index.update((k, k) for k in range(len(labels)))
+    unknown = [v for v in values if isinstance(v, float) or v not in index]
+    if unknown:
+        raise ValueError(
+            f"{name} holds {name_some(unknown)}, expected one of "
+            f"{list(labels)} or an index in 0..{len(labels) - 1}"
+        )
+    return [index[v] for v in values]
+
+
+def _argmax(row: list[float]) -> int:
+    """Index of the largest number, the first of equal ones."""
+    return max(range(len(row)), key=row.__getitem__)
+
+
+def _check_confusion(confusion: Counts, labels: Sequence[str]) -> np.ndarray:
+    """Convert the counts to an int64 array [K, K] that fits the labels."""
+    counts = np.asarray(confusion)
+    if counts.shape != (len(labels), len(labels)):
+        raise ValueError(
+            f"{len(labels)} labels do not fit a confusion matrix of shape "
+            f"{list(counts.shape)}"
+        )
+    if (counts < 0).any() or not counts.any():
+        raise ValueError("a confusion matrix holds counts, one at least")
+    return counts.astype(np.int64)
+
+
+def _write_csv(path: str | Path, rows: list[list]) -> None:
+    """Write rows as CSV; the file is replaced entirely or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    replace_file(path, text.getvalue())

@@ -1,26 +1,36 @@
-"""Pictures of results, drawn without matplotlib's global state.
+"""Figures of results, drawn without matplotlib's global state.
 
-A figure made here is a ``matplotlib.figure.Figure`` of its own: no display
-is needed, and nothing stays open after a training of many epochs.
+Each figure is a ``matplotlib.figure.Figure``: no display is needed, and nothing
+stays open after a training of many epochs.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from speechbrain_dslstm.evaluation.metrics import scores_from_confusion
+from speechbrain_dslstm.evaluation.metrics import Counts, scores_from_confusion
 from speechbrain_dslstm.utils.files import replacement
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 __all__ = [
+    "COLORS",
+    "FAINT",
+    "INK",
     "plot_confusion",
     "plot_intervals",
     "plot_learning_curves",
     "plot_speakers",
+    "save_figure",
 ]
 
 INK, FAINT = "#1f2933", "#6b7680"
 BLUE, ORANGE = "#1f6fb4", "#d1632a"
-# Paul Tol's bright scheme and black: told apart by everyone
+# Paul Tol's bright scheme and black, which colour-blind readers can tell apart
 COLORS = (
     "#4477aa",
     "#ee6677",
@@ -33,148 +43,91 @@ COLORS = (
 )
 
 
-def plot_confusion(confusion, labels, path, title=None):
+def plot_confusion(
+    confusion: Counts,
+    labels: Sequence[str],
+    path: str | Path,
+    title: str | None = None,
+) -> None:
     """Draw a confusion matrix, each row in per cent of its true class.
 
     Arguments
     ---------
-    confusion : list of lists or numpy.ndarray, [K, K]
+    confusion : [K, K]
         Counts; rows are the truth, columns the prediction.
-    labels : list of str, [K]
+    labels : [K]
         Names of the classes.
-    path : str or pathlib.Path
-        Where to; the ending chooses the format (.png, .svg, .pdf).
-    title : str, optional
-        The first line above the matrix. WA and UA stand below it anyway.
-
-    Raises
-    ------
-    ValueError
-        The matrix does not fit the labels, is negative, or is all zero.
+    path
+        The file; its ending chooses the format (.png, .svg, .pdf).
+    title
+        Lines above the matrix, where WA and UA are given in any case.
 
     Example
     -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = Path(folder, "confusion.png")
-    ...     plot_confusion([[8, 2], [1, 4]], ["anger", "sadness"], file)
-    ...     file.read_bytes()[1:4]
+    >>> file = getfixture("tmp_path") / "confusion.png"
+    >>> plot_confusion([[8, 2], [1, 4]], ["anger", "sadness"], file)
+    >>> file.read_bytes()[1:4]
     b'PNG'
     """
-    # Here, so that a training without plots need not load it
-    from matplotlib.figure import Figure
-
     found = scores_from_confusion(confusion, labels)
     counts = np.array(found["confusion"])
-    totals = counts.sum(axis=1, keepdims=True)
-    share = counts / np.maximum(totals, 1)
-
-    size = len(labels)
-    side = 1.0 + 0.85 * max(size, 3)
-    figure = Figure(figsize=(side + 1.0, side + 0.6))
-    axes = figure.add_subplot()
+    totals = counts.sum(axis=1)
+    share = counts / np.maximum(totals, 1)[:, None]
+    size, many = 2.0 + 0.85 * max(len(labels), 3), len(labels) > 4
+    figure, axes = _axes(size, size - 0.4, None)
+    axes.grid(visible=False)
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-
-    for row, column in np.ndindex(counts.shape):
-        count = counts[row, column]
-        strong = "white" if share[row, column] > 0.55 else INK
-        color = strong if count else FAINT
+    for (row, column), count in np.ndenumerate(counts):
         # An absent class has no shares, only zero counts
         upper = f"{100 * share[row, column]:.0f} %" if totals[row] else "-"
-        axes.annotate(
-            upper,
-            (column, row),
-            xytext=(0, 1),
-            textcoords="offset points",
+        strong = "white" if share[row, column] > 0.55 else INK
+        axes.text(
+            column,
+            row,
+            f"{upper}\n{count}",
             ha="center",
-            va="bottom",
-            color=color,
-            fontsize=11,
+            va="center",
+            color=strong if count else FAINT,
             fontweight="bold" if row == column else "normal",
         )
-        axes.annotate(
-            str(count),
-            (column, row),
-            xytext=(0, -3),
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            color=color,
-            fontsize=8,
-        )
-
-    axes.set_xticks(range(size), labels, rotation=30 if size > 4 else 0)
-    if size > 4:
-        for tick in axes.get_xticklabels():
-            tick.set(ha="right", rotation_mode="anchor")
-    axes.set_yticks(
-        range(size),
-        [
-            f"{name}\n(n = {n})"
-            for name, n in zip(labels, totals[:, 0], strict=True)
-        ],
-    )
+    axes.set_xticks(range(len(labels)), labels, rotation=30 * many)
+    names = zip(labels, totals, strict=True)
+    ticks = [f"{name}\n(n = {n})" for name, n in names]
+    axes.set_yticks(range(len(labels)), ticks)
     axes.set_xlabel("predicted", color=FAINT)
     axes.set_ylabel("truth", color=FAINT)
-    axes.tick_params(length=0, colors=INK)
-    axes.spines[:].set_visible(False)
-    # White lines between the cells
-    axes.set_xticks(np.arange(size + 1) - 0.5, minor=True)
-    axes.set_yticks(np.arange(size + 1) - 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=2)
-    axes.tick_params(which="minor", length=0)
-
     summary = (
         f"WA {100 * found['wa']:.1f} %    UA {100 * found['ua']:.1f} %    "
         f"{found['n']} utterances"
     )
-    above = {"xycoords": "axes fraction", "textcoords": "offset points"}
-    above.update(ha="center", va="bottom", color=INK)
-    axes.annotate(summary, (0.5, 1), (0, 8), fontsize=10, **above)
-    if title:
-        above.update(fontsize=13, fontweight="bold")
-        axes.annotate(title, (0.5, 1), (0, 27), **above)
-
-    bar = figure.colorbar(
-        image, cax=axes.inset_axes([1.03, 0, 0.035, 1]), ticks=[0, 0.5, 1]
-    )
-    bar.ax.set_yticklabels(["0 %", "50 %", "100 %"], fontsize=8)
-    bar.ax.tick_params(length=0, colors=INK)
+    lines = [title, summary] if title else [summary]
+    axes.set_title("\n".join(lines), color=INK, fontsize=11)
+    bar = figure.colorbar(image, shrink=0.8, format=lambda x, _: f"{x:.0%}")
     bar.outline.set_visible(False)
-    bar.set_label("of the true class", color=FAINT, fontsize=8)
+    bar.set_label("of the true class", color=FAINT)
     save_figure(figure, path, title)
 
 
-def plot_intervals(rows, path, title=None, lines=None):
+def plot_intervals(
+    rows: Sequence[dict],
+    path: str | Path,
+    title: str | None = None,
+    lines: Mapping[str, float] | None = None,
+) -> None:
     """Draw scores with their intervals, a line for each row.
 
     Arguments
     ---------
-    rows : list of dict
+    rows
         From top to bottom: "label"; "value", "low" and "high" in [0, 1], the
-        ends None where there is no interval; and "warn", whether the number
-        flatters: such rows are drawn hollow.
-    path : str or pathlib.Path
-        Where to; the ending chooses the format.
-    title : str, optional
-        The first line above the axes.
-    lines : dict of str to float, optional
-        Yardsticks, drawn as vertical lines with these names.
-
-    Raises
-    ------
-    ValueError
-        There are no rows.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> row = {"label": "a", "value": 0.7, "low": 0.6, "high": 0.8}
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = Path(folder, "chain.png")
-    ...     plot_intervals([row | {"warn": False}], file, "UA")
-    ...     file.read_bytes()[1:4]
-    b'PNG'
+        ends None where there is no interval; and "warn", whether the number is
+        too good for new speakers: such rows are drawn hollow.
+    path
+        The file; its ending chooses the format.
+    title
+        Line above the axes.
+    lines
+        Baselines, drawn as vertical lines with these names.
     """
     if not rows:
         raise ValueError("there are no rows to draw")
@@ -225,34 +178,27 @@ def plot_intervals(rows, path, title=None, lines=None):
     save_figure(figure, path)
 
 
-def plot_learning_curves(curves, path, title=None, chosen_on_test=False):
+def plot_learning_curves(
+    curves: Mapping[str, dict],
+    path: str | Path,
+    title: str | None = None,
+    chosen_on_test: bool = False,
+) -> None:
     """Draw training loss and UA over the epochs.
 
     Arguments
     ---------
-    curves : dict
-        "train_loss", "valid_ua" and "test_ua": each has "epoch", "mean",
-        "low" and "high", lists over epochs; the last two the range over
-        folds. A curve without epochs is left out.
-    path : str or pathlib.Path
-        Where to; the ending chooses the format.
-    title : str, optional
-        The first line above the axes.
-    chosen_on_test : bool
-        Whether the test curve is what the epoch was chosen on, as under the
-        protocol ``paper``; its name in the picture says which.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> one = {"epoch": [1, 2], "mean": [0.5, 0.6]}
-    >>> one |= {"low": [0.4, 0.5], "high": [0.6, 0.7]}
-    >>> curves = {"train_loss": one, "valid_ua": one, "test_ua": one}
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = Path(folder, "curves.png")
-    ...     plot_learning_curves(curves, file)
-    ...     file.read_bytes()[1:4]
-    b'PNG'
+    curves
+        "train_loss", "valid_ua" and "test_ua": each has "epoch", "mean", "low"
+        and "high", lists over epochs; low and high are the range over folds.
+        A curve without epochs is left out.
+    path
+        The file; its ending chooses the format.
+    title
+        Line above the axes.
+    chosen_on_test
+        Whether the epoch was chosen on the test curve, as under the protocol
+        ``paper``; the legend says which.
     """
     use = "never used for selection"
     if chosen_on_test:
@@ -300,33 +246,15 @@ def plot_learning_curves(curves, path, title=None, chosen_on_test=False):
     save_figure(figure, path)
 
 
-def plot_speakers(scores, path, title=None, mean=None):
-    """Draw the UA of each speaker.
+def plot_speakers(
+    scores: Mapping[str, float],
+    path: str | Path,
+    title: str | None = None,
+    mean: float | None = None,
+) -> None:
+    """Draw the UA of each speaker, and the pooled UA ``mean`` as a line.
 
-    Arguments
-    ---------
-    scores : dict of str to float
-        Speaker -> UA in [0, 1].
-    path : str or pathlib.Path
-        Where to; the ending chooses the format.
-    title : str, optional
-        The first line above the axes.
-    mean : float, optional
-        Pooled UA, drawn as a line.
-
-    Raises
-    ------
-    ValueError
-        There are no speakers.
-
-    Example
-    -------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     file = Path(folder, "speakers.png")
-    ...     plot_speakers({"03": 0.7, "08": 0.8}, file, mean=0.75)
-    ...     file.read_bytes()[1:4]
-    b'PNG'
+    ``scores`` maps speakers to UA in [0, 1].
     """
     if not scores:
         raise ValueError("there are no speakers to draw")
@@ -364,8 +292,11 @@ def plot_speakers(scores, path, title=None, mean=None):
     save_figure(figure, path)
 
 
-def _axes(width, height, title):
-    """A figure in inches and its quiet axes."""
+def _axes(
+    width: float, height: float, title: str | None
+) -> tuple["Figure", "Axes"]:
+    """Make a figure, its size in inches, and axes without a frame."""
+    # Loaded here, so that a training without plots need not load it
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height))
@@ -379,8 +310,10 @@ def _axes(width, height, title):
     return figure, axes
 
 
-def save_figure(figure, path, title=None):
-    """Write a figure in the format that the file's suffix names."""
+def save_figure(
+    figure: "Figure", path: str | Path, title: str | None = None
+) -> None:
+    """Write a figure in the format of the suffix, its title as meta data."""
     with replacement(path) as temporary:
         figure.savefig(
             temporary,

@@ -1,7 +1,8 @@
-"""What a run of the recipe leaves behind, written and printed.
+"""Write and print the results of a run.
 
-``results.json`` says which system was tested on what, by which rule the epoch
-was chosen, and what came out; ``predictions.csv`` holds every test clip.
+``results.json`` holds the system, the split, the rule that chose the epoch and
+the scores; ``predictions.csv`` holds every test clip. Logs of epochs have one
+JSON object a line.
 """
 
 import errno
@@ -10,6 +11,8 @@ import math
 import os
 import sys
 import textwrap
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import speechbrain
@@ -21,7 +24,11 @@ from speechbrain_dslstm.evaluation.calibration import (
     calibration_report,
     fit_temperature,
 )
-from speechbrain_dslstm.evaluation.metrics import format_confusion
+from speechbrain_dslstm.evaluation.metrics import (
+    METRICS,
+    EmotionStats,
+    format_confusion,
+)
 from speechbrain_dslstm.evaluation.plots import plot_confusion
 from speechbrain_dslstm.splits.protocols import PROTOCOLS
 from speechbrain_dslstm.utils.files import name_errors, replace_file
@@ -36,31 +43,30 @@ __all__ = [
 
 logger = get_logger(__name__)
 
-HEADLINE = ("wa", "ua", "macro_f1")
 
+def selection_score(
+    ua: float, epoch: int, number_of_epochs: int, selection_start: float
+) -> float:
+    """Compute the score by which the best epoch is chosen.
 
-def selection_score(ua, epoch, number_of_epochs, selection_start):
-    """What the best epoch is chosen by: UA, once the schedule has annealed.
-
-    The maximum over many epochs of a score on few speakers is mostly luck,
-    so the epochs before compete only where there is no later one.
+    The maximum over many epochs of a score on few speakers is mostly luck, so
+    an early epoch is chosen only where there is no later one.
 
     Arguments
     ---------
-    ua : float
+    ua
         Validation UA, in [0, 1].
-    epoch : int
+    epoch
         The epoch, from 1.
-    number_of_epochs : int
+    number_of_epochs
         Epochs of the whole schedule.
-    selection_start : float
-        Share of the epochs that must have passed.
+    selection_start
+        Share of the epochs that counts as early.
 
     Returns
     -------
-    float
-        UA, less 1 for an early epoch; -2 for one without a score, so that it
-        is never the best.
+    score
+        UA, less 1 for an early epoch; -2 for NaN, which is never the best.
 
     Example
     -------
@@ -74,20 +80,20 @@ def selection_score(ua, epoch, number_of_epochs, selection_start):
     return ua if epoch > selection_start * number_of_epochs else ua - 1.0
 
 
-def append_row(path, row):
+def append_row(path: str | Path, row: dict) -> None:
     """Add a line to a log of JSON objects.
 
     Arguments
     ---------
-    path : str or pathlib.Path
-        The file; made if it is not there.
-    row : dict
-        What can be written as JSON.
+    path
+        The file, made if needed.
+    row
+        The object.
 
     Raises
     ------
     OSError
-        The line could not be written; the log is as it was.
+        The line could not be written; the log is unchanged.
 
     Example
     -------
@@ -100,30 +106,30 @@ def append_row(path, row):
     with name_errors(path), open(path, "a+b", buffering=0) as log:
         size = log.seek(0, os.SEEK_END)
         if size:
-            # A line that a power failure cut stays one of its own
+            # Begin a new line after one that a power failure cut
             log.seek(-1, os.SEEK_END)
             line = line if log.read(1) == b"\n" else b"\n" + line
-        # Unbuffered: one call, which a kill does not cut in two
+        # Unbuffered: one call, which a kill cannot cut in two
         written = log.write(line)
         if written < len(line):
             log.truncate(size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def read_rows(path):
-    """Read a log of epochs; of an epoch written twice the later row counts.
+def read_rows(path: str | Path) -> list[dict]:
+    """Read a log of epochs; the last row of each epoch counts.
 
     A line that was cut is left out, with a warning.
 
     Arguments
     ---------
-    path : str or pathlib.Path
+    path
         The file.
 
     Returns
     -------
-    list of dict
-        One for each epoch, in their order; none where there is no file.
+    rows
+        One for each epoch, in order; empty where there is no file.
 
     Example
     -------
@@ -138,32 +144,35 @@ def read_rows(path):
         try:
             row = json.loads(line)
         except ValueError:
-            # The start of a row is what is left of one; else it is no log
+            # A cut line is the start of a row; any other text is no log
             if not line.startswith('{"epoch"'):
                 raise
-            logger.warning(f"{path}:{number} is cut, and left out")
+            logger.warning(f"{path}:{number} is incomplete, and left out")
         else:
             rows[row["epoch"]] = row
     return [rows[epoch] for epoch in sorted(rows)]
 
 
-def write_results(hparams, scores, seconds):
+def write_results(
+    hparams: Mapping,
+    scores: Mapping[str, Mapping[str, EmotionStats]],
+    seconds: float,
+) -> dict:
     """Write results.json, predictions.csv and confusion.png of a tested run.
 
     Arguments
     ---------
-    hparams : dict
+    hparams
         The loaded hyperparameters.
-    scores : dict of str to dict
-        For "valid" and "test" an ``EmotionStats`` of "fused" and of each
-        branch.
-    seconds : float
+    scores
+        For "valid" and "test": statistics of "fused" and of each branch.
+    seconds
         Wall time of this process.
 
     Returns
     -------
-    dict
-        What stands in results.json.
+    results
+        Content of results.json.
 
     Example
     -------
@@ -172,8 +181,6 @@ def write_results(hparams, scores, seconds):
         ...
     FileNotFoundError: ...
     """
-    from speechbrain_dslstm import __version__
-
     folder = Path(hparams["output_folder"])
     save = Path(hparams["save_folder"])
     run = json.loads((save / "run.json").read_text(encoding="utf-8"))
@@ -184,12 +191,9 @@ def write_results(hparams, scores, seconds):
     test = {name: one.summarize() for name, one in scores["test"].items()}
     test_epochs = read_rows(hparams["test_epoch_log"])
     test_best = {
-        name: _maximum(test_epochs, name) for name in HEADLINE if test_epochs
+        name: _maximum(test_epochs, name) for name in METRICS if test_epochs
     }
-    found = {name: test["fused"][name] for name in HEADLINE}
-    notes = []
-    if "speaker" not in PROTOCOLS[run["protocol"]].forbidden:
-        notes.append("speakers on both sides")
+    found = {name: test["fused"][name] for name in METRICS}
     selection = "best validation UA"
     if hparams["selection_start"] > 0:
         first = int(hparams["selection_start"] * hparams["number_of_epochs"])
@@ -197,19 +201,13 @@ def write_results(hparams, scores, seconds):
     if run["protocol"] == "paper":
         # The paper's own rule: two maxima over the epochs of the test fold
         selection = "best epoch chosen on the test fold, WA and UA apart"
-        notes.append(selection)
         rows = [{"epoch": row["epoch"], **row["valid"]} for row in epochs]
         for name in ("wa", "ua"):
             found[name] = _maximum(rows, name)["value"]
-    if run["protocol"] == "all":
-        notes.append("no test side: scored on the validation speakers")
-    if run["normalization"] == "speaker":
-        notes.append("features normalised with all audio of each test speaker")
-    if run.get("text_note"):
-        notes.append(run["text_note"])
+    note = "; ".join(_notes(run, selection))
     results = {
         **run,
-        "note": "; ".join(notes),
+        "note": note,
         "selection": selection,
         **found,
         "test": test,
@@ -222,7 +220,7 @@ def write_results(hparams, scores, seconds):
         "seconds": round(seconds, 1),
         "command": sys.argv,
         "versions": {
-            "speechbrain_dslstm": __version__,
+            "speechbrain_dslstm": version("speechbrain-dslstm"),
             "speechbrain": speechbrain.__version__,
             "torch": torch.__version__,
         },
@@ -237,16 +235,34 @@ def write_results(hparams, scores, seconds):
         run["labels"],
         folder / "confusion.png",
         f"{run['system']} on {run['corpus']}: {run['protocol']}, "
-        f"fold {run['fold']}\n{textwrap.fill('; '.join(notes), 50)}".rstrip(),
+        f"fold {run['fold']}\n{textwrap.fill(note, 50)}".rstrip(),
     )
-    # Last, because who finds it takes the run for finished
+    # Last, because a run with results.json counts as finished
     text = json.dumps(results, indent=2) + "\n"
     replace_file(folder / "results.json", text)
     return results
 
 
-def _calibrate(scores):
-    """Temperature from the validation side, and what it does to the test."""
+def _notes(run: dict, selection: str) -> list[str]:
+    """List the caveats of a run, which are printed next to its scores."""
+    notes = []
+    if "speaker" not in PROTOCOLS[run["protocol"]].forbidden:
+        notes.append("same speakers in training and test")
+    if run["protocol"] == "paper":
+        notes.append(selection)
+    if run["protocol"] == "all":
+        notes.append("no test subset: scored on the validation speakers")
+    if run["normalization"] == "speaker":
+        notes.append("features normalised with all audio of each test speaker")
+    if run.get("text_note"):
+        notes.append(run["text_note"])
+    return notes
+
+
+def _calibrate(
+    scores: Mapping[str, Mapping[str, EmotionStats]],
+) -> dict[str, float]:
+    """Fit a temperature on the validation subset, and report it on the test."""
     valid, test = (
         (torch.tensor(one["fused"].scores), torch.tensor(one["fused"].targets))
         for one in (scores["valid"], scores["test"])
@@ -254,21 +270,21 @@ def _calibrate(scores):
     return calibration_report(*test, fit_temperature(*valid))
 
 
-def _maximum(rows, name):
-    """The best value over the epochs, and its first epoch."""
+def _maximum(rows: list[dict], name: str) -> dict:
+    """Find the best value over the epochs, and its first epoch."""
     best = max(rows, key=lambda row: row[name])
     return {"epoch": best["epoch"], "value": best[name]}
 
 
-def print_results(results, folder):
-    """Print what a person wants to know first.
+def print_results(results: dict, folder: str | Path) -> None:
+    """Print the main results of a run.
 
     Arguments
     ---------
-    results : dict
-        What ``write_results`` returned.
-    folder : str or pathlib.Path
-        Where it is kept.
+    results
+        Result of ``write_results``.
+    folder
+        Folder of the run, to be named.
 
     Example
     -------

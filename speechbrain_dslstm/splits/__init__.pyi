@@ -1,12 +1,3 @@
-from .folds import (
-    held_out as held_out,
-    random_fold as random_fold,
-    stratified_fold as stratified_fold,
-    validation_clips as validation_clips,
-    validation_sentences as validation_sentences,
-    validation_speakers as validation_speakers,
-    values as values,
-)
 from .leaks import (
     audio_hash as audio_hash,
     check_leaks as check_leaks,

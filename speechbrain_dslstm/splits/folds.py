@@ -1,13 +1,16 @@
-"""How the sides of a split are made: manifest entries in, lists of ids out.
+"""Ways to hold utterances out of a corpus, for testing and for validation.
 
-``protocols.py`` says what each protocol needs and puts these together. Entries
-come sorted by id, and folds are scikit-learn's, so that a seed is enough to
-get the same sides again. Each maker also says in words what it chose.
+Every function takes manifest entries (utterance id -> entry, sorted by id) and
+returns ``Parts``: the ids that stay, the ids that are held out, and the choice
+in words. Folds are scikit-learn's, so that a seed gives the same ones again.
+``protocols`` combines these functions.
 """
 
 import warnings
 from collections import Counter
+from collections.abc import Container, Iterable
 
+import numpy as np
 from sklearn.model_selection import (
     KFold,
     StratifiedGroupKFold,
@@ -25,91 +28,28 @@ __all__ = [
     "values",
 ]
 
+Parts = tuple[list[str], list[str], str]
 
-def values(entries, key):
-    """List the values an entry key takes.
 
-    Arguments
-    ---------
-    entries : dict
-        Manifest entries by utterance id.
-    key : str
-        Such as ``speaker``.
-
-    Returns
-    -------
-    list of str
-        Sorted, each once.
-
-    Example
-    -------
-    >>> values({"u1": {"speaker": "b"}, "u2": {"speaker": "a"}}, "speaker")
-    ['a', 'b']
-    """
+def values(entries: dict[str, dict], key: str) -> list[str]:
+    """List the distinct values of an entry key, sorted."""
     return sorted({entry[key] for entry in entries.values()})
 
 
-def random_fold(entries, fold, seed, n_folds):
-    """Put clips into random folds, whatever their emotion.
-
-    Arguments
-    ---------
-    entries : dict
-        Manifest entries by utterance id, sorted.
-    fold : int
-        The one to test.
-    seed : int
-        For the permutation.
-    n_folds : int
-        Folds made.
-
-    Returns
-    -------
-    tuple of (list of str, list of str, str)
-        Training ids, test ids, the test side in words.
-
-    Example
-    -------
-    >>> random_fold({"a": {}, "b": {}, "c": {}, "d": {}}, 0, 0, 2)
-    (['a', 'b'], ['c', 'd'], 'test 1/2 of the clips')
-    """
+def random_fold(
+    entries: dict[str, dict], fold: int, seed: int, n_folds: int
+) -> Parts:
+    """Hold out one of ``n_folds`` random parts, regardless of emotion."""
     maker = KFold(n_folds, shuffle=True, random_state=seed)
     ids = list(entries)
     train, test = _folds(maker, ids, ids)[fold]
     return train, test, f"test 1/{n_folds} of the clips"
 
 
-def stratified_fold(entries, fold, seed, n_folds):
-    """Put clips into random folds with like shares of each emotion.
-
-    Arguments
-    ---------
-    entries : dict
-        Manifest entries by utterance id, sorted.
-    fold : int
-        The one to test.
-    seed : int
-        For the permutation.
-    n_folds : int
-        Folds made.
-
-    Returns
-    -------
-    tuple of (list of str, list of str, str)
-        Training ids, test ids, the test side in words.
-
-    Raises
-    ------
-    ValueError
-        No class has a clip for every fold.
-
-    Example
-    -------
-    >>> entries = {f"u{i}": {"emotion": "ab"[i % 2]} for i in range(8)}
-    >>> train, test, words = stratified_fold(entries, 0, 0, 4)
-    >>> sorted(entries[key]["emotion"] for key in test)
-    ['a', 'b']
-    """
+def stratified_fold(
+    entries: dict[str, dict], fold: int, seed: int, n_folds: int
+) -> Parts:
+    """Hold out one of ``n_folds`` random parts with equal shares of emotions."""
     labels = [entry["emotion"] for entry in entries.values()]
     most = max(Counter(labels).values())
     if most < n_folds:
@@ -121,32 +61,13 @@ def stratified_fold(entries, fold, seed, n_folds):
     return train, test, f"test 1/{n_folds} of the clips"
 
 
-def held_out(entries, protocol, fold, seed, n_folds):
-    """Hold a speaker, a session, sentences or both of the latter out.
+def held_out(
+    entries: dict[str, dict], protocol: str, fold: int, seed: int, n_folds: int
+) -> Parts:
+    """Hold out a speaker, a session, some sentences, or a session and sentences.
 
-    Arguments
-    ---------
-    entries : dict
-        Manifest entries by utterance id, sorted.
-    protocol : str
-        ``speaker``, ``session``, ``text`` or ``speaker-text``.
-    fold : int
-        The one to test.
-    seed : int
-        For the groups of sentences.
-    n_folds : int
-        Groups of sentences made, at most.
-
-    Returns
-    -------
-    tuple of (list of str, list of str, str)
-        Training ids, test ids, the test side in words.
-
-    Example
-    -------
-    >>> entries = {"u1": {"speaker": "b"}, "u2": {"speaker": "a"}}
-    >>> held_out(entries, "speaker", 0, 0, 5)
-    (['u1'], ['u2'], 'test a')
+    ``protocol`` is ``speaker``, ``session``, ``text`` or ``speaker-text``.
+    Sentences are put into at most ``n_folds`` groups.
     """
     ids = list(entries)
     if protocol == "speaker":
@@ -174,45 +95,19 @@ def held_out(entries, protocol, fold, seed, n_folds):
     return train, test, words
 
 
-def validation_clips(entries, train, n_folds, rng):
-    """Take one n-th of the training clips for validation.
-
-    Arguments
-    ---------
-    entries : dict
-        Manifest entries by utterance id.
-    train : list of str
-        Ids to take from.
-    n_folds : int
-        The n.
-    rng : numpy.random.Generator
-        For the choice.
-
-    Returns
-    -------
-    tuple of (list of str, list of str, str)
-        What is left, validation ids, the validation side in words.
-
-    Raises
-    ------
-    ValueError
-        There is but one clip.
-
-    Example
-    -------
-    >>> import numpy as np
-    >>> entries = {f"u{i}": {"emotion": "ab"[i % 2]} for i in range(8)}
-    >>> rng = np.random.default_rng(0)
-    >>> train, valid, words = validation_clips(entries, list(entries), 4, rng)
-    >>> sorted(entries[key]["emotion"] for key in valid), words
-    (['a', 'b'], '2 clips')
-    """
+def validation_clips(
+    entries: dict[str, dict],
+    train: list[str],
+    n_folds: int,
+    rng: np.random.Generator,
+) -> Parts:
+    """Take one n-th of the training clips, stratified by emotion if possible."""
     if len(train) < 2:
         raise ValueError(f"{len(train)} training clip leaves no validation")
     size = -(-len(train) // n_folds)
     strata = [entries[key]["emotion"] for key in train]
     counts = Counter(strata)
-    # stratifying needs room for every class on both sides
+    # stratifying needs room for every class in both parts
     if min(counts.values()) < 2 or len(counts) > min(size, len(train) - size):
         strata = None
     left, valid = train_test_split(
@@ -224,39 +119,19 @@ def validation_clips(entries, train, n_folds, rng):
     return left, valid, f"{len(valid)} clips"
 
 
-def validation_sentences(entries, train, n_folds, valid_speakers, rng):
-    """Take about one n-th of the training sentences for validation.
+def validation_sentences(
+    entries: dict[str, dict],
+    train: list[str],
+    n_folds: int,
+    valid_speakers: int,
+    rng: np.random.Generator,
+) -> Parts:
+    """Take about one n-th of the training sentences.
 
-    Arguments
-    ---------
-    entries : dict
-        Manifest entries by utterance id.
-    train : list of str
-        Ids to take from.
-    n_folds : int
-        The n.
-    valid_speakers : int
-        Speakers taken instead where there is but one sentence.
-    rng : numpy.random.Generator
-        For the choice.
-
-    Returns
-    -------
-    tuple of (list of str, list of str, str)
-        What is left, validation ids, the validation side in words.
-
-    Example
-    -------
-    >>> import numpy as np
-    >>> entry = {"emotion": "anger"}
-    >>> entries = {t: entry | {"text_id": t} for t in "abcd"}
-    >>> rng = np.random.default_rng(0)
-    >>> validation_sentences(entries, list("abcd"), 4, 2, rng)[2]
-    '1 of 4 sentences'
+    Where only one sentence is left, take ``valid_speakers`` speakers instead.
     """
     some = {key: entries[key] for key in train}
     if len(values(some, "text_id")) < 2:
-        # nothing but speakers is left to tell the two sides apart
         return validation_speakers(entries, train, [], valid_speakers, rng)
     texts = _text_groups(some, int(rng.integers(2**31)), n_folds)[0]
     valid = _having(entries, train, "text_id", texts)
@@ -265,46 +140,31 @@ def validation_sentences(entries, train, n_folds, valid_speakers, rng):
 
 
 def validation_speakers(
-    entries, train, test, valid_speakers, rng, by_session=False
-):
-    """Take a training session, or a few training speakers, for validation.
+    entries: dict[str, dict],
+    train: list[str],
+    test: list[str],
+    valid_speakers: int,
+    rng: np.random.Generator,
+    by_session: bool = False,
+) -> Parts:
+    """Take a few training speakers, or a training session, for validation.
 
     Arguments
     ---------
-    entries : dict
+    entries
         Manifest entries by utterance id.
-    train : list of str
+    train
         Ids to take from.
-    test : list of str
-        Ids tested; speakers of their sessions are taken last.
-    valid_speakers : int
-        Speakers to take; the sexes take turns.
-    rng : numpy.random.Generator
-        For the choice.
-    by_session : bool
-        Whether to take a session of at least two speakers instead, where two
-        sessions stay for training.
-
-    Returns
-    -------
-    tuple of (list of str, list of str, str)
-        What is left, validation ids, the validation side in words.
-
-    Raises
-    ------
-    ValueError
-        No speaker would be left for training.
-
-    Example
-    -------
-    >>> import numpy as np
-    >>> entries = {
-    ...     s: {"speaker": s, "gender": g, "session": s}
-    ...     for s, g in zip("abcd", "FFMM")
-    ... }
-    >>> rng = np.random.default_rng(0)
-    >>> validation_speakers(entries, list("bcd"), ["a"], 2, rng)
-    (['c'], ['b', 'd'], 'speakers b, d')
+    test
+        Ids that are tested. A training speaker who shares a session with them
+        can be heard in the test recordings, and is taken last.
+    valid_speakers
+        Number of speakers; women and men take turns.
+    rng
+        Source of the random order.
+    by_session
+        Whether to prefer a whole session of at least two speakers. It is only
+        taken where two sessions stay for training.
     """
     some = {key: entries[key] for key in train}
     sessions = values(some, "session")
@@ -319,7 +179,6 @@ def validation_speakers(
             f"{valid_speakers} validation speakers cannot be taken from "
             f"{len(genders)} training speakers"
         )
-    # who is heard in the same recordings as the test speaker comes last
     tested = {entries[key]["session"] for key in test}
     near = {e["speaker"] for e in some.values() if e["session"] in tested}
     names = sorted(genders)
@@ -336,8 +195,10 @@ def validation_speakers(
     return _without(train, valid), valid, f"{words} {', '.join(chosen)}"
 
 
-def _text_groups(entries, seed, n_folds):
-    """Sets of sentences of like size and like emotions."""
+def _text_groups(
+    entries: dict[str, dict], seed: int, n_folds: int
+) -> list[set[str]]:
+    """Group the sentences so that groups have like sizes and emotions."""
     ids = list(entries)
     texts = [entry["text_id"] for entry in entries.values()]
     labels = [entry["emotion"] for entry in entries.values()]
@@ -351,21 +212,23 @@ def _text_groups(entries, seed, n_folds):
     ]
 
 
-def _folds(maker, ids, labels, groups=None):
+def _folds(maker, ids, labels, groups=None) -> list[tuple[list, list]]:
     """Training and test ids of every fold of a scikit-learn splitter."""
     with warnings.catch_warnings():
-        # make_split reports a class rarer than the folds, and by name
+        # make_split warns of a class rarer than the folds, and names it
         warnings.simplefilter("ignore", UserWarning)
         folds = list(maker.split(ids, labels, groups))
     return [([ids[i] for i in a], [ids[i] for i in b]) for a, b in folds]
 
 
-def _having(entries, ids, key, wanted):
-    """Those ids whose entry has a wanted value."""
+def _having(
+    entries: dict[str, dict], ids: list[str], key: str, wanted: Container[str]
+) -> list[str]:
+    """Select the ids whose entry has a wanted value."""
     return [i for i in ids if entries[i][key] in wanted]
 
 
-def _without(ids, others):
-    """Those ids that are not among the others."""
+def _without(ids: list[str], others: Iterable[str]) -> list[str]:
+    """Select the ids that are not among the others."""
     others = set(others)
     return [i for i in ids if i not in others]

@@ -1,11 +1,13 @@
-"""The leak guard: what the subsets of a split share, and which of it a protocol forbids."""
+"""The leak guard: values that the test subset shares with the other two.
 
-from speechbrain.utils.logger import get_logger
+``check_leaks`` raises an error where a protocol forbids what is shared. All
+counts come from the manifest entries alone, whoever made the split.
+"""
 
 from speechbrain_dslstm.splits.protocols import (
     PROTOCOLS,
     LeakError,
-    check_subsets,
+    Split,
     count_folds,
     digest,
     make_split,
@@ -22,8 +24,7 @@ __all__ = [
     "audio_hash",
 ]
 
-logger = get_logger(__name__)
-# What the guard looks at: key of the entries -> what it is
+# Keys of manifest entries that the guard compares, and their names in tables
 KINDS = {
     "speaker": "speakers",
     "session": "sessions",
@@ -32,45 +33,39 @@ KINDS = {
     "audio_hash": "identical recordings",
 }
 SHOWN = 3
+# "train" or "valid" -> key in KINDS -> number of shared values and examples
+LeakTable = dict[str, dict[str, dict]]
 
 
-def leak_table(split, entries):
-    """Count what the test side shares with the other two.
+def leak_table(split: Split, entries: dict[str, dict]) -> LeakTable:
+    """Count what the test subset shares with training and validation.
 
     Arguments
     ---------
-    split : Split
-        Whoever made it.
-    entries : dict
+    split
+        A split of any origin.
+    entries
         Manifest entries by utterance id.
 
     Returns
     -------
-    dict
-        ``table[side][kind]`` for the sides train and valid and the entry keys
-        in ``KINDS``: ``count`` of shared values and some ``examples``.
+    table
+        ``table[subset][kind]`` for the subsets train and valid and the entry
+        keys in ``KINDS``: the ``count`` of shared values and some ``examples``.
 
     Raises
     ------
     ValueError
-        The split names an utterance that has no entry.
+        The split names an utterance without an entry.
 
     Example
     -------
-    >>> from speechbrain_dslstm.splits import Split
-    >>> entry = {"emotion": "anger", "dialogue": "", "gender": "F"}
-    >>> entries = {
-    ...     s + t: {**entry, "speaker": s, "session": s, "text_id": t}
-    ...     | {"audio_hash": s + t}
-    ...     for s in "abcd"
-    ...     for t in "123"
-    ... }
-    >>> table = leak_table(make_split(entries, "speaker", 0), entries)
-    >>> table["train"]["speaker"]["count"], table["train"]["text_id"]["count"]
-    (0, 3)
+    >>> entries = {i: dict.fromkeys(KINDS, i[0]) for i in ("a1", "b1", "a2")}
+    >>> split = Split(["a1"], ["b1"], ["a2"], "speaker", 0, 0, 4, "")
+    >>> leak_table(split, entries)["train"]["speaker"]
+    {'count': 1, 'examples': ['a']}
     """
-    ids_of = {"train": split.train, "valid": split.valid, "test": split.test}
-    for name, ids in ids_of.items():
+    for name, ids in split.subsets.items():
         unknown = sorted(set(ids) - set(entries))
         if unknown:
             raise ValueError(
@@ -81,46 +76,40 @@ def leak_table(split, entries):
     for name in ("train", "valid"):
         table[name] = {}
         for kind in KINDS:
-            mine = {entries[key][kind] for key in ids_of[name]}
+            mine = {entries[key][kind] for key in split.subsets[name]}
             tested = {entries[key][kind] for key in split.test}
-            # an empty value says that the corpus has no such thing
+            # an empty value means that the corpus lacks this kind
             both = sorted((mine & tested) - {""})
             table[name][kind] = {"count": len(both), "examples": both[:SHOWN]}
     return table
 
 
-def check_leaks(split, entries):
-    """Stop a split that shares what its protocol forbids.
+def check_leaks(split: Split, entries: dict[str, dict]) -> LeakTable:
+    """Raise an error for a split that shares what its protocol forbids.
 
     Arguments
     ---------
-    split : Split
-        Whoever made it.
-    entries : dict
+    split
+        A split of any origin.
+    entries
         Manifest entries by utterance id.
 
     Returns
     -------
-    dict
+    table
         The ``leak_table``.
 
     Raises
     ------
     LeakError
-        Names what is shared, between which sides, with examples.
+        Names the shared values, their subsets and examples.
     ValueError
-        Unknown protocol, empty side or unknown utterance.
+        Unknown protocol, empty subset or unknown utterance.
 
     Example
     -------
-    >>> from speechbrain_dslstm.splits import Split
-    >>> entry = {"emotion": "anger", "dialogue": "", "gender": "F"}
-    >>> entries = {
-    ...     s + t: {**entry, "speaker": s, "session": s, "text_id": t}
-    ...     | {"audio_hash": s + t}
-    ...     for s in "abcd"
-    ...     for t in "123"
-    ... }
+    >>> entries = {i: dict.fromkeys(KINDS, i[0]) for i in ("a1", "b1", "a2")}
+    >>> entries["a1"]["audio_hash"] = "x"
     >>> split = Split(["a1"], ["b1"], ["a2"], "speaker", 0, 0, 4, "")
     >>> _ = check_leaks(split, entries)
     Traceback (most recent call last):
@@ -129,18 +118,17 @@ def check_leaks(split, entries):
     """
     if split.protocol not in PROTOCOLS:
         raise ValueError(
-            f"unknown protocol {split.protocol!r}; there are: "
+            f"unknown protocol {split.protocol!r}; expected one of "
             f"{', '.join(PROTOCOLS)}"
         )
-    check_subsets(split)
+    split.check()
     table = leak_table(split, entries)
     rule = PROTOCOLS[split.protocol]
-    sides_ = ["train"] if rule.valid_is_test else ["train", "valid"]
     faults = [
-        f"{side} and test share {found['count']} {kind} "
+        f"{name} and test share {found['count']} {kind} "
         f"({', '.join(found['examples'])})"
-        for side in sides_
-        for kind, found in table[side].items()
+        for name in (["train"] if rule.valid_is_test else ["train", "valid"])
+        for kind, found in table[name].items()
         if found["count"] and kind in rule.forbidden
     ]
     if faults:
@@ -151,18 +139,19 @@ def check_leaks(split, entries):
     return table
 
 
-def format_leak_table(table):
-    """Write a leak table as text, one line per kind.
+def format_leak_table(table: LeakTable) -> str:
+    """Write a leak table as text, one line for each kind.
 
     Arguments
     ---------
-    table : dict
+    table
         What ``leak_table`` returned.
 
     Returns
     -------
-    str
-        Kind, values shared by train and test and by valid and test, example.
+    text
+        Kind, number of values that train and test share, the same for valid
+        and test, and an example.
 
     Example
     -------
@@ -185,17 +174,17 @@ def format_leak_table(table):
     return "\n".join(line.rstrip() for line in lines)
 
 
-def identical_recordings(entries):
-    """Find recordings that stand in a corpus under several names.
+def identical_recordings(entries: dict[str, dict]) -> list[list[str]]:
+    """Find recordings that a corpus has under several names.
 
     Arguments
     ---------
-    entries : dict
+    entries
         Manifest entries by utterance id.
 
     Returns
     -------
-    list of list of str
+    groups
         The ids of each such recording, sorted.
 
     Example
@@ -211,18 +200,18 @@ def identical_recordings(entries):
     return [ids for ids in names.values() if len(ids) > 1]
 
 
-def worst_leaks(tables):
-    """The most that any fold shares.
+def worst_leaks(tables: list[LeakTable]) -> dict[str, dict[str, int]]:
+    """Take the largest counts of several leak tables.
 
     Arguments
     ---------
-    tables : list of dict
-        What ``leak_table`` returned, fold by fold.
+    tables
+        What ``leak_table`` returned for each fold.
 
     Returns
     -------
-    dict
-        ``worst[side][kind]``, the largest count of shared values.
+    worst
+        ``worst[subset][kind]``, the largest count of shared values.
 
     Example
     -------
@@ -233,34 +222,40 @@ def worst_leaks(tables):
     7
     """
     return {
-        side: {
-            kind: max(table[side][kind]["count"] for table in tables)
+        name: {
+            kind: max(table[name][kind]["count"] for table in tables)
             for kind in KINDS
         }
-        for side in ("train", "valid")
+        for name in ("train", "valid")
     }
 
 
-def leak_summary(entries, protocols=None, seed=0, n_folds=5, valid_speakers=2):
-    """What each protocol's test sides share with the other two.
+def leak_summary(
+    entries: dict[str, dict],
+    protocols: list[str] | None = None,
+    seed: int = 0,
+    n_folds: int = 5,
+    valid_speakers: int = 2,
+) -> dict[str, dict]:
+    """Split a corpus under each protocol and take the worst leaks of all folds.
 
     Arguments
     ---------
-    entries : dict
+    entries
         Manifest entries by utterance id.
-    protocols : list of str, optional
-        Names in ``PROTOCOLS``; all of them if left out.
-    seed : int
+    protocols
+        Names in ``PROTOCOLS``; None for all of them.
+    seed
         See ``make_split``.
-    n_folds : int
+    n_folds
         See ``make_split``.
-    valid_speakers : int
+    valid_speakers
         See ``make_split``.
 
     Returns
     -------
-    dict
-        Protocol -> "folds", their number, and what ``worst_leaks`` returns.
+    summary
+        Protocol -> the number of "folds", and the result of ``worst_leaks``.
 
     Raises
     ------
@@ -269,7 +264,6 @@ def leak_summary(entries, protocols=None, seed=0, n_folds=5, valid_speakers=2):
 
     Example
     -------
-    >>> from speechbrain_dslstm.splits import Split
     >>> entry = {"emotion": "anger", "dialogue": "", "gender": "F"}
     >>> entries = {
     ...     s + t: {**entry, "speaker": s, "session": s, "text_id": t}
@@ -293,19 +287,19 @@ def leak_summary(entries, protocols=None, seed=0, n_folds=5, valid_speakers=2):
     return summary
 
 
-def format_leak_summary(summary):
+def format_leak_summary(summary: dict[str, dict]) -> str:
     """Write a leak summary as a Markdown table.
 
     Arguments
     ---------
-    summary : dict
+    summary
         What ``leak_summary`` returned.
 
     Returns
     -------
-    str
-        A row for each protocol; in each cell the values that training and
-        test, and validation and test, have in common.
+    text
+        A row for each protocol. Each cell has the number of values that
+        training and test share, and that validation and test share.
 
     Example
     -------
@@ -322,17 +316,17 @@ def format_leak_summary(summary):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def audio_hash(entries):
-    """Name the audio of a corpus, to see that two runs used the same.
+def audio_hash(entries: dict[str, dict]) -> str:
+    """Hash the audio of a corpus, to see whether two runs used the same.
 
     Arguments
     ---------
-    entries : dict
-        Utterance id -> manifest entry.
+    entries
+        Manifest entries by utterance id.
 
     Returns
     -------
-    str
+    hash
         12 hexadecimal digits.
 
     Example

@@ -1,8 +1,8 @@
-"""Named splits of a manifest, and the guard that checks them for leaks.
+"""Named ways to split a manifest into training, validation and test.
 
-A split names what must not stand on both sides. ``make_split`` builds it from
-manifest entries, a protocol, a fold and a seed; ``check_leaks`` works from the
-entries alone, whoever made the split. No corpus is named here.
+A protocol says what training and test must not share. ``make_split`` builds a
+split from manifest entries, a protocol, a fold and a seed. ``leaks`` checks any
+split from the entries alone. This folder knows no corpus.
 """
 
 import hashlib
@@ -12,16 +12,25 @@ from dataclasses import dataclass
 import numpy as np
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_dslstm.splits import folds as sides
+from speechbrain_dslstm.splits.folds import (
+    held_out,
+    random_fold,
+    stratified_fold,
+    validation_clips,
+    validation_sentences,
+    validation_speakers,
+    values,
+)
 
 __all__ = [
     "Protocol",
     "PROTOCOLS",
     "Split",
+    "LeakError",
     "count_folds",
     "make_split",
-    "LeakError",
     "split_hash",
+    "digest",
 ]
 
 logger = get_logger(__name__)
@@ -29,18 +38,18 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a protocol forbids, and how its best epoch is chosen.
+    """A rule for splitting: what is held out, and how the epoch is chosen.
 
     Arguments
     ---------
-    forbidden : tuple of str
-        Entry keys whose values no test clip may share with another side.
-    split : str
-        How the sides are made.
-    selection : str
-        What the best epoch is chosen on.
-    valid_is_test : bool
-        Whether one side serves as both.
+    forbidden
+        Entry keys whose values the test subset may not share with another.
+    split
+        How the subsets are made, in words.
+    selection
+        Which clips choose the best epoch, in words.
+    valid_is_test
+        Whether one subset serves as validation and as test.
 
     Example
     -------
@@ -48,88 +57,89 @@ class Protocol:
     ('speaker', 'audio_hash')
     """
 
-    forbidden: tuple
+    forbidden: tuple[str, ...]
     split: str
-    selection: str
+    selection: str = "from the training part"
     valid_is_test: bool = False
 
 
 PROTOCOLS = {
-    "speaker": Protocol(
-        ("speaker", "audio_hash"),
-        "leave one speaker out",
-        "validation on other training speakers",
-    ),
+    "speaker": Protocol(("speaker", "audio_hash"), "leave one speaker out"),
     "session": Protocol(
         ("speaker", "session", "dialogue", "audio_hash"),
         "leave one session out",
-        "validation on a training session or on training speakers",
     ),
     "text": Protocol(
         ("text_id", "audio_hash"),
-        "no sentence on both sides, speakers on both",
-        "validation on other training sentences (speakers if none is left)",
+        "hold sentences out, speakers in all subsets",
     ),
     "speaker-text": Protocol(
         ("speaker", "session", "dialogue", "text_id", "audio_hash"),
-        "no session and no sentence on both sides",
-        "validation on a training session or on training speakers",
+        "hold a session and sentences out",
     ),
     "random": Protocol(
-        (),
-        "stratified random folds, speakers and sentences on both sides",
-        "validation on random training clips",
+        (), "stratified random folds, speakers and sentences in all subsets"
     ),
     "paper": Protocol(
         (),
-        "random folds, speakers and sentences on both sides",
-        "best epoch chosen on the test fold, no validation",
+        "random folds, speakers and sentences in all subsets",
+        "best epoch chosen on the test fold",
         True,
     ),
     "all": Protocol(
         ("speaker", "audio_hash"),
-        "no test side, for a model to be used",
-        "scored on the validation speakers, which choose the epoch",
+        "no test subset, for a model to be used",
+        "they choose the epoch and are scored",
         True,
     ),
 }
 
 
+class LeakError(ValueError):
+    """A split whose subsets share what its protocol forbids.
+
+    Example
+    -------
+    >>> issubclass(LeakError, ValueError)
+    True
+    """
+
+
 @dataclass(frozen=True)
 class Split:
-    """Utterance ids of the three sides, and where they come from.
+    """Utterance ids of the three subsets, and how they were chosen.
 
     Arguments
     ---------
-    train : list of str
+    train
         Sorted ids.
-    valid : list of str
-        Sorted ids; those of ``test`` under ``paper`` and ``all``.
-    test : list of str
+    valid
+        Sorted ids; the same as ``test`` under ``paper`` and ``all``.
+    test
         Sorted ids.
-    protocol : str
+    protocol
         A name in ``PROTOCOLS``.
-    fold : int
-        From 0.
-    seed : int
-        What random choices were drawn from.
-    n_folds : int
-        Folds there are under this protocol.
-    description : str
+    fold
+        Index from 0.
+    seed
+        Seed of all random choices.
+    n_folds
+        Number of folds under this protocol.
+    description
         The split in words, for logs and reports.
-    dropped : int
-        Clips on no side.
+    dropped
+        Number of clips in no subset.
 
     Example
     -------
     >>> split = Split(["a"], ["b"], ["c"], "random", 0, 0, 5, "")
-    >>> split.dropped
-    0
+    >>> split.subsets
+    {'train': ['a'], 'valid': ['b'], 'test': ['c']}
     """
 
-    train: list
-    valid: list
-    test: list
+    train: list[str]
+    valid: list[str]
+    test: list[str]
     protocol: str
     fold: int
     seed: int
@@ -137,26 +147,49 @@ class Split:
     description: str
     dropped: int = 0
 
+    @property
+    def subsets(self) -> dict[str, list[str]]:
+        """Name of each subset -> its ids."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}
 
-def count_folds(entries, protocol, n_folds=5):
+    def check(self) -> None:
+        """Raise an error for an empty subset or a clip in two subsets."""
+        where = f"protocol {self.protocol!r}, fold {self.fold}"
+        for name, ids in self.subsets.items():
+            if not ids:
+                raise ValueError(f"{where}: no clip is left for {name}")
+        pairs = [("train", "test"), ("train", "valid")]
+        if not PROTOCOLS[self.protocol].valid_is_test:
+            pairs.append(("valid", "test"))
+        for one, other in pairs:
+            both = set(self.subsets[one]) & set(self.subsets[other])
+            if both:
+                raise LeakError(
+                    f"{where}: {len(both)} clips in {one} and {other}, such as "
+                    f"{min(both)}"
+                )
+
+
+def count_folds(
+    entries: dict[str, dict], protocol: str, n_folds: int = 5
+) -> int:
     """Count the folds in which every clip is tested exactly once.
 
     Arguments
     ---------
-    entries : dict
+    entries
         Manifest entries by utterance id.
-    protocol : str
+    protocol
         A name in ``PROTOCOLS``.
-    n_folds : int
-        Folds wanted where the data does not say; sentences are put into at
-        most as many groups.
+    n_folds
+        Number of random folds; sentences are put into at most as many groups.
 
     Returns
     -------
-    int
-        Number of speakers, of sessions, of sentence groups (``text``), of
-        sessions times sentence groups (``speaker-text``), 1 (``all``), or
-        ``n_folds``.
+    count
+        Number of speakers, sessions, sentence groups (``text``), or sessions
+        times sentence groups (``speaker-text``); 1 for ``all``; ``n_folds``
+        for ``random`` and ``paper``.
 
     Raises
     ------
@@ -168,7 +201,6 @@ def count_folds(entries, protocol, n_folds=5):
     >>> entry = {"emotion": "anger", "dialogue": "", "gender": "F"}
     >>> entries = {
     ...     s + t: {**entry, "speaker": s, "session": s, "text_id": t}
-    ...     | {"audio_hash": s + t}
     ...     for s in "abcd"
     ...     for t in "123"
     ... }
@@ -176,32 +208,33 @@ def count_folds(entries, protocol, n_folds=5):
     [4, 4, 3, 12, 5, 5, 1]
     """
     _check_request(entries, protocol, 0, 0, n_folds)
-    speakers = sides.values(entries, "speaker")
-    sessions = sides.values(entries, "session")
-    texts = min(n_folds, len(sides.values(entries, "text_id")))
-    count = {
-        "speaker": len(speakers),
-        "session": len(sessions),
-        "text": texts,
-        "speaker-text": len(sessions) * texts,
-        "all": 1,
-    }.get(protocol, n_folds)
-    few = {
-        "speaker": (len(speakers), "speakers"),
-        "all": (len(speakers), "speakers"),
-        "session": (len(sessions), "sessions"),
-        "text": (texts, "sentences"),
-        "speaker-text": min((len(sessions), "sessions"), (texts, "sentences")),
-    }.get(protocol, (len(entries) // n_folds + 1, "clips a fold"))
-    if few[0] < 2:
+    speakers = len(values(entries, "speaker"))
+    sessions = len(values(entries, "session"))
+    texts = min(n_folds, len(values(entries, "text_id")))
+    fewer = min((sessions, "sessions"), (texts, "sentences"))
+    count, there, unit = {
+        "speaker": (speakers, speakers, "speakers"),
+        "session": (sessions, sessions, "sessions"),
+        "text": (texts, texts, "sentences"),
+        "speaker-text": (sessions * texts, *fewer),
+        "all": (1, speakers, "speakers"),
+    }.get(protocol, (n_folds, n_folds, "folds"))
+    if there < 2:
         raise ValueError(
-            f"protocol {protocol!r} needs at least 2 {few[1]}, "
-            f"the {len(entries)} clips have {few[0]}"
+            f"protocol {protocol!r} needs at least 2 {unit}, "
+            f"the {len(entries)} clips have {there}"
         )
     return count
 
 
-def make_split(entries, protocol, fold, seed=0, n_folds=5, valid_speakers=2):
+def make_split(
+    entries: dict[str, dict],
+    protocol: str,
+    fold: int,
+    seed: int = 0,
+    n_folds: int = 5,
+    valid_speakers: int = 2,
+) -> Split:
     """Split utterances into training, validation and test.
 
     The result depends on the arguments alone, not on the order of ``entries``.
@@ -210,36 +243,35 @@ def make_split(entries, protocol, fold, seed=0, n_folds=5, valid_speakers=2):
 
     Arguments
     ---------
-    entries : dict
+    entries
         Manifest entries by utterance id.
-    protocol : str
+    protocol
         A name in ``PROTOCOLS``.
-    fold : int
+    fold
         From 0 to ``count_folds(...) - 1``.
-    seed : int
-        For all random choices.
-    n_folds : int
+    seed
+        Seed of all random choices.
+    n_folds
         See ``count_folds``.
-    valid_speakers : int
-        Speakers put aside for validation where no session is.
+    valid_speakers
+        Number of validation speakers where no whole session is taken.
 
     Returns
     -------
-    Split
-        The three sides, none of them empty; disjoint, but that ``paper`` and
-        ``all`` validate on the test side.
+    split
+        Three subsets, none of them empty. They are disjoint, but ``paper`` and
+        ``all`` validate on the test subset.
 
     Raises
     ------
     ValueError
-        A bad protocol, fold, seed or number, or a side that stays empty.
+        A bad protocol, fold, seed or number, or an empty subset.
 
     Example
     -------
     >>> entry = {"emotion": "anger", "dialogue": "", "gender": "F"}
     >>> entries = {
     ...     s + t: {**entry, "speaker": s, "session": s, "text_id": t}
-    ...     | {"audio_hash": s + t}
     ...     for s in "abcd"
     ...     for t in "123"
     ... }
@@ -247,7 +279,7 @@ def make_split(entries, protocol, fold, seed=0, n_folds=5, valid_speakers=2):
     >>> len(split.train), len(split.valid), len(split.test)
     (3, 6, 3)
     >>> split.description
-    'session, fold 1 of 4: leave one session out (test b); ...'
+    'session, fold 1 of 4: leave one session out (test b); validation: speakers ...'
     """
     _check_request(entries, protocol, fold, seed, n_folds)
     if not _is_int(valid_speakers) or valid_speakers < 1:
@@ -261,36 +293,26 @@ def make_split(entries, protocol, fold, seed=0, n_folds=5, valid_speakers=2):
     entries = {key: entries[key] for key in sorted(entries)}
     rng = np.random.default_rng([seed, fold])
     if protocol == "paper":
-        train, test, tested = sides.random_fold(entries, fold, seed, n_folds)
-        valid, chosen = test, "valid is test"
+        train, test, tested = random_fold(entries, fold, seed, n_folds)
+        valid, chosen = test, "the test fold"
     elif protocol == "all":
-        train, valid, chosen = sides.validation_speakers(
+        train, valid, chosen = validation_speakers(
             entries, list(entries), [], valid_speakers, rng
         )
-        test, tested = valid, "test is valid"
+        test, tested = valid, "test is validation"
     elif protocol == "random":
-        train, test, tested = sides.stratified_fold(
-            entries, fold, seed, n_folds
-        )
-        train, valid, chosen = sides.validation_clips(
-            entries, train, n_folds, rng
-        )
+        train, test, tested = stratified_fold(entries, fold, seed, n_folds)
+        train, valid, chosen = validation_clips(entries, train, n_folds, rng)
     else:
-        train, test, tested = sides.held_out(
-            entries, protocol, fold, seed, n_folds
-        )
+        train, test, tested = held_out(entries, protocol, fold, seed, n_folds)
         if protocol == "text":
-            train, valid, chosen = sides.validation_sentences(
+            train, valid, chosen = validation_sentences(
                 entries, train, n_folds, valid_speakers, rng
             )
         else:
-            train, valid, chosen = sides.validation_speakers(
-                entries,
-                train,
-                test,
-                valid_speakers,
-                rng,
-                by_session=protocol != "speaker",
+            by_session = protocol != "speaker"
+            train, valid, chosen = validation_speakers(
+                entries, train, test, valid_speakers, rng, by_session
             )
     rule = PROTOCOLS[protocol]
     split = Split(
@@ -302,10 +324,10 @@ def make_split(entries, protocol, fold, seed=0, n_folds=5, valid_speakers=2):
         int(seed),
         total,
         f"{protocol}, fold {fold} of {total}: {rule.split} ({tested}); "
-        f"{rule.selection} ({chosen})",
+        f"validation: {chosen} ({rule.selection})",
         len(entries) - len({*train, *valid, *test}),
     )
-    check_subsets(split)
+    split.check()
     missing = {e["emotion"] for e in entries.values()}
     missing -= {entries[key]["emotion"] for key in split.train}
     if missing:
@@ -318,16 +340,19 @@ def make_split(entries, protocol, fold, seed=0, n_folds=5, valid_speakers=2):
     return split
 
 
-def _is_int(value):
+def _is_int(value: object) -> bool:
     """Whether a value is a whole number, NumPy's included."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _check_request(entries, protocol, fold, seed, n_folds):
-    """Refuse what no split can be made of, naming it."""
+def _check_request(
+    entries: dict[str, dict], protocol: str, fold: int, seed: int, n_folds: int
+) -> None:
+    """Raise an error for arguments that allow no split."""
     if protocol not in PROTOCOLS:
         raise ValueError(
-            f"unknown protocol {protocol!r}; there are: {', '.join(PROTOCOLS)}"
+            f"unknown protocol {protocol!r}; expected one of "
+            f"{', '.join(PROTOCOLS)}"
         )
     if not _is_int(fold) or fold < 0:
         raise ValueError(f"fold is {fold!r}, expected a whole number from 0")
@@ -345,46 +370,17 @@ def _check_request(entries, protocol, fold, seed, n_folds):
                 raise ValueError(f"{key}: {kind} is empty")
 
 
-def check_subsets(split):
-    """Refuse an empty side and a clip on two sides."""
-    ids_of = {"train": split.train, "valid": split.valid, "test": split.test}
-    where = f"protocol {split.protocol!r}, fold {split.fold}"
-    for name, ids in ids_of.items():
-        if not ids:
-            raise ValueError(f"{where}: no clip is left for {name}")
-    pairs = [("train", "test"), ("train", "valid")]
-    if not PROTOCOLS[split.protocol].valid_is_test:
-        pairs.append(("valid", "test"))
-    for one, other in pairs:
-        both = set(ids_of[one]) & set(ids_of[other])
-        if both:
-            raise LeakError(
-                f"{where}: {len(both)} clips in {one} and {other}, such as "
-                f"{min(both)}"
-            )
-
-
-class LeakError(ValueError):
-    """A split shares what its protocol forbids.
-
-    Example
-    -------
-    >>> issubclass(LeakError, ValueError)
-    True
-    """
-
-
-def split_hash(split):
-    """Name a split by its ids, to see that two runs used the same one.
+def split_hash(split: Split) -> str:
+    """Hash the ids of a split, to see whether two runs used the same one.
 
     Arguments
     ---------
-    split : Split
-        Whoever made it.
+    split
+        A split of any origin.
 
     Returns
     -------
-    str
+    hash
         12 hexadecimal digits.
 
     Example
@@ -392,12 +388,10 @@ def split_hash(split):
     >>> split_hash(Split(["a"], ["b"], ["c"], "random", 0, 0, 5, ""))
     '035f841dd3af'
     """
-    return digest(
-        [sorted(split.train), sorted(split.valid), sorted(split.test)]
-    )
+    return digest([sorted(ids) for ids in split.subsets.values()])
 
 
-def digest(value):
-    """12 hexadecimal digits that stand for a value."""
+def digest(value: list) -> str:
+    """Hash a value that JSON can hold to 12 hexadecimal digits."""
     text = json.dumps(value)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,7 +1,9 @@
-"""The folds of a protocol as a table, for whoever wants to use the same ones."""
+"""The folds of a protocol as a CSV table, for use by other software."""
 
 import csv
 import io
+from collections.abc import Sequence
+from pathlib import Path
 
 from speechbrain_dslstm.splits.protocols import (
     count_folds,
@@ -12,29 +14,34 @@ from speechbrain_dslstm.utils.files import replace_file
 
 __all__ = ["write_folds"]
 
-SIDES = ("train", "valid", "test")
 
-
-def write_folds(path, entries, protocols, seed=0, n_folds=5, valid_speakers=2):
-    """Write the sides of every fold.
+def write_folds(
+    path: str | Path,
+    entries: dict[str, dict],
+    protocols: Sequence[str],
+    seed: int = 0,
+    n_folds: int = 5,
+    valid_speakers: int = 2,
+) -> None:
+    """Write to which subset each utterance belongs in each fold.
 
     Arguments
     ---------
-    path : str or pathlib.Path
-        The csv file: a row for each utterance, sorted by id, with its
-        speaker and emotion, and a column for each fold. "session 0
-        85f1b5f9c056" is protocol, fold and the ``split_hash`` that stands in
-        results.json and in reports; the sides are train, valid, test,
-        valid+test where the protocol has one side for both, or empty.
-    entries : dict
+    path
+        The CSV file: a row for each utterance, sorted by id, with its speaker
+        and emotion, and a column for each fold. A column is named by protocol,
+        fold and ``split_hash``, such as "session 0 85f1b5f9c056"; results.json
+        and reports give the same hash. A cell is train, valid or test;
+        valid+test where one subset serves as both; or empty.
+    entries
         Manifest entries by utterance id.
-    protocols : list of str
+    protocols
         Names in ``protocols.PROTOCOLS``.
-    seed : int
+    seed
         See ``make_split``.
-    n_folds : int
+    n_folds
         See ``make_split``.
-    valid_speakers : int
+    valid_speakers
         See ``make_split``.
 
     Raises
@@ -63,16 +70,16 @@ def write_folds(path, entries, protocols, seed=0, n_folds=5, valid_speakers=2):
             split = make_split(
                 entries, protocol, fold, seed, n_folds, valid_speakers
             )
-            sides = {key: [] for key in entries}
-            for side in SIDES:
-                for key in getattr(split, side):
-                    sides[key].append(side)
-            columns[f"{protocol} {fold} {split_hash(split)}"] = sides
+            subsets_of = {key: [] for key in entries}
+            for name, ids in split.subsets.items():
+                for key in ids:
+                    subsets_of[key].append(name)
+            columns[f"{protocol} {fold} {split_hash(split)}"] = subsets_of
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", "speaker", "emotion", *columns])
     for key in sorted(entries):
         entry = entries[key]
-        found = ["+".join(sides[key]) for sides in columns.values()]
+        found = ["+".join(subsets[key]) for subsets in columns.values()]
         writer.writerow([key, entry["speaker"], entry["emotion"], *found])
     replace_file(path, text.getvalue())

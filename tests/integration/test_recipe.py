@@ -233,10 +233,10 @@ def test_paper_protocol_says_so_everywhere(corpus, trained, tmp_path):
     console = run(corpus, tmp_path, "--protocol=paper", "--number_of_epochs=2")
     results = json.loads((tmp_path / "results.json").read_text())
     for text in (console, results["note"]):
-        assert "speakers on both sides" in text
+        assert "same speakers in training and test" in text
         assert "best epoch chosen on the test fold" in text
     with Image.open(tmp_path / "confusion.png") as picture:
-        assert "speakers on both sides" in picture.text["Title"]
+        assert "same speakers in training and test" in picture.text["Title"]
     rows = (tmp_path / "save" / "epochs.jsonl").read_text().splitlines()
     scores = [json.loads(row)["valid"] for row in rows]
     for name in ("wa", "ua"):
@@ -293,7 +293,7 @@ def test_cross_validation_resumes(corpus, trained, tmp_path):
 
 def test_bad_options_say_what_is_wrong(corpus, trained, tmp_path):
     for option, message in {
-        "--corpus=imocap": "unknown corpus 'imocap'; there are: iemocap",
+        "--corpus=imocap": "unknown corpus 'imocap'; expected one of iemocap",
         "--protocol=leave-one-out": "unknown protocol 'leave-one-out'",
         "--fold=7": "fold is 7, but protocol 'session' has 3 folds",
         "--label_set=9class": "unknown label set '9class'",

@@ -162,7 +162,9 @@ def test_contract_errors(corpus, tmp_path):
 
 
 def test_unknown_corpus():
-    with pytest.raises(ValueError, match="'iemo'; there are: iemocap, emodb"):
+    with pytest.raises(
+        ValueError, match="'iemo'; expected one of iemocap, emodb"
+    ):
         get_corpus("iemo")
 
 
@@ -238,7 +240,7 @@ def test_other_files_of_ravdess_are_passed_over(tmp_path, caplog):
     (tmp_path / "._03-01-01-01-01-01-05.wav").write_bytes(b"\0")
     with caplog.at_level(logging.INFO):
         assert len(prepare("ravdess", tmp_path)[0]) == 48
-    assert "3 audio files with other names passed over" in caplog.text
+    assert "3 audio files with other names skipped" in caplog.text
 
 
 def test_unknown_code_is_counted(tmp_path, caplog):

@@ -225,7 +225,7 @@ def test_no_json_and_no_repeats(tmp_path):
         ("{", "m.json: "),
         ("[]", "non-empty object"),
         ("{}", "non-empty object"),
-        ('{"a": {}, "a": {}}', "a stands there twice"),
+        ('{"a": {}, "a": {}}', "duplicate key 'a'"),
         ('{"a": 1}', "a: the entry is 1"),
     ):
         path.write_text(text)

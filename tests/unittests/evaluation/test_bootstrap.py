@@ -70,7 +70,7 @@ def test_counts_come_back():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"predicted": "joy"}, "u: predicted is 'joy', which is none of"),
+        ({"predicted": "joy"}, "u: predicted is 'joy', expected one of"),
         ({"emotion": "joy"}, "u: emotion is 'joy'"),
     ],
 )
@@ -84,10 +84,10 @@ def test_what_does_not_fit_is_refused():
     row = {"speaker": "a", "emotion": "anger", "predicted": "anger"}
     with pytest.raises(ValueError, match="no predictions"):
         speaker_counts([], LABELS)
-    with pytest.raises(ValueError, match="two seeds have not the same utt"):
+    with pytest.raises(ValueError, match="two seeds have different utt"):
         speaker_counts([{"u": row}, {"v": row}], LABELS)
     with pytest.raises(
-        ValueError, match="the two systems have not the same utterances: 1 and"
+        ValueError, match="the two systems have different utterances: 1 and"
     ):
         compare([{"u": row}], [{"u": row, "v": row}], LABELS)
     with pytest.raises(ValueError, match="such as v"):

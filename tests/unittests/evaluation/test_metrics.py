@@ -67,9 +67,9 @@ def test_order_and_names_do_not_matter(pairs, random):
     random.shuffle(pairs)
     truth, predicted = zip(*pairs, strict=True)
     assert scores(truth, predicted, LABELS) == found
-    names = [[LABELS[k] for k in side] for side in (truth, predicted)]
+    names = [[LABELS[k] for k in part] for part in (truth, predicted)]
     assert scores(*names, LABELS) == found
-    tensors = [torch.tensor(side) for side in (truth, predicted)]
+    tensors = [torch.tensor(part) for part in (truth, predicted)]
     assert scores(*tensors, LABELS) == found
     assert scores_from_confusion(found["confusion"], LABELS) == found
 
@@ -289,8 +289,8 @@ def test_write_stats(capsys):
     [
         ([[0.0] * 4, [math.nan] * 4], [0, 1], "not finite for b$"),
         ([[-math.inf] + [0.0] * 3, [0.0] * 4], [0, 1], "not finite for a$"),
-        ([[0.0] * 4] * 2, [0, 4], r"0\.\.3, which is not so for b$"),
-        ([[0.0] * 4] * 2, [-1, 0], "is not so for a$"),
+        ([[0.0] * 4] * 2, [0, 4], r"0\.\.3, but are not for b$"),
+        ([[0.0] * 4] * 2, [-1, 0], "are not for a$"),
         ([[0.0] * 3] * 2, [0, 1], r"\[2, 4\].*\[2, 3\].* for a, b$"),
         ([[0.0] * 4] * 3, [0, 1], "for a, b$"),
         ([[0.0] * 4] * 2, [0], "for a, b$"),

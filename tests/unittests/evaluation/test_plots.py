@@ -108,7 +108,7 @@ def test_intervals(tmp_path):
 
 
 @pytest.mark.parametrize("chosen_on_test", [False, True])
-def test_learning_curves_say_what_the_test_side_is_for(
+def test_learning_curves_say_what_the_test_curve_is_for(
     tmp_path, chosen_on_test
 ):
     one = {"epoch": [1, 2], "mean": [0.5, 0.6]}

@@ -1,4 +1,4 @@
-"""The table of folds: every clip, every side, and the split's own hash."""
+"""The table of folds: every clip, every subset, and the split's own hash."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ def read(path):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_sides_are_those_of_the_split(tmp_path, protocol):
+def test_subsets_are_those_of_the_split(tmp_path, protocol):
     entries = miniature.corpus()
     path = tmp_path / "folds.csv"
     write_folds(path, entries, [protocol], 7, 3, 1)
@@ -36,9 +36,9 @@ def test_sides_are_those_of_the_split(tmp_path, protocol):
     for fold, column in enumerate(columns):
         split = make_split(entries, protocol, fold, 7, 3, 1)
         assert column == f"{protocol} {fold} {split_hash(split)}"
-        for side in ("train", "valid", "test"):
-            found = [r["id"] for r in rows if side in r[column].split("+")]
-            assert found == sorted(getattr(split, side))
+        for subset in ("train", "valid", "test"):
+            found = [r["id"] for r in rows if subset in r[column].split("+")]
+            assert found == sorted(getattr(split, subset))
     tested = [row["id"] for row in rows for c in columns if "test" in row[c]]
     if protocol != "all":
         assert sorted(tested) == sorted(entries)
@@ -54,15 +54,15 @@ def test_published_folds_are_those_of_the_results(name):
     for run in report["runs"]:
         for fold in run["folds"]:
             column = f"{run['protocol']} {fold['fold']} {fold['split_hash']}"
-            sides = [row[column] for row in rows.values()]
-            for side in ("train", "valid", "test"):
-                assert sides.count(side) == fold["clips"][side]
+            subsets = [row[column] for row in rows.values()]
+            for subset in ("train", "valid", "test"):
+                assert subsets.count(subset) == fold["clips"][subset]
                 said = {
                     row["speaker"]
                     for row in rows.values()
-                    if row[column] == side
+                    if row[column] == subset
                 }
-                assert sorted(said) == fold["speakers"][side]
+                assert sorted(said) == fold["speakers"][subset]
 
 
 def test_no_such_protocol(tmp_path):
