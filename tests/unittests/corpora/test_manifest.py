@@ -64,6 +64,26 @@ def test_hash_is_of_the_samples_not_of_the_file(tmp_path):
     assert facts[0][0]["audio_hash"] != facts[2][0]["audio_hash"]
 
 
+def test_hash_depends_on_the_order_of_samples_and_of_pieces(tmp_path):
+    """A file is decoded in pieces of ten seconds."""
+    rng = np.random.default_rng(0)
+    first, second = rng.uniform(-0.5, 0.5, (2, 4000 * 10))
+    orders = {
+        "same": [first, second],
+        "again": [first, second],
+        "swapped": [second, first],
+        "backwards": [first[::-1], second],
+        "neighbours": [first[[1, 0, *range(2, len(first))]], second],
+    }
+    hashes = {}
+    for name, parts in orders.items():
+        path = tmp_path / f"{name}.wav"
+        soundfile.write(path, np.concatenate(parts), 4000)
+        hashes[name] = read_audio_facts(path)[0]["audio_hash"]
+    assert hashes["same"] == hashes["again"]
+    assert len(set(hashes.values())) == len(hashes) - 1
+
+
 def cut(path, size):
     """Leave the first bytes of a file only."""
     path.write_bytes(path.read_bytes()[:size])

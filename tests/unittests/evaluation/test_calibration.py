@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from speechbrain_dslstm.evaluation import calibration_report, fit_temperature
+from speechbrain_dslstm.evaluation import (
+    calibration_report,
+    expected_calibration_error,
+    fit_temperature,
+)
 from speechbrain_dslstm.models import TemperatureScaling
 
 
@@ -59,6 +63,17 @@ def test_bounds(right):
     targets = torch.full((5,), 0 if right else 1)
     found = fit_temperature(log_posteriors, targets)
     assert 0.05 <= found < 0.1 if right else 19.9 < found <= 20.0
+
+
+def test_a_confidence_on_an_edge_is_in_the_bin_below():
+    """Bins are (0, 1/4], (1/4, 1/2], ...; 1/2 and 3/4 are in those below."""
+    probs = [[0.5, 0.5], [0.6, 0.4], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
+    log_probs = torch.tensor(probs, dtype=torch.float64).log()
+    targets = torch.tensor([1, 0, 0, 0, 1])
+    assert log_probs.exp()[0, 0] == 0.5 and log_probs.exp()[2, 0] == 0.75
+    bins = [abs(0.5 - 0), abs(0.6 + 0.75 + 0.75 - 2), abs(1.0 - 1)]
+    found = expected_calibration_error(log_probs, targets, 4)
+    assert found == pytest.approx(sum(bins) / 5, abs=1e-12)
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
