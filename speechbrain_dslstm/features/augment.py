@@ -1,9 +1,15 @@
-"""Augmentation: the speed of a clip, the normalised features of streams.
+"""Augmentation of training data: change of speed, feature masking, mixup.
 
-SpeechBrain's own augmentations do the work: any module that maps
+Features are augmented by SpeechBrain's own modules: any module that maps
 [batch, time, features] to the same shape, such as ``SpectrogramDrop``
 (SpecAugment, Park et al. 2019, arXiv:1904.08779).
+
+A ``FeatureSequence`` is a padded batch with its frame counts, see
+``speechbrain_dslstm.models``.
 """
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,14 +19,17 @@ from speechbrain_dslstm.lengths import zero_padding
 
 __all__ = ["StreamAugment", "change_speed", "mixup"]
 
+# models.FeatureSequence, which this folder may not import
+S = TypeVar("S", bound=tuple)
+
 
 class StreamAugment(torch.nn.Module):
     """Apply a list of augmentations to each named feature stream.
 
     Arguments
     ---------
-    augmentations : dict of str to list of torch.nn.Module
-        For each stream's name the modules applied one after the other.
+    augmentations
+        For each stream's name the modules to apply, one after the other.
 
     Example
     -------
@@ -35,7 +44,9 @@ class StreamAugment(torch.nn.Module):
     tensor(True)
     """
 
-    def __init__(self, augmentations):
+    def __init__(
+        self, augmentations: Mapping[str, Sequence[torch.nn.Module]]
+    ) -> None:
         super().__init__()
         self.augmentations = torch.nn.ModuleDict(
             {
@@ -45,44 +56,36 @@ class StreamAugment(torch.nn.Module):
         )
 
     @torch.no_grad()
-    def forward(self, streams):
-        """Augment a batch.
+    def forward(self, streams: Mapping[str, S]) -> dict[str, S]:
+        """Augment features, [batch, time, features], zero at padded frames.
 
-        Arguments
-        ---------
-        streams : dict of str to FeatureSequence
-            Features by stream name; a stream without augmentations, or one
-            that the model does not use, is left alone.
-
-        Returns
-        -------
-        dict of str to FeatureSequence
-            Augmented features, zero at padded frames.
+        A stream without augmentations stays as it is, and augmentations of a
+        stream that the model does not use are ignored.
         """
         out = dict(streams)
         for name, augment in self.augmentations.items():
             if name in out:
                 feats, counts = out[name]
-                # SpeechBrain's modules write into what they are given
+                # SpeechBrain's modules write into their input
                 feats = zero_padding(augment(feats.clone()), counts)
                 out[name] = out[name]._replace(feats=feats)
         return out
 
 
-def change_speed(wav, percent):
-    """Play a waveform slower or faster, its pitch following.
+def change_speed(wav: torch.Tensor, percent: int) -> torch.Tensor:
+    """Play a waveform slower or faster, which also changes its pitch.
 
     Arguments
     ---------
-    wav : torch.Tensor, [samples]
+    wav : [samples]
         Waveform.
-    percent : int
+    percent
         Speed; 100 leaves it as it is.
 
     Returns
     -------
-    torch.Tensor, [samples]
-        100 / percent times as long.
+    [samples * 100 / percent]
+        Waveform at the new speed.
 
     Example
     -------
@@ -92,7 +95,11 @@ def change_speed(wav, percent):
     return torchaudio.functional.resample(wav, percent, 100)
 
 
-def mixup(streams, alpha, draw=None):
+def mixup(
+    streams: Mapping[str, S],
+    alpha: float,
+    draw: tuple[torch.Tensor, float] | None = None,
+) -> tuple[dict[str, S], torch.Tensor, float]:
     """Mix each item's features with those of another item of the batch.
 
     Source: Zhang et al. 2018, arXiv:1710.09412. All streams of an item mix
@@ -101,26 +108,26 @@ def mixup(streams, alpha, draw=None):
 
     Arguments
     ---------
-    streams : dict of str to FeatureSequence
+    streams
         Normalised features by stream name.
-    alpha : float
-        Of the Beta(alpha, alpha) distribution of the weight.
-    draw : tuple of (torch.Tensor, float), optional
+    alpha
+        Parameter of the Beta(alpha, alpha) distribution of the weight.
+    draw
         Partners and weight to use instead of drawing them.
 
     Returns
     -------
-    streams : dict of str to FeatureSequence
+    streams
         weight * own + (1 - weight) * partner's.
-    partners : torch.Tensor, int64, [batch]
-        Whom each item is mixed with.
-    weight : float
-        Of the item itself.
+    partners : [batch]
+        Index of the item that each item is mixed with.
+    weight
+        Weight of the item itself.
 
     Raises
     ------
     ValueError
-        ``alpha`` is not positive, or there is text among the streams.
+        ``alpha`` is not positive, or one of the streams is text.
 
     Example
     -------
@@ -134,13 +141,15 @@ def mixup(streams, alpha, draw=None):
             [4.0000, 0.2500]]), tensor([2, 2]))
     """
     if alpha <= 0:
-        raise ValueError(f"the alpha of mixup must be positive, got {alpha}")
+        raise ValueError(f"mixup's alpha must be positive, got {alpha}")
     if "text" in streams:
-        raise ValueError("mixup cannot mix token ids: set it to null")
+        raise ValueError(
+            "mixup cannot mix token ids of the stream text: set mixup to null"
+        )
     if draw is None:
         first = next(iter(streams.values())).counts
         partners = torch.randperm(len(first)).to(first.device)
-        # From numpy's generator, which the seed of the run sets, too
+        # NumPy's generator is seeded by the run as well
         draw = partners, float(np.random.beta(alpha, alpha))
     partners, weight = draw
     mixed = {

@@ -1,17 +1,13 @@
-"""Waveform -> MFCC-39 and log-mel spectrograms.
+"""Base class of the feature extractors: framing, precision and input checks.
 
-The three features of "Speech Emotion Recognition with Dual-Sequence LSTM
-Architecture" (ICASSP 2020, arXiv:1910.08874): openSMILE's MFCC12_E_D_A for
-the standard LSTM, and librosa's log-mel spectrogram, once with fine time and
-once with fine frequency, for the DS-LSTM. On 16-bit speech each equals its
-original: librosa within 1e-4 dB, openSMILE, whose Fourier transform rounds to
-float32, within 1e-3 (one frame of a million: 1.5e-3). Each frame of a padded
-batch equals the frame of the utterance alone. No statistics, no augmentation,
-no file reading.
+The extractors compute the inputs of "Speech Emotion Recognition with
+Dual-Sequence LSTM Architecture" (ICASSP 2020, arXiv:1910.08874): ``mfcc`` for
+the standard LSTM, ``mel`` with fine time and with fine frequency for the
+DS-LSTM. Each frame of a padded batch equals the frame of the utterance alone.
 
-Windows and transforms are in float64: in float32 the transform's rounding
-shows in the quiet bands of loud frames (0.14 dB on speech). What follows is
-in float32, as with librosa and openSMILE.
+Windows and Fourier transforms are in float64: in float32 the transform's
+rounding error shows in the quiet bands of loud frames (0.14 dB on
+speech). What follows is in float32, as in librosa and openSMILE.
 
 Symbols: B batch, S samples, T frames, K frequency bins, M mel bands.
 """
@@ -25,38 +21,44 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_dslstm.lengths import check_later, to_counts, zero_padding
 
-# Raised when the numbers change, so that features kept on disk are made anew
+# Increase it when the values change, so that cached features are recomputed
 FEATURES_VERSION = 1
-# Measured on a CPU: more leave the caches, fewer are too many calls
+# Fastest on a CPU: more frames do not fit its caches, fewer mean more calls
 FRAMES_AT_ONCE = 256
-# Bands in one product; more multiply zeros, fewer are too many products
+# Mel bands per matrix product: more multiply zeros, fewer mean more products
 BANDS_AT_ONCE = 32
 
 
 class Extractor(nn.Module):
-    """What the features share: checks, silent padding, precision."""
+    """Base class of the extractors: checks, silent padding and precision.
 
-    def forward(self, wavs, wav_lens=None):
+    A subclass defines ``count_frames``, ``static`` and ``_of_piece``, and may
+    override ``append_deltas``.
+    """
+
+    def forward(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Compute the features of a padded batch.
 
         Arguments
         ---------
-        wavs : torch.Tensor, [batch, samples]
+        wavs : [batch, samples]
             Waveforms in [-1, 1].
-        wav_lens : torch.Tensor, optional, [batch]
-            Relative lengths, or integer sample counts; whatever lies past
-            an utterance's end is taken for silence.
+        wav_lens : [batch]
+            Relative lengths (floats) or sample counts (integers); samples past
+            an utterance's end count as silence.
 
         Returns
         -------
-        torch.Tensor, [batch, frames, output_size]
+        [batch, frames, output_size]
             Features; zero past an utterance's last frame.
 
         Raises
         ------
         ValueError
-            Not [batch, samples], no samples, integer samples, or lengths
-            that do not fit.
+            ``wavs`` is not [batch, samples] of floats with at least one
+            sample, or ``wav_lens`` does not fit.
         """
         if wavs.dim() != 2:
             raise ValueError(
@@ -72,7 +74,7 @@ class Extractor(nn.Module):
         counts = to_counts(wav_lens, samples, batch, wavs.device)
         with torch.autocast(wavs.device.type, enabled=False):
             if _on_cpu(wavs):
-                # One at a time, as the caches do not hold a batch
+                # One utterance at a time: a batch does not fit the caches
                 sizes = counts.tolist()
                 rows = [w[:n] for w, n in zip(wavs, sizes, strict=True)]
                 feats = pad_sequence(
@@ -84,34 +86,38 @@ class Extractor(nn.Module):
             frames = self.count_frames(counts)
             return zero_padding(self.append_deltas(feats, frames), frames)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, int | float]:
         """Constructor arguments that build the same extractor."""
         names = inspect.signature(type(self)).parameters
         return {name: getattr(self, name) for name in names}
 
-    def num_frames(self, n):
-        """Say how many frames come out.
-
-        Arguments
-        ---------
-        n : int or torch.Tensor
-            Samples.
-
-        Returns
-        -------
-        int or torch.Tensor
-            Frames, of the type of ``n``.
-
-        Raises
-        ------
-        ValueError
-            Fewer samples than one.
-        """
+    def num_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
+        """Frames of ``n`` samples; raise ValueError for fewer than one sample."""
         _check_samples(n)
         return self.count_frames(n)
 
-    def _by_pieces(self, wavs, before, after, size):
-        """Features of each frame of a waveform with silence around it."""
+    def count_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
+        """Frames of ``n`` samples, unchecked, so that it can be traced."""
+        raise NotImplementedError
+
+    def static(self, wavs: torch.Tensor) -> torch.Tensor:
+        """Features of single frames: [..., samples] -> [..., frames, size]."""
+        raise NotImplementedError
+
+    def append_deltas(
+        self, static: torch.Tensor, frames: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Append features of neighbouring frames; none unless overridden.
+
+        ``static`` is [..., time, size]; ``frames``, [batch], the valid frames
+        of each item, all of them if left out.
+        """
+        return static
+
+    def _by_pieces(
+        self, wavs: torch.Tensor, before: int, after: int, size: int
+    ) -> torch.Tensor:
+        """Static features of a waveform between two stretches of silence."""
         samples = wavs.shape[-1]
         mps = wavs.device.type == "mps"
         padded = wavs.new_zeros(
@@ -123,7 +129,7 @@ class Extractor(nn.Module):
         padded[..., before : before + samples] = wavs
         hop = self.hop_length
         frames = 1 + (padded.shape[-1] - size) // hop
-        # A graph that is exported holds for any length: no loop in it
+        # An exported graph must hold for any length, so it has no loop
         whole = torch.compiler.is_compiling() or not _on_cpu(wavs)
         at_once = frames if whole else FRAMES_AT_ONCE
         rest = size - hop
@@ -133,19 +139,21 @@ class Extractor(nn.Module):
         ]
         return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
 
-    def _power(self, frames):
+    def _power(self, frames: torch.Tensor) -> torch.Tensor:
         """Power spectrum, in the precision of all that follows."""
         dtype = frames.dtype
         if _on_cpu(frames):
-            # Elsewhere TF32, which SpeechBrain switches on, would get into it
+            # Elsewhere float64 stays: TF32, which SpeechBrain enables, rounds
             mode = torch.backends.mkldnn.matmul.fp32_precision
             dtype = torch.float32 if mode in ("none", "ieee") else dtype
         dtype = torch.promote_types(self.mel.dtype, dtype)
         parts = torch.view_as_real(torch.fft.rfft(frames)).to(dtype).square_()
         return parts[..., 0] + parts[..., 1]
 
-    def _bands(self, spectrum, *more):
-        """Mel bands, each group from those bins only that it looks at."""
+    def _bands(
+        self, spectrum: torch.Tensor, *more: torch.Tensor
+    ) -> torch.Tensor:
+        """Mel bands, each group from its own bins only; then ``more``."""
         mel = self.mel
         groups = [
             spectrum[..., bins] @ mel[bins, bands].to(spectrum.dtype)
@@ -153,11 +161,12 @@ class Extractor(nn.Module):
         ]
         return torch.cat([*groups, *more], dim=-1)
 
-    def _output(self, x):
+    def _output(self, x: torch.Tensor) -> torch.Tensor:
         return x.to(torch.promote_types(self.mel.dtype, torch.float32))
 
 
-def check_positive(**sizes):
+def check_positive(**sizes: int) -> None:
+    """Raise ValueError for a size below 1."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
@@ -177,8 +186,8 @@ def _on_cpu(x):
     return x.device.type == "cpu"
 
 
-def groups(mel):
-    """Slices of the bins and of the bands, for each group of bands."""
+def groups(mel: torch.Tensor) -> list[tuple[slice, slice]]:
+    """Slices of the bins and of the bands of each group of mel bands."""
     groups = []
     for first in range(0, mel.shape[1], BANDS_AT_ONCE):
         bands = slice(first, first + BANDS_AT_ONCE)

@@ -1,4 +1,10 @@
-"""Log-mel spectrograms, equal to librosa's."""
+"""Log-mel spectrograms, equal to librosa's within 1e-4 dB on 16-bit speech.
+
+The inputs of the DS-LSTM of arXiv:1910.08874: one with fine time resolution
+(``n_fft=512``), one with fine frequency resolution (``n_fft=1024``).
+
+Symbols: K frequency bins, M mel bands.
+"""
 
 import torch
 
@@ -12,32 +18,32 @@ __all__ = ["LogMelSpectrogram"]
 
 
 class LogMelSpectrogram(Extractor):
-    """Log-mel power spectrogram in dB, as librosa's defaults make it.
+    """Log-mel power spectrogram in dB, with librosa's defaults.
 
     Frames are centred on multiples of the hop, with silence around the clip;
-    hann window, Slaney's mel scale and band normalisation,
+    Hann window, Slaney's mel scale and band normalisation,
     10 * log10(max(power, floor)).
 
     Arguments
     ---------
-    n_fft : int
+    n_fft
         Samples per frame and points of the Fourier transform; even.
-    hop_length : int, optional
+    hop_length
         Samples from frame to frame; ``n_fft // 2`` if left out.
-    n_mels : int, optional
+    n_mels
         Mel bands from 0 Hz to half the sample rate; ``n_fft // 4`` if left
         out.
-    sample_rate : int
+    sample_rate
         In Hz.
-    scale : float
+    scale
         Factor on the samples; 32768 gives the level of 16-bit integers.
-    floor : float
+    floor
         Smallest power; the smallest output is ``10 * log10(floor)`` dB.
 
     Raises
     ------
     ValueError
-        A size below 1, an odd ``n_fft``, or a floor or scale not above 0.
+        A size is below 1, ``n_fft`` is odd, or floor or scale is not above 0.
 
     Example
     -------
@@ -52,13 +58,13 @@ class LogMelSpectrogram(Extractor):
 
     def __init__(
         self,
-        n_fft=512,
-        hop_length=None,
-        n_mels=None,
-        sample_rate=16000,
-        scale=1.0,
-        floor=1e-10,
-    ):
+        n_fft: int = 512,
+        hop_length: int | None = None,
+        n_mels: int | None = None,
+        sample_rate: int = 16000,
+        scale: float = 1.0,
+        floor: float = 1e-10,
+    ) -> None:
         super().__init__()
         hop_length = n_fft // 2 if hop_length is None else hop_length
         n_mels = n_fft // 4 if n_mels is None else n_mels
@@ -87,10 +93,12 @@ class LogMelSpectrogram(Extractor):
         # No buffer: a window rounded to float32 leaks into the quiet bands
         self.window = scale * torch.hann_window(n_fft, dtype=torch.float64)
 
-    def count_frames(self, n):
+    def count_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
+        """Frames of ``n`` samples, unchecked."""
         return 1 + n // self.hop_length
 
-    def static(self, wavs):
+    def static(self, wavs: torch.Tensor) -> torch.Tensor:
+        """Mel bands in dB: [..., samples] -> [..., frames, n_mels]."""
         half = self.n_fft // 2
         return self._by_pieces(wavs, half, half, self.n_fft)
 
@@ -99,13 +107,10 @@ class LogMelSpectrogram(Extractor):
         power = self._bands(self._power(frames * self.window.to(frames)))
         return self._output(power).clamp_(min=self.floor).log10_().mul_(10)
 
-    def append_deltas(self, feats, lengths=None):
-        return feats
-
 
 def _slaney_mel_matrix(sample_rate, n_fft, n_mels):
-    """Slaney's triangles of equal area: [K, M]."""
-    # Imported here because it takes a second, and only a constructor needs it.
+    """Slaney's triangular bands of equal area: [K, M]."""
+    # Imported here: it takes a second, and only the constructor needs it
     from librosa.filters import mel
 
     matrix = mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, dtype="float64")
