@@ -1,14 +1,16 @@
-"""Audio files -> mono waveforms at the rate a model expects, or an AudioError.
+"""Audio files: read as mono waveforms at a given rate, or refused by AudioError.
 
-The one gate for all audio, of files, folders, streams, the recipe and ONNX:
-``open_audio`` judges a file by what it is and by its header, before anything
-is decoded; ``decode`` what comes out of it; ``check_samples`` waveforms.
+All audio is checked here, that of files, folders, streams, recipes and ONNX
+alike: ``open_audio`` checks the kind of file and its header before anything is
+decoded, ``decode`` the decoded samples, ``check_samples`` waveforms.
 """
 
 import os
 import re
 import stat
+from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -27,27 +29,27 @@ __all__ = [
     "check_samples",
 ]
 
-LONGEST_CLIP = 60.0  # seconds that are held and classified at once
-LARGEST_BLOCK = 2**21  # samples of all channels
-RATES = 4000, 384000  # Hz; below, there is no speech to be heard
-# 60 dB above full scale: no decoder and no float recorder gets there, but
-# integers that were stored as floats do, and noise that was no audio
+LONGEST_CLIP = 60.0  # seconds that are held in memory and classified at once
+LARGEST_BLOCK = 2**21  # samples decoded at a time, over all channels
+RATES = 4000, 384000  # Hz; speech needs at least the lower one
+# 60 dB above full scale: no decoder and no float recording reaches it, but
+# integers stored as floats do, and so do random bytes read as floats
 LOUDEST = 1000.0
-# What writers to a pipe leave for a length they do not know: 0x7FFFF000 (sox),
-# 0x80000000 (arecord), 0xFFFFFFFF (ffmpeg)
+# Lengths in headers written to a pipe, where the true one is unknown:
+# 0x7FFFF000 (sox), 0x80000000 (arecord), 0xFFFFFFFF (ffmpeg)
 UNKNOWN_LENGTH = 0x7FFFF000
 MISSING = 0.1  # seconds by which the length of an mp3 may be wrong
 
 
 class AudioError(ValueError):
-    """An audio input from which no emotion can be told; the message says why.
+    """An audio input that cannot be classified; the message says why.
 
     Arguments
     ---------
-    message : str
+    message
         Names the input and the reason.
-    kind : str
-        The reason in a word, as a list of bad files wants it: "missing",
+    kind
+        Reason in a few words, for a list of bad files: "missing",
         "unreadable", "truncated", "empty", "too long", "with NaN or infinite
         samples", "out of range", "of an impossible rate", "without speech".
 
@@ -58,23 +60,23 @@ class AudioError(ValueError):
     speechbrain_dslstm.audio.AudioError: cannot read audio from missing.wav...
     """
 
-    def __init__(self, message, kind="unreadable"):
+    def __init__(self, message: str, kind: str = "unreadable") -> None:
         super().__init__(message)
         self.kind = kind
 
 
-def printable(path):
-    """Name of a file for a message, also one that is no UTF-8.
+def printable(path: str | Path) -> str:
+    """File name for a message, with a backslash code for bytes that are no UTF-8.
 
     Arguments
     ---------
-    path : str or pathlib.Path
-        The name.
+    path
+        Name of the file.
 
     Returns
     -------
     str
-        With a backslash code for each byte that is no text.
+        Text that any console and log can hold.
 
     Example
     -------
@@ -85,27 +87,29 @@ def printable(path):
 
 
 @contextmanager
-def open_audio(path, longest=None):
-    """Open an audio file that looks sound; nothing is decoded yet.
+def open_audio(
+    path: str | Path, longest: float | None = None
+) -> Iterator[soundfile.SoundFile]:
+    """Open an audio file after checking its kind and header, without decoding.
 
     Arguments
     ---------
-    path : str or pathlib.Path
+    path
         An audio file that libsndfile reads: wav, flac, ogg, mp3.
-    longest : float, optional
-        Seconds; a longer file is refused.
+    longest
+        Longest duration accepted, in seconds; any if left out.
 
     Yields
     ------
     soundfile.SoundFile
-        Open for reading. What soundfile raises in the block becomes an
+        Open for reading. Errors of soundfile within the block become
         ``AudioError``.
 
     Raises
     ------
     AudioError
-        Not an audio file, or one that cannot be read; cut off; of a rate
-        that no speech is recorded at; or too long.
+        The file is missing, unreadable, no audio, cut off, too long, or has a
+        sample rate at which speech is not recorded.
 
     Example
     -------
@@ -117,15 +121,15 @@ def open_audio(path, longest=None):
     speechbrain_dslstm.audio.AudioError: a sample rate of 1 Hz in ...tone.wav...
     """
     _check_readable(path)
-    # Bytes, as a name need not be UTF-8; Windows has its own way
+    # As bytes, because a name need not be UTF-8; Windows names are Unicode
     name = str(path) if os.name == "nt" else os.fsencode(path)
     try:
         with soundfile.SoundFile(name) as file:
             _check_header(file, path, longest)
             yield file
-    # TypeError: of a file that ends in .raw soundfile wants to know the rate
+    # TypeError: for a file named .raw, soundfile requires a rate
     except (soundfile.SoundFileError, OSError, TypeError) as error:
-        # Without the name, which may be no text
+        # soundfile's own text without the name, which may not be printable
         reason = getattr(error, "error_string", error)
         raise _unreadable(path, reason) from error
 
@@ -136,7 +140,7 @@ def _unreadable(path, reason, kind="unreadable"):
 
 
 def _check_readable(path):
-    """Refuse what is no file; opening a pipe would wait for its writer."""
+    """Refuse a path that is no regular file; opening a pipe would block."""
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -154,12 +158,13 @@ def _check_readable(path):
         raise _unreadable(path, error.strerror) from error
     except AudioError:
         raise
-    # A NUL in the name
+    # A NUL character in the name
     except ValueError as error:
         raise _unreadable(path, error) from error
 
 
 def _check_header(file, path, longest):
+    """Refuse an impossible rate, a file that is cut off, and one too long."""
     rate, shown = file.samplerate, printable(path)
     if not RATES[0] <= rate <= RATES[1]:
         raise AudioError(
@@ -167,7 +172,7 @@ def _check_header(file, path, longest):
             f"{RATES[1]} Hz",
             "of an impossible rate",
         )
-    # libsndfile reads what is left of a cut file without a word, but to itself
+    # libsndfile reads the rest of a cut file and mentions it in its log only
     for told, found in re.findall(
         r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)",
         file.extra_info,
@@ -175,8 +180,17 @@ def _check_header(file, path, longest):
     ):
         if int(found) < int(told) < UNKNOWN_LENGTH:
             raise _truncated(path, f"{found} of {told} bytes are there")
-    if longest is not None and file.frames > longest * rate:
-        raise _too_long(path, longest)
+    _check_length(file.frames, file, path, longest)
+
+
+def _check_length(samples, file, path, longest):
+    if longest is not None and samples > longest * file.samplerate:
+        raise AudioError(
+            f"{printable(path)} is longer than {longest:g} s: use "
+            "classify_long (dslstm classify --long), or give another limit as "
+            "longest",
+            "too long",
+        )
 
 
 def _truncated(path, what):
@@ -185,38 +199,35 @@ def _truncated(path, what):
     )
 
 
-def _too_long(path, longest):
-    return AudioError(
-        f"{printable(path)} is longer than {longest:g} s: use classify_long "
-        "(dslstm classify --long), or give another limit as longest",
-        "too long",
-    )
-
-
-def decode(file, path, seconds=10.0, longest=None):
+def decode(
+    file: soundfile.SoundFile,
+    path: str | Path,
+    seconds: float = 10.0,
+    longest: float | None = None,
+) -> Iterator[np.ndarray]:
     """Decode an open file piece by piece.
 
     Arguments
     ---------
-    file : soundfile.SoundFile
-        What ``open_audio`` gave.
-    path : str or pathlib.Path
+    file
+        From ``open_audio``.
+    path
         Its name, for messages.
-    seconds : float
-        Audio decoded at a time; less where it has many channels.
-    longest : float, optional
-        Seconds, for a file that is longer than its header says.
+    seconds
+        Duration decoded at a time; less if the file has many channels.
+    longest
+        Longest duration accepted, in seconds, whatever the header claims.
 
     Yields
     ------
-    numpy.ndarray, float32, [samples, channels]
-        At the file's rate; the last one may be empty.
+    [samples, channels]
+        float32 samples at the file's rate; the last piece may be empty.
 
     Raises
     ------
     AudioError
-        No samples, NaN or infinite ones, or ones far outside [-1, 1]; or less
-        than the header says.
+        There are no samples, fewer than the header claims or more than
+        ``longest``; or samples are NaN, infinite or far outside [-1, 1].
 
     Example
     -------
@@ -228,44 +239,45 @@ def decode(file, path, seconds=10.0, longest=None):
     """
     shown, rate = printable(path), file.samplerate
     size = min(round(seconds * rate), LARGEST_BLOCK // file.channels)
-    size, heard, last = max(1, size), 0, False
+    size, decoded, last = max(1, size), 0, False
     while not last:
         piece = file.read(size, dtype="float32", always_2d=True)
-        heard += len(piece)
+        decoded += len(piece)
         last = len(piece) < size
         check_samples(torch.from_numpy(piece), where=shown)
-        if longest is not None and heard > longest * rate:
-            raise _too_long(path, longest)
+        # Again, because a header may claim fewer samples than there are
+        _check_length(decoded, file, path, longest)
         yield piece
-    if not heard:
+    if not decoded:
         raise AudioError(f"no audio samples in {shown}", "empty")
-    if heard < file.frames - MISSING * rate:
-        raise _truncated(path, f"{heard} of {file.frames} samples are there")
+    if decoded < file.frames - MISSING * rate:
+        raise _truncated(path, f"{decoded} of {file.frames} samples are there")
 
 
-def load_audio(path, sample_rate=16000, longest=None):
+def load_audio(
+    path: str | Path, sample_rate: int = 16000, longest: float | None = None
+) -> torch.Tensor:
     """Read an audio file of any rate and channel count.
 
     Arguments
     ---------
-    path : str or pathlib.Path
+    path
         An audio file that libsndfile reads: wav, flac, ogg, mp3.
-    sample_rate : int
+    sample_rate
         Rate of the result, in Hz.
-    longest : float, optional
-        Seconds; a longer file is refused before it is decoded. None: no
-        limit but memory.
+    longest
+        Longest duration accepted, in seconds; without it, memory is the limit.
 
     Returns
     -------
-    torch.Tensor, [samples]
+    [samples]
         Mean over the channels, in [-1, 1].
 
     Raises
     ------
     AudioError
-        A ValueError: the file is missing, no audio, cut off, empty, too long,
-        or holds NaN, infinity or samples above 1000; the message names it.
+        A ValueError: the file is missing, no audio, cut off, empty or too
+        long, or has samples that are NaN, infinite or above 1000.
 
     Example
     -------
@@ -278,25 +290,30 @@ def load_audio(path, sample_rate=16000, longest=None):
     return torch.cat(list(read_blocks(path, sample_rate, longest=longest)))
 
 
-def read_blocks(path, sample_rate=16000, seconds=10.0, longest=None):
+def read_blocks(
+    path: str | Path,
+    sample_rate: int = 16000,
+    seconds: float = 10.0,
+    longest: float | None = None,
+) -> Iterator[torch.Tensor]:
     """Read an audio file of any length piece by piece.
 
     Arguments
     ---------
-    path : str or pathlib.Path
+    path
         An audio file that libsndfile reads: wav, flac, ogg, mp3.
-    sample_rate : int
+    sample_rate
         Rate of the result, in Hz.
-    seconds : float
-        Audio held in memory at a time; less where it has many channels.
-    longest : float, optional
-        Seconds; a longer file is refused.
+    seconds
+        Duration held in memory at a time; less if there are many channels.
+    longest
+        Longest duration accepted, in seconds; any if left out.
 
     Yields
     ------
-    torch.Tensor, [samples]
-        Mean over the channels, in [-1, 1]. Joined, the blocks are what
-        ``load_audio`` returns, however long they are.
+    [samples]
+        Mean over the channels, in [-1, 1]. Joined, the blocks equal the
+        result of ``load_audio``, however long they are.
 
     Raises
     ------
@@ -311,7 +328,7 @@ def read_blocks(path, sample_rate=16000, seconds=10.0, longest=None):
     >>> sum(len(block) for block in read_blocks(path, seconds=0.1))
     8000
     """
-    given = False
+    empty = True
     with open_audio(path, longest) as file:
         rate = file.samplerate
         resample = soxr.ResampleStream(rate, sample_rate, 1, "float32")
@@ -320,35 +337,39 @@ def read_blocks(path, sample_rate=16000, seconds=10.0, longest=None):
             if rate != sample_rate:
                 mono = resample.resample_chunk(mono)
             if len(mono):
-                given = True
+                empty = False
                 yield torch.from_numpy(mono)
-        # What the filter holds back
+        # The samples that the filter has held back
         if rate != sample_rate:
             mono = resample.resample_chunk(np.zeros(0, "float32"), last=True)
             if len(mono):
-                given = True
+                empty = False
                 yield torch.from_numpy(mono)
-    if not given:
+    if empty:
         raise AudioError(f"no audio samples in {printable(path)}", "empty")
 
 
-def check_samples(wavs, wav_lens=None, where="the batch"):
-    """Refuse waveforms that are no audio.
+def check_samples(
+    wavs: torch.Tensor,
+    wav_lens: torch.Tensor | None = None,
+    where: str = "the batch",
+) -> None:
+    """Refuse waveforms that cannot be audio.
 
     Arguments
     ---------
-    wavs : torch.Tensor, [samples] or [batch, samples]
-        Waveforms in [-1, 1]; somewhat louder ones are let through.
-    wav_lens : torch.Tensor, [batch], optional
-        Relative lengths (floats) or sample counts (integers); what lies past
-        an utterance's end may be anything.
-    where : str
-        What it is called in the error.
+    wavs : [samples] or [batch, samples]
+        Waveforms in [-1, 1]; samples up to 1000 are accepted.
+    wav_lens : [batch]
+        Relative lengths (floats) or sample counts (integers); samples past an
+        utterance's end are not checked.
+    where
+        Name of the input, for the error.
 
     Raises
     ------
     AudioError
-        Not floats, NaN, infinity, or samples above 1000.
+        The samples are no floats, NaN, infinite or above 1000.
 
     Example
     -------
@@ -385,5 +406,5 @@ def check_samples(wavs, wav_lens=None, where="the batch"):
 
 def _in_range(wavs):
     low, high = wavs.detach().aminmax()
-    # Of NaN nothing is true
+    # Comparisons with NaN are false
     return bool((low >= -LOUDEST) & (high <= LOUDEST))

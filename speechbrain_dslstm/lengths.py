@@ -1,13 +1,15 @@
-"""Relative lengths <-> samples <-> frames, and the masks made of them.
+"""Lengths of the items of a padded batch, and masks made from them.
 
-SpeechBrain hands lengths around as fractions of the longest item of a batch.
-A fraction times a *frame* count is wrong by one frame in a quarter to three
-quarters of all cases, whatever the rounding, so a fraction is turned into
-samples here, once, and each stage maps integer counts through its own
-``num_frames``. No other file multiplies a relative length.
+SpeechBrain passes lengths as fractions of the longest item of a batch. A
+fraction times a *frame* count is wrong by one frame in a quarter to three
+quarters of all cases, whatever the rounding. So fractions become samples here,
+once, and each stage maps integer counts through its own ``num_frames``. No
+other module multiplies a relative length.
 
 Symbols: B batch, S samples of the padded batch, T frames.
 """
+
+from collections.abc import Sequence
 
 import torch
 
@@ -20,20 +22,22 @@ __all__ = [
 ]
 
 
-def check_later(condition, expected):
-    """Whether a CUDA graph is being captured, which cannot ask the host.
+def check_later(condition: torch.Tensor, expected: str) -> bool:
+    """Defer a check to the device while a CUDA graph is captured.
+
+    A check on the host would need a synchronisation, impossible there.
 
     Arguments
     ---------
-    condition : torch.Tensor, bool, []
-        What is to be checked; in a graph, whenever that is replayed.
-    expected : str
-        What has not been so if the replay fails.
+    condition : []
+        Boolean that must hold, whenever the graph is replayed.
+    expected
+        Text of the error if it does not.
 
     Returns
     -------
     bool
-        False: the caller checks the condition itself, and says what is wrong.
+        Whether the check was deferred; if not, the caller checks.
 
     Example
     -------
@@ -50,31 +54,36 @@ def _is_capturing(x):
     return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def to_counts(lengths, size, batch=None, device=None):
-    """Turn lengths of either kind into integer counts.
+def to_counts(
+    lengths: torch.Tensor | Sequence[float] | None,
+    size: int,
+    batch: int | None = None,
+    device: torch.device | None = None,
+) -> torch.Tensor:
+    """Turn relative lengths or counts into counts.
 
     Arguments
     ---------
-    lengths : torch.Tensor, list or None, [batch]
+    lengths : [batch]
         Floats in (0, 1]: SpeechBrain's relative lengths of a padded axis of
         ``size`` steps. Integers: counts already. None: every item is full.
-    size : int
+    size
         Steps (samples or frames) of the padded axis.
-    batch : int, optional
-        Number of items; needed where ``lengths`` is None, checked otherwise.
-    device : torch.device, optional
-        Where the counts are wanted; that of ``lengths`` if left out.
+    batch
+        Number of items; required without ``lengths``, checked otherwise.
+    device
+        Device of the counts; that of ``lengths`` if left out.
 
     Returns
     -------
-    torch.Tensor, int64, [batch]
-        Valid steps of each item.
+    [batch]
+        Valid steps of each item, int64.
 
     Raises
     ------
     ValueError
-        A count below 1 or above ``size``, NaN, a relative length outside
-        (0, 1], or as many lengths as there are no items.
+        A count is below 1 or above ``size``, a relative length is NaN or
+        outside (0, 1], or the number of lengths is not the batch size.
 
     Example
     -------
@@ -97,27 +106,27 @@ def to_counts(lengths, size, batch=None, device=None):
         counts = lengths
     fit = ((counts >= 1) & (counts <= size)).all()
     expected = f"lengths must be relative in (0, 1] or counts in 1..{size}"
-    # One transfer to the host for all checks
+    # A single transfer to the host for all checks
     if not check_later(fit, expected) and not bool(fit):
         raise ValueError(f"{expected}, got {lengths.tolist()}")
     return counts.to(torch.int64)
 
 
-def to_relative(counts, size):
-    """Turn integer counts into SpeechBrain's relative lengths.
+def to_relative(counts: torch.Tensor, size: int) -> torch.Tensor:
+    """Turn counts into SpeechBrain's relative lengths.
 
     Arguments
     ---------
-    counts : torch.Tensor, int64, [batch]
+    counts : [batch]
         Valid steps of each item.
-    size : int
+    size
         Steps of the padded axis.
 
     Returns
     -------
-    torch.Tensor, float32, [batch]
-        Fractions in (0, 1]; ``to_counts`` gives the same counts back for
-        every ``size`` up to 2**23 steps.
+    [batch]
+        Fractions in (0, 1], float32; ``to_counts`` gives the same counts back
+        for every ``size`` up to 2**23 steps.
 
     Example
     -------
@@ -127,19 +136,19 @@ def to_relative(counts, size):
     return (counts.double() / size).float()
 
 
-def length_mask(counts, size):
+def length_mask(counts: torch.Tensor, size: int) -> torch.Tensor:
     """Mask of the valid steps.
 
     Arguments
     ---------
-    counts : torch.Tensor, int64, [batch]
+    counts : [batch]
         Valid steps of each item.
-    size : int
+    size
         Steps of the padded axis.
 
     Returns
     -------
-    torch.Tensor, bool, [batch, size]
+    [batch, size]
         True at valid steps.
 
     Example
@@ -152,19 +161,19 @@ def length_mask(counts, size):
     return steps < counts.unsqueeze(1)
 
 
-def zero_padding(x, counts):
-    """Set every padded step to zero, also one that holds NaN.
+def zero_padding(x: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Set every padded step to zero, even if it holds NaN.
 
     Arguments
     ---------
-    x : torch.Tensor, [batch, time, ...]
+    x : [batch, time, ...]
         Padded sequences.
-    counts : torch.Tensor, int64, [batch]
+    counts : [batch]
         Valid steps of each item.
 
     Returns
     -------
-    torch.Tensor, [batch, time, ...]
+    [batch, time, ...]
         The same values at valid steps, zero elsewhere.
 
     Example

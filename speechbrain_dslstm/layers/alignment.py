@@ -1,9 +1,12 @@
-"""Two sequences of different frame rate -> one length; no parameters.
+"""Alignment: two sequences of different frame rates get one length.
 
 ``AveragePoolAlignment`` is the paper's. Source: arXiv:1910.08874 and its
 authors' public code, where x_i := mean(x[2i], x[2i+1], x[2i+2]) for
-i < T_x // 2 - 1, and y is cut to the same length. ``RateAlignment`` is for any
-two frame rates: two spectrograms, a spectrogram and an encoder's frames.
+i < T_x // 2 - 1, and y is cut to the same length. ``RateAlignment`` aligns any
+two frame rates: two spectrograms, or a spectrogram and an encoder's frames.
+Neither has parameters.
+
+Symbols: T_x, T_y frames of the two sequences x and y.
 """
 
 import math
@@ -17,14 +20,19 @@ __all__ = ["AveragePoolAlignment", "RateAlignment"]
 
 
 class AveragePoolAlignment(torch.nn.Module):
-    """Average pool of the faster sequence, then both cut to one length.
+    """Average pooling of the faster sequence x; then both are cut to one length.
 
     Arguments
     ---------
-    width : int
+    width
         Frames of x that one aligned frame averages.
-    stride : int
+    stride
         Frames of x between two aligned frames: the ratio of the frame rates.
+
+    Raises
+    ------
+    ValueError
+        ``stride`` is below 1 or above ``width``.
 
     Example
     -------
@@ -36,73 +44,51 @@ class AveragePoolAlignment(torch.nn.Module):
     (tensor([1., 3., 5.]), torch.Size([1, 3, 5]), tensor([3]))
     """
 
-    def __init__(self, width=3, stride=2):
+    def __init__(self, width: int = 3, stride: int = 2) -> None:
         super().__init__()
         if not 1 <= stride <= width:
             raise ValueError(
-                f"width must be at least stride and stride at least 1, "
+                "width must be at least stride, and stride at least 1, "
                 f"got width {width} and stride {stride}"
             )
         self.width = width
         self.stride = stride
-        # Windows that would reach past the end
+        # Windows that would reach past the end of x
         self.trim = -((stride - width) // stride)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, int]:
         """Constructor arguments that build the same layer."""
         return {"width": self.width, "stride": self.stride}
 
-    def num_frames(self, frames_x, frames_y):
-        """Aligned frames of so many frames of x and y.
+    def num_frames(
+        self, frames_x: int | torch.Tensor, frames_y: int | torch.Tensor
+    ) -> int | torch.Tensor:
+        """Aligned frames: min(frames_x // 2 - 1, frames_y) at the paper's sizes.
 
-        Arguments
-        ---------
-        frames_x : int or torch.Tensor
-            Frames of the faster sequence.
-        frames_y : int or torch.Tensor
-            Frames of the slower sequence.
-
-        Returns
-        -------
-        int or torch.Tensor
-            min(frames_x // 2 - 1, frames_y) at the paper's sizes; never below 0.
+        Never below 0.
         """
         aligned = frames_x // self.stride - self.trim
         if isinstance(aligned, torch.Tensor):
             return torch.minimum(aligned, frames_y).clamp(min=0)
         return max(0, min(aligned, frames_y))
 
-    def forward(self, x, y, counts_x, counts_y):
-        """Align a batch.
+    def forward(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        counts_x: torch.Tensor,
+        counts_y: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Align x [batch, time_x, size_x] and y [batch, time_y, size_y].
 
-        Arguments
-        ---------
-        x : torch.Tensor, [batch, time_x, features_x]
-            The faster sequence.
-        y : torch.Tensor, [batch, time_y, features_y]
-            The slower sequence.
-        counts_x : torch.Tensor, int64, [batch]
-            Valid frames of x.
-        counts_y : torch.Tensor, int64, [batch]
-            Valid frames of y.
-
-        Returns
-        -------
-        x : torch.Tensor, [batch, time, features_x]
-            Averages over ``width`` frames.
-        y : torch.Tensor, [batch, time, features_y]
-            The first frames of y.
-        counts : torch.Tensor, int64, [batch]
-            Aligned valid frames.
-
-        Raises
-        ------
-        ValueError
-            An item with fewer frames than one aligned frame needs.
+        ``counts_x`` and ``counts_y``, [batch], are their valid frames.
+        Returned are x, averaged over ``width`` frames, the first frames of y,
+        and the aligned valid frames, [batch]. An item with fewer frames than
+        one aligned frame needs raises ValueError.
         """
         time = self.num_frames(x.shape[1], y.shape[1])
         counts = self.num_frames(counts_x, counts_y)
-        known = check_later((counts >= 1).all(), "frames enough to align")
+        known = check_later((counts >= 1).all(), "enough frames to align")
         shortest = 0 if known else int(counts.argmin())
         if time < 1 or not known and int(counts[shortest]) < 1:
             raise ValueError(
@@ -111,48 +97,49 @@ class AveragePoolAlignment(torch.nn.Module):
                 f"at least {self.min_frames} and 1 are needed"
             )
         last = self.stride * (time - 1) + 1
-        # The window as a sum of strided views: no transposition, exact mean
+        # A sum of strided views: an exact mean, without a transposition
         x = sum(
             x[:, k : k + last : self.stride] for k in range(self.width)
         ) / float(self.width)
         return x, y[:, :time], counts
 
     @property
-    def min_frames(self):
+    def min_frames(self) -> int:
         """Frames of x that one aligned frame needs."""
         return self.stride * (1 + self.trim)
 
 
 class RateAlignment(torch.nn.Module):
-    """Bring two sequences of any frame rates to the rate of one of them.
+    """Resample two sequences of any frame rates to the rate of one of them.
 
-    Frame i of a sequence at r frames a second covers the time from i / r to
-    (i + 1) / r. The sequence that is kept is only cut; the other is sampled at
-    its frames:
+    Frame i of a sequence at r frames per second covers the time from i / r to
+    (i + 1) / r. One sequence keeps its frames and is only cut; the other one is
+    sampled at these frames:
 
-    - "average": the mean over the kept frame's time, each frame weighted by
-      how much of it lies in there; the last one over what there is.
-    - "nearest": the frame nearest to its start (a tie: the later one).
-    - "linear": between the two frames around its start.
+    - "average": mean over the time of the kept frame, each sampled frame
+      weighted by its overlap; at the end over the frames that exist.
+    - "nearest": the frame nearest to the start of the kept frame; of two
+      equally near ones the later.
+    - "linear": interpolation between the two frames around that start.
 
     No value depends on padding, and every item keeps at least one frame.
 
     Arguments
     ---------
-    rate_x : float, int, str or fractions.Fraction
-        Frames of x a second, such as 62.5 or "16000/256"; or, with
-        ``rate_y`` left out, how many times faster x is.
-    rate_y : float, int, str or fractions.Fraction
-        Frames of y a second.
-    mode : str
+    rate_x
+        Frames of x per second, such as 62.5 or "16000/256"; without
+        ``rate_y``, the ratio of both rates.
+    rate_y
+        Frames of y per second.
+    mode
         "average", "nearest" or "linear".
-    target : str
-        Whose rate is kept: "slower", "faster", "x" or "y".
+    target
+        Sequence that keeps its rate: "slower", "faster", "x" or "y".
 
     Raises
     ------
     ValueError
-        A rate that is not positive, an unknown mode or target.
+        A rate is not positive, or mode or target is unknown.
 
     Example
     -------
@@ -169,7 +156,13 @@ class RateAlignment(torch.nn.Module):
     MODES = ("average", "nearest", "linear")
     TARGETS = ("slower", "faster", "x", "y")
 
-    def __init__(self, rate_x, rate_y=1, mode="average", target="slower"):
+    def __init__(
+        self,
+        rate_x: float | str | Fraction,
+        rate_y: float | str | Fraction = 1,
+        mode: str = "average",
+        target: str = "slower",
+    ) -> None:
         super().__init__()
         # Through str, so that 62.4 is 312/5 and not a binary fraction
         rates = [Fraction(str(rate)) for rate in (rate_x, rate_y)]
@@ -183,7 +176,8 @@ class RateAlignment(torch.nn.Module):
         ):
             if value not in known:
                 raise ValueError(
-                    f"{name} must be one of {', '.join(known)}, got {value!r}"
+                    f"unknown {name} {value!r}; expected one of "
+                    f"{', '.join(known)}"
                 )
         self.mode = mode
         self.ratio = rates[0] / rates[1]
@@ -193,21 +187,10 @@ class RateAlignment(torch.nn.Module):
         # Frames of the sampled sequence for each kept frame
         self.step = self.ratio if target == "y" else 1 / self.ratio
 
-    def num_frames(self, frames_x, frames_y):
-        """Aligned frames of so many frames of x and y.
-
-        Arguments
-        ---------
-        frames_x : int or torch.Tensor
-            Frames of x.
-        frames_y : int or torch.Tensor
-            Frames of y.
-
-        Returns
-        -------
-        int or torch.Tensor
-            Frames of the kept sequence that begin before the other one ends.
-        """
+    def num_frames(
+        self, frames_x: int | torch.Tensor, frames_y: int | torch.Tensor
+    ) -> int | torch.Tensor:
+        """Frames of the kept sequence that begin before the other one ends."""
         kept, sampled = frames_x, frames_y
         if self.target == "y":
             kept, sampled = frames_y, frames_x
@@ -222,10 +205,12 @@ class RateAlignment(torch.nn.Module):
             return torch.minimum(kept, reached).clamp(min=0)
         return max(0, min(kept, reached))
 
-    def _taps(self, time, device):
-        """Frames that are summed and their weights, both [time, taps]."""
+    def _taps(
+        self, time: int, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Frames to sum and their weights, both [time, taps]."""
         up, down = self.step.numerator, self.step.denominator
-        # In units of 1 / down of a sampled frame, exact
+        # Exact: in units of 1 / down of a sampled frame
         start = torch.arange(time, device=device).unsqueeze(1) * up
         if self.mode == "nearest":
             index = (2 * start + down) // (2 * down)
@@ -240,11 +225,13 @@ class RateAlignment(torch.nn.Module):
         end = torch.minimum((index + 1) * down, start + up)
         return index, (end - begin).clamp(min=0).double() / up
 
-    def _sample(self, x, counts, time):
-        """Take ``time`` frames of x, [batch, time, features]."""
+    def _sample(
+        self, x: torch.Tensor, counts: torch.Tensor, time: int
+    ) -> torch.Tensor:
+        """Sample x at ``time`` kept frames: [batch, time, features]."""
         x = zero_padding(x, counts)
         index, weight = self._taps(time, x.device)
-        # A tap past an item's end has no weight, and the rest share it
+        # Taps past an item's end get no weight; the others are scaled up
         inside = index.unsqueeze(0) < counts.view(-1, 1, 1)
         weight = weight * inside
         total = weight.sum(dim=2, keepdim=True)
@@ -255,33 +242,18 @@ class RateAlignment(torch.nn.Module):
             for k in range(index.shape[1])
         )
 
-    def forward(self, x, y, counts_x, counts_y):
-        """Align a batch.
+    def forward(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        counts_x: torch.Tensor,
+        counts_y: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Align x [batch, time_x, size_x] and y [batch, time_y, size_y].
 
-        Arguments
-        ---------
-        x : torch.Tensor, [batch, time_x, features_x]
-            One sequence.
-        y : torch.Tensor, [batch, time_y, features_y]
-            The other.
-        counts_x : torch.Tensor, int64, [batch]
-            Valid frames of x, at least 1.
-        counts_y : torch.Tensor, int64, [batch]
-            Valid frames of y, at least 1.
-
-        Returns
-        -------
-        x : torch.Tensor, [batch, time, features_x]
-            x at the kept rate.
-        y : torch.Tensor, [batch, time, features_y]
-            y at the kept rate.
-        counts : torch.Tensor, int64, [batch]
-            Aligned valid frames; what follows them has no meaning.
-
-        Raises
-        ------
-        ValueError
-            An item without a frame.
+        ``counts_x`` and ``counts_y``, [batch], are their valid frames, at
+        least 1, or ValueError is raised. Returned are x and y at the kept rate
+        and the aligned valid frames, [batch]; values past these are undefined.
         """
         if int(torch.minimum(counts_x, counts_y).min()) < 1:
             raise ValueError(
@@ -297,6 +269,6 @@ class RateAlignment(torch.nn.Module):
         return x, y, counts
 
     @property
-    def min_frames(self):
+    def min_frames(self) -> int:
         """Frames of x that one aligned frame needs."""
         return 1

@@ -1,10 +1,9 @@
-"""Normalisation whose statistics never contain padding.
+"""Batch normalisation over the valid frames of a padded batch.
 
-``MaskedBatchNorm`` and ``StepBatchNorm`` are batch normalisation (Ioffe and
-Szegedy 2015, arXiv:1502.03167) over the valid frames of a padded batch. They
-reduce their own sums over the ranks of a distributed run, with gloo on the CPU
-as with NCCL, so that two ranks give the statistics of one process.
-``FeatureNormalization`` standardises features with training-set statistics.
+Source: Ioffe and Szegedy 2015, arXiv:1502.03167. ``MaskedBatchNorm`` has one
+set of statistics for all frames, ``StepBatchNorm`` one for each step. Both sum
+over the ranks of a distributed run, with gloo on the CPU as well as with NCCL,
+so that two ranks give the statistics of one process.
 
 Layout: [batch, time, ..., channel]; symbols: C channels, T frames.
 """
@@ -21,23 +20,25 @@ from speechbrain_dslstm.utils.distributed import sum_over_ranks
 __all__ = ["masked_moments", "MaskedBatchNorm", "StepBatchNorm"]
 
 
-def masked_moments(x, mask=None):
+def masked_moments(
+    x: torch.Tensor, mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Mean and biased variance of each channel, over the valid positions.
 
     Arguments
     ---------
-    x : torch.Tensor, [..., channel]
-        Values; anything may stand at masked positions.
-    mask : torch.Tensor, bool, broadcastable to [..., 1], optional
+    x : [..., channel]
+        Values; masked positions may hold anything, also NaN.
+    mask : broadcastable to [..., 1]
         True at valid positions; everything is valid if left out.
 
     Returns
     -------
-    mean : torch.Tensor, [channel]
+    mean : [channel]
         Mean over the valid positions of all ranks.
-    variance : torch.Tensor, [channel]
+    variance : [channel]
         Biased variance over the same positions.
-    count : torch.Tensor, []
+    count : []
         Number of those positions.
 
     Example
@@ -50,16 +51,16 @@ def masked_moments(x, mask=None):
 
 
 def _moments(x, mask):
-    """Moments of ``x``, which is zero at masked positions."""
+    """Mean, variance and count of ``x``, which is zero at masked positions."""
     dims = tuple(range(x.dim() - 1))
     if mask is None:
-        # new_tensor() would wait for a GPU
+        # new_tensor() would synchronise with the GPU
         count = x.new_full((), x.numel() // x.shape[-1])
     else:
         repeats = x.numel() // x.shape[-1] // mask.numel()
         count = mask.sum().to(x) * repeats
     sums = sum_over_ranks(torch.cat([x.sum(dims), count.view(1)]))
-    # Nothing valid: moments of 0 instead of NaN
+    # Without a valid position the moments are 0 instead of NaN
     count = sums[-1].detach().clamp(min=1)
     mean = sums[:-1] / count
     deviation = x - mean
@@ -73,20 +74,41 @@ def _unbiased(variance, count):
     return variance * (count / (count - 1).clamp(min=1))
 
 
-class MaskedBatchNorm(torch.nn.Module):
+class _RunningStatistics(torch.nn.Module):
+    """Scale, shift and running statistics of a batch normalisation."""
+
+    def __init__(self, size, shape, eps, momentum, weight_init):
+        super().__init__()
+        self.eps = eps
+        self.momentum = momentum
+        self.weight_init = weight_init
+        self.weight = torch.nn.Parameter(torch.empty(size))
+        self.bias = torch.nn.Parameter(torch.empty(size))
+        self.register_buffer("running_mean", torch.zeros(shape))
+        self.register_buffer("running_var", torch.ones(shape))
+
+    def reset_parameters(self) -> None:
+        """Restore the initial scale, shift and running statistics."""
+        torch.nn.init.constant_(self.weight, self.weight_init)
+        torch.nn.init.zeros_(self.bias)
+        self.running_mean.zero_()
+        self.running_var.fill_(1)
+
+
+class MaskedBatchNorm(_RunningStatistics):
     """Batch normalisation over the valid frames of a padded batch.
 
-    With ``counts=None`` on one process it is ``torch.nn.BatchNorm``.
+    With ``counts=None`` on one process it equals ``torch.nn.BatchNorm``.
 
     Arguments
     ---------
-    num_features : int
+    num_features
         Channels C.
-    eps : float
+    eps
         Added to the variance.
-    momentum : float
+    momentum
         Weight of a new batch in the running statistics.
-    weight_init : float
+    weight_init
         Initial value of the scale; the shift starts at 0.
 
     Example
@@ -99,46 +121,28 @@ class MaskedBatchNorm(torch.nn.Module):
             [ 1.2247,  1.2247]], grad_fn=<SelectBackward0>)
     """
 
-    def __init__(self, num_features, eps=1e-5, momentum=0.1, weight_init=1.0):
-        super().__init__()
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        weight_init: float = 1.0,
+    ) -> None:
+        super().__init__(num_features, num_features, eps, momentum, weight_init)
         self.num_features = num_features
-        self.eps = eps
-        self.momentum = momentum
-        self.weight_init = weight_init
-        self.weight = torch.nn.Parameter(torch.empty(num_features))
-        self.bias = torch.nn.Parameter(torch.empty(num_features))
-        self.register_buffer("running_mean", torch.zeros(num_features))
-        self.register_buffer("running_var", torch.ones(num_features))
         self.reset_parameters()
 
-    def reset_parameters(self):
-        """Back to the initial scale, shift and running statistics."""
-        torch.nn.init.constant_(self.weight, self.weight_init)
-        torch.nn.init.zeros_(self.bias)
-        self.running_mean.zero_()
-        self.running_var.fill_(1)
+    def forward(
+        self,
+        x: torch.Tensor,
+        counts: torch.Tensor | None = None,
+        relu: bool = False,
+    ) -> torch.Tensor:
+        """Normalise x [batch, time, ..., channel]; padded frames become zero.
 
-    def forward(self, x, counts=None, relu=False):
-        """Normalise each channel.
-
-        Arguments
-        ---------
-        x : torch.Tensor, [batch, time, ..., channel]
-            Padded sequences.
-        counts : torch.Tensor, int64, [batch], optional
-            Valid frames of each item; all of them if left out.
-        relu : bool
-            Set what is negative afterwards to zero, in the same pass.
-
-        Returns
-        -------
-        torch.Tensor, [batch, time, ..., channel]
-            Normalised values; zero at padded frames.
-
-        Raises
-        ------
-        ValueError
-            Another number of channels, or counts that do not fit.
+        ``counts``, [batch], are the valid frames, all if left out. ``relu``
+        applies a ReLU in the same pass. Another number of channels, or counts
+        that do not fit, raise ValueError.
         """
         if x.shape[-1] != self.num_features:
             raise ValueError(
@@ -155,7 +159,7 @@ class MaskedBatchNorm(torch.nn.Module):
         if counts is not None:
             mask = length_mask(counts, x.shape[1])
             mask = mask.view(*mask.shape, *[1] * (x.dim() - 2))
-            # A NaN there would come back through the gradient of the scale
+            # A NaN there would get into the gradient of the scale
             x = x.masked_fill(~mask, 0)
         if self.training:
             moments = _moments(x, mask)
@@ -164,24 +168,15 @@ class MaskedBatchNorm(torch.nn.Module):
         out = out.relu() if relu else out
         return out if mask is None else out.masked_fill(~mask, 0)
 
-    def affine(self, moments=None):
-        """Scale and shift that normalise each channel.
+    def affine(
+        self,
+        moments: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scale and shift that normalise each channel, both [channel].
 
-        For a caller that applies them elsewhere, as to a convolution's
-        weights.
-
-        Arguments
-        ---------
-        moments : tuple of torch.Tensor, optional
-            What ``masked_moments`` gives for the batch; they are added to the
-            running statistics. The running statistics themselves if left out.
-
-        Returns
-        -------
-        scale : torch.Tensor, [channel]
-            Factor.
-        shift : torch.Tensor, [channel]
-            Summand.
+        For callers that fold them into a convolution. ``moments`` of a batch,
+        from ``masked_moments``, are added to the running statistics; without
+        them, scale and shift come from the running statistics.
         """
         if moments is None:
             mean, variance = self.running_mean, self.running_var
@@ -199,22 +194,23 @@ class MaskedBatchNorm(torch.nn.Module):
         self.running_var.lerp_(variance, self.momentum)
 
 
-class StepBatchNorm(torch.nn.Module):
-    """Batch normalisation with running statistics of its own for each step.
+class StepBatchNorm(_RunningStatistics):
+    """Batch normalisation with separate running statistics for each step.
 
-    Steps past the last one that training has seen share that one's.
+    In evaluation, steps past the last one that training has seen use the
+    statistics of that one.
 
     Arguments
     ---------
-    num_features : int
+    num_features
         Features per step, 4 * hidden for the gates of a DS-LSTM.
-    steps : int
+    steps
         Steps with statistics of their own; later ones share the last.
-    eps : float
+    eps
         Added to the variance.
-    momentum : float
+    momentum
         Weight of a new batch in the running statistics.
-    weight_init : float
+    weight_init
         Initial value of the scale; the shift starts at 0.
 
     Example
@@ -229,44 +225,31 @@ class StepBatchNorm(torch.nn.Module):
     """
 
     def __init__(
-        self, num_features, steps=128, eps=1e-5, momentum=0.1, weight_init=0.1
-    ):
-        super().__init__()
+        self,
+        num_features: int,
+        steps: int = 128,
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        weight_init: float = 0.1,
+    ) -> None:
+        shape = steps, num_features
+        super().__init__(num_features, shape, eps, momentum, weight_init)
         self.steps = steps
-        self.eps = eps
-        self.momentum = momentum
-        self.weight_init = weight_init
-        self.weight = torch.nn.Parameter(torch.empty(num_features))
-        self.bias = torch.nn.Parameter(torch.empty(num_features))
-        self.register_buffer("running_mean", torch.zeros(steps, num_features))
-        self.register_buffer("running_var", torch.ones(steps, num_features))
         self.register_buffer("steps_seen", torch.tensor(0))
         self.reset_parameters()
 
-    def reset_parameters(self):
-        """Back to the initial scale, shift and running statistics."""
-        torch.nn.init.constant_(self.weight, self.weight_init)
-        torch.nn.init.zeros_(self.bias)
-        self.running_mean.zero_()
-        self.running_var.fill_(1)
+    def reset_parameters(self) -> None:
+        """Restore the initial scale, shift and running statistics."""
+        super().reset_parameters()
         self.steps_seen.zero_()
 
-    def forward(self, x, step, valid=None):
-        """Normalise the features of one step over the batch.
+    def forward(
+        self, x: torch.Tensor, step: int, valid: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Normalise x [batch, features] of the step with index ``step``, from 0.
 
-        Arguments
-        ---------
-        x : torch.Tensor, [batch, features]
-            Features at this step.
-        step : int
-            Index of the step, from 0.
-        valid : torch.Tensor, bool, [batch], optional
-            Items that reach this step; all of them if left out.
-
-        Returns
-        -------
-        torch.Tensor, [batch, features]
-            Normalised values; those of other items have no meaning.
+        ``valid``, [batch], is True for items that reach this step, all if left
+        out; the output of the others is undefined.
         """
         if self.training:
             mask = None if valid is None else valid.unsqueeze(-1)
@@ -279,48 +262,33 @@ class StepBatchNorm(torch.nn.Module):
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (x - mean) * scale + self.bias
 
-    def statistics(self, time):
-        """Running statistics of the first steps, as evaluation uses them.
-
-        Arguments
-        ---------
-        time : int
-            Number of steps, from step 0 on.
-
-        Returns
-        -------
-        mean : torch.Tensor, [time, features]
-            Running means.
-        variance : torch.Tensor, [time, features]
-            Running variances.
-        """
+    def statistics(self, time: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Running mean and variance in evaluation, both [time, features]."""
         steps = torch.arange(time, device=self.steps_seen.device)
-        # Steps past the last one that training has seen share that one's
+        # Steps that training has not seen use those of the last one it has
         steps = torch.minimum(steps, (self.steps_seen - 1).clamp(min=0))
         return self.running_mean[steps], self.running_var[steps]
 
     @torch.no_grad()
-    def update(self, mean, variance, count, first=0):
-        """Add the moments of consecutive steps to the running statistics.
+    def update(
+        self,
+        mean: torch.Tensor,
+        variance: torch.Tensor,
+        count: torch.Tensor,
+        first: int = 0,
+    ) -> None:
+        """Add the moments of the steps from ``first`` on to the statistics.
 
-        Arguments
-        ---------
-        mean : torch.Tensor, [time, features]
-            Mean over the items that reach each step.
-        variance : torch.Tensor, [time, features]
-            Biased variance over the same items.
-        count : torch.Tensor, [time]
-            Number of those items.
-        first : int
-            Index of the first of these steps.
+        ``mean`` and (biased) ``variance``, [time, features], are over the
+        ``count``, [time], items that reach each step.
         """
-        # A step that no item reaches leaves no trace
+        # A step that no item reaches changes nothing
         reached = (count > 0).unsqueeze(-1)
         weight = self.momentum * reached.to(self.running_mean)
         variance = _unbiased(variance, count.unsqueeze(-1).to(variance))
         own = max(0, min(len(mean), self.steps - first))
         parts = [(slice(first, first + own), slice(0, own))]
-        # The later ones share the last one's, one after the other
+        # Later steps update the shared last entry, one after the other
         last = slice(self.steps - 1, self.steps)
         parts += [(last, slice(k, k + 1)) for k in range(own, len(mean))]
         for running, values in [

@@ -1,13 +1,15 @@
 """Local feature learning blocks: convolutions over a spectrogram.
 
 A block is a convolution, batch normalisation, ReLU and max pooling. Images
-are laid out [batch, channel, time, frequency] in channels-last memory, so
-that [batch, time, frequency, channel] is a view of them. The paper's order
-normalises before it pools; ``pool_first`` pools before it normalises, which
-touches a quarter of the values.
+are [batch, channel, time, frequency] in channels-last memory, so that
+[batch, time, frequency, channel] is a view of them. The paper normalises before
+it pools; ``pool_first`` pools before it normalises, which reads and writes a
+quarter of the values.
 
 Source of kernels and channels: arXiv:1910.08874 and its authors' public code.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import pad
@@ -30,15 +32,16 @@ class LocalFeatureBlock(torch.nn.Module):
 
     Arguments
     ---------
-    in_channels : int
+    in_channels
         Channels of the input.
-    out_channels : int
+    out_channels
         Channels of the output.
-    kernel_size : tuple of int, (time, frequency)
-        Size of the convolution; its padding is (k - 1) // 2, its stride 1.
-    pool_size : int
-        Size and stride of the max pooling, over time and frequency.
-    pool_first : bool
+    kernel_size
+        Size of the convolution in time and frequency; its padding is
+        (k - 1) // 2, its stride 1.
+    pool_size
+        Size and stride of the max pooling in time and frequency.
+    pool_first
         Pool before normalisation (fast) instead of after ReLU (the paper).
 
     Example
@@ -52,18 +55,18 @@ class LocalFeatureBlock(torch.nn.Module):
 
     def __init__(
         self,
-        in_channels,
-        out_channels,
-        kernel_size,
-        pool_size=2,
-        pool_first=True,
-    ):
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sequence[int],
+        pool_size: int = 2,
+        pool_first: bool = True,
+    ) -> None:
         super().__init__()
         self.kernel_size = tuple(kernel_size)
         self.padding = tuple((k - 1) // 2 for k in self.kernel_size)
         self.pool_size = pool_size
         self.pool_first = pool_first
-        # No bias: the normalisation would take it out again
+        # No bias: the normalisation would subtract it again
         self.conv = torch.nn.Conv2d(
             in_channels,
             out_channels,
@@ -75,60 +78,32 @@ class LocalFeatureBlock(torch.nn.Module):
         self.norm = MaskedBatchNorm(out_channels)
 
     def _conv_size(self, n, axis):
+        """Size after the convolution, of the axis 0 (time) or 1 (frequency)."""
         return n + 2 * self.padding[axis] - self.kernel_size[axis] + 1
 
-    def num_frames(self, n):
-        """Frames that come out of ``n`` frames.
-
-        Arguments
-        ---------
-        n : int or torch.Tensor
-            Frames of the input.
-
-        Returns
-        -------
-        int or torch.Tensor
-            Frames of the output, of the same type.
-        """
+    def num_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
+        """Output frames of ``n`` input frames."""
         return self._conv_size(n, 0) // self.pool_size
 
-    def num_bins(self, n):
-        """Frequency bins that come out of ``n`` bins.
-
-        Arguments
-        ---------
-        n : int
-            Bins of the input.
-
-        Returns
-        -------
-        int
-            Bins of the output.
-        """
+    def num_bins(self, n: int) -> int:
+        """Output frequency bins of ``n`` input bins."""
         return self._conv_size(n, 1) // self.pool_size
 
-    def _pool_before_norm(self, x):
-        """Whether normalisation first gives what pooling first does, faster.
+    def _pool_before_norm(self, x: torch.Tensor) -> bool:
+        """Whether batch norm may move before the pooling and is faster there.
 
-        It does in evaluation, where it is one function for each channel, if
-        that function rises.
+        In evaluation it is one affine function per channel, which commutes
+        with the maximum where its scale is not negative.
         """
         if self.training or self.norm.training or not prefers_single_clips(x):
             return False
         return bool((self.norm.weight >= 0).all())
 
-    def folded(self, x):
-        """The block in evaluation, for clips one by one, where it can be so.
+    def folded(self, x: torch.Tensor) -> ClipConvPool | None:
+        """Block with the batch norm folded into its filters, for single clips.
 
-        Arguments
-        ---------
-        x : torch.Tensor, [batch, in_channels, time, frequency]
-            Images of the type of those that will come.
-
-        Returns
-        -------
-        ClipConvPool or None
-            None: only ``forward`` does it.
+        For evaluation on images like x, [batch, in_channels, time, frequency].
+        None where it cannot be folded, so that only ``forward`` is right.
         """
         if self.pool_first and not self._pool_before_norm(x):
             return None
@@ -138,20 +113,11 @@ class LocalFeatureBlock(torch.nn.Module):
             return None
         return ClipConvPool(weight, self.padding, self.pool_size, shift)
 
-    def forward(self, x, counts):
-        """Filter, normalise and pool a batch of images.
+    def forward(self, x: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """Filter, normalise and pool images [batch, in_channels, time, frequency].
 
-        Arguments
-        ---------
-        x : torch.Tensor, [batch, in_channels, time, frequency]
-            Images, zero at padded frames.
-        counts : torch.Tensor, int64, [batch]
-            Valid frames of each item.
-
-        Returns
-        -------
-        torch.Tensor, [batch, out_channels, time', frequency']
-            Features, zero at padded frames.
+        ``counts``, [batch], are the valid frames. Images and features, [batch,
+        out_channels, time', frequency'], are zero at padded frames.
         """
         weight, frames = self.conv.weight, self._conv_size(counts, 0)
         sizes = self.padding, self.pool_size
@@ -160,8 +126,8 @@ class LocalFeatureBlock(torch.nn.Module):
             pooled = conv_pool(x, weight, *sizes, None, counts)
             out = self.norm(pooled.permute(0, 2, 3, 1), counts, relu=True)
             return out.permute(0, 3, 1, 2)
-        # Rising functions commute with the maximum, so normalisation and ReLU
-        # may follow the pooling, once the scale, which may fall, is in front
+        # Monotonic functions commute with the maximum: shift and ReLU may follow
+        # the pooling, once the scale, which may be negative, is applied before
         image = None
         if not self.training:
             scale, shift = self.norm.affine()
@@ -169,7 +135,7 @@ class LocalFeatureBlock(torch.nn.Module):
             moments = conv_moments(x, weight, self.padding, frames)
             scale, shift = self.norm.affine(moments)
         else:
-            # One clip at a time stays in a CPU's cache, on the way back too
+            # One clip at a time fits a CPU's cache, in the backward pass too
             clips = x.split(1) if x.device.type == "cpu" else [x]
             image = torch.cat([self.conv(clip) for clip in clips])
             mask = length_mask(frames, image.shape[2])[:, :, None, None]
@@ -183,7 +149,7 @@ class LocalFeatureBlock(torch.nn.Module):
         return out.permute(0, 3, 1, 2)
 
 
-def _is_watched(module):
+def _has_hooks(module):
     return module._forward_hooks or module._forward_pre_hooks
 
 
@@ -192,17 +158,22 @@ class LocalFeatureCNN(torch.nn.Module):
 
     Arguments
     ---------
-    input_size : int
+    input_size
         Frequency bins of the spectrogram.
-    channels : list of int
+    channels
         Output channels of each block.
-    kernel_size : tuple of int, (time, frequency)
-        Size of all convolutions. The paper: (2, 4) for the fine-time
-        spectrogram x, (4, 2) for the fine-frequency spectrogram y.
-    pool_size : int
-        Size and stride of each max pooling, over time and frequency.
-    pool_first : bool
-        Pool before normalisation instead of after ReLU.
+    kernel_size
+        Size of all convolutions in time and frequency. The paper: (2, 4) for
+        the fine-time spectrogram x, (4, 2) for the fine-frequency one y.
+    pool_size
+        Size and stride of each max pooling in time and frequency.
+    pool_first
+        Pool before normalisation (fast) instead of after ReLU (the paper).
+
+    Raises
+    ------
+    ValueError
+        The blocks leave no frequency bin.
 
     Example
     -------
@@ -216,12 +187,12 @@ class LocalFeatureCNN(torch.nn.Module):
 
     def __init__(
         self,
-        input_size,
-        channels=(64, 16),
-        kernel_size=(2, 4),
-        pool_size=2,
-        pool_first=True,
-    ):
+        input_size: int,
+        channels: Sequence[int] = (64, 16),
+        kernel_size: Sequence[int] = (2, 4),
+        pool_size: int = 2,
+        pool_first: bool = True,
+    ) -> None:
         super().__init__()
         self.input_size = input_size
         blocks, bins = [], input_size
@@ -240,7 +211,7 @@ class LocalFeatureCNN(torch.nn.Module):
         self.blocks = torch.nn.ModuleList(blocks)
         self.output_size = bins * channels[-1]
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, int | bool | list[int]]:
         """Constructor arguments that build the same layers."""
         first = self.blocks[0]
         return {
@@ -251,69 +222,35 @@ class LocalFeatureCNN(torch.nn.Module):
             "pool_first": first.pool_first,
         }
 
-    def num_frames(self, n):
-        """Frames that come out of ``n`` frames.
-
-        Arguments
-        ---------
-        n : int or torch.Tensor
-            Frames of the input.
-
-        Returns
-        -------
-        int or torch.Tensor
-            Frames of the output, of the same type.
-        """
+    def num_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
+        """Output frames of ``n`` input frames."""
         for block in self.blocks:
             n = block.num_frames(n)
         return n
 
-    def min_frames(self, frames):
-        """Smallest input that gives so many frames.
-
-        Arguments
-        ---------
-        frames : int
-            Frames wanted of the output.
-
-        Returns
-        -------
-        int
-            Frames needed of the input.
-        """
+    def min_frames(self, frames: int) -> int:
+        """Input frames that ``frames`` output frames need."""
         n = frames
         while self.num_frames(n) < frames:
             n += 1
         return n
 
-    def forward(self, x, counts):
-        """Features of a batch of spectrograms.
+    def forward(
+        self, x: torch.Tensor, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Local features of normalised spectrograms [batch, time, frequency].
 
-        Arguments
-        ---------
-        x : torch.Tensor, [batch, time, frequency]
-            Normalised spectrograms.
-        counts : torch.Tensor, int64, [batch]
-            Valid frames of each item.
-
-        Returns
-        -------
-        x : torch.Tensor, [batch, time', output_size]
-            Features, frequency by channel; zero at padded frames.
-        counts : torch.Tensor, int64, [batch]
-            Valid frames of the output.
-
-        Raises
-        ------
-        ValueError
-            Another number of bins, or fewer frames than one output needs.
+        ``counts``, [batch], are the valid frames. Returned are features,
+        [batch, time', output_size], frequency by channel and zero at padded
+        frames, and their valid frames, [batch]. Another number of bins, or an
+        item too short for one frame, raises ValueError.
         """
         if x.shape[2] != self.input_size:
             raise ValueError(
                 f"expected {self.input_size} frequency bins, got {x.shape[2]}"
             )
         shortest = counts.min()
-        expected = "frames enough for the convolutions"
+        expected = "enough frames for the convolutions"
         known = check_later(self.num_frames(shortest) >= 1, expected)
         shortest = 0 if known else int(shortest)
         if not known and self.num_frames(shortest) < 1:
@@ -321,7 +258,7 @@ class LocalFeatureCNN(torch.nn.Module):
                 f"an item of {shortest} frames is too short: at least "
                 f"{self.min_frames(1)} frames are needed"
             )
-        # A convolution may look past the end: silence must stand there
+        # A convolution may read past an item's end, where silence must be
         if shortest < x.shape[1]:
             x = zero_padding(x, counts)
         x, out = x.unsqueeze(1), None
@@ -333,12 +270,17 @@ class LocalFeatureCNN(torch.nn.Module):
             x, counts = block(x, counts), block.num_frames(counts)
         return x.permute(0, 2, 3, 1).flatten(2), counts
 
-    def _clip_by_clip(self, x, counts):
-        """Features in evaluation: between the blocks all stays in the cache."""
+    def _clip_by_clip(
+        self, x: torch.Tensor, counts: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Features in evaluation, each clip through all blocks while it is cached.
+
+        None where a block must run as it is.
+        """
         if torch.is_autocast_enabled(x.device.type):
             return None
         parts = [part for block in self.blocks for part in block.modules()]
-        if any(part.training or _is_watched(part) for part in parts):
+        if any(part.training or _has_hooks(part) for part in parts):
             return None
         if any(type(block) is not LocalFeatureBlock for block in self.blocks):
             return None
@@ -347,7 +289,7 @@ class LocalFeatureCNN(torch.nn.Module):
             return None
         found = []
         for clip, frames in zip(x.split(1), counts.tolist(), strict=True):
-            # A clip's own zeros behind it are those of the padding
+            # The padding behind a clip is the convolution's own zeros
             clip = clip[:, :, :frames]
             for block in blocks:
                 clip = block(clip)

@@ -1,4 +1,4 @@
-"""Pooling over time that sees valid frames only; it has no parameters."""
+"""Pooling over the valid frames of a padded batch."""
 
 import torch
 
@@ -8,7 +8,7 @@ __all__ = ["MaskedMeanPooling"]
 
 
 class MaskedMeanPooling(torch.nn.Module):
-    """Mean over the valid frames of each item.
+    """Mean over the valid frames of each item; it has no parameters.
 
     Example
     -------
@@ -19,20 +19,7 @@ class MaskedMeanPooling(torch.nn.Module):
             [5.]])
     """
 
-    def forward(self, x, counts):
-        """Average over time.
-
-        Arguments
-        ---------
-        x : torch.Tensor, [batch, time, features]
-            Padded sequences.
-        counts : torch.Tensor, int64, [batch]
-            Valid frames of each item.
-
-        Returns
-        -------
-        torch.Tensor, [batch, features]
-            Mean of each item's valid frames.
-        """
+    def forward(self, x: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+        """Mean of x [batch, time, features] over the ``counts`` [batch] valid frames."""
         total = zero_padding(x, counts).sum(dim=1)
         return total / counts.unsqueeze(1).to(total)

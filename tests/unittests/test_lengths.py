@@ -27,7 +27,7 @@ def test_relative_and_back_is_exact(data, size):
 
 @given(st.data(), st.integers(1, 500_000))
 def test_speechbrain_relative_lengths(data, size):
-    """The host divides in float32: length / longest; we get it back."""
+    """SpeechBrain divides in float32: length / longest; we get it back."""
     counts = data.draw(st.lists(st.integers(1, size), min_size=1, max_size=8))
     counts = [*counts, size]
     wav_lens = torch.tensor(counts).float() / size
