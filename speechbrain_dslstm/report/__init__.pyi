@@ -1,7 +1,4 @@
-from .comparison import (
-    build_report as build_report,
-    inflation_chain as inflation_chain,
-)
+from .comparison import build_report as build_report
 from .html import (
     read_baselines as read_baselines,
     write_json as write_json,
@@ -15,8 +12,5 @@ from .predictions import (
 from .runs import (
     NORMALIZATIONS as NORMALIZATIONS,
     RULES as RULES,
-    Answer as Answer,
-    caveats as caveats,
-    read_fold as read_fold,
     read_runs as read_runs,
 )

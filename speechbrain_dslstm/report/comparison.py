@@ -6,7 +6,7 @@ bootstrap over speakers (``evaluation.bootstrap``).
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -42,7 +42,7 @@ from speechbrain_dslstm.report.runs import (
 from speechbrain_dslstm.splits.leaks import worst_leaks
 from speechbrain_dslstm.splits.protocols import PROTOCOLS
 
-__all__ = ["build_report", "inflation_chain"]
+__all__ = ["build_report"]
 
 # Protocol, rule, whether normalised per speaker, and a label
 CHAIN = {
@@ -83,14 +83,14 @@ def build_report(
     Returns
     -------
     dict
-        Of plain lists, dicts, strings and numbers. "runs": for each its
-        identity, "status" (how many folds there are), "rules": rule ->
+        Of lists, dicts, strings and numbers rounded to six digits. "runs": for
+        each its identity, "status" (how many folds there are), "rules": rule ->
         "scores" (over folds and seeds ``mean``, ``std`` and Student's ``low``
-        and ``high``; ``pooled`` over all utterances with the ends of its
-        interval over speakers), confusion, speakers' UA, warnings; branches,
-        curves, leaks, "folds" and, encoded, all answers. "comparisons",
-        "chains" (see ``inflation_chain``), "utterances" (the key to the
-        answers), "baselines", "notes", and how it was made.
+        and ``high``; ``pooled`` over all utterances with its interval over
+        speakers), confusion, speakers' UA, warnings; branches, curves, leaks,
+        "folds" and "answers", encoded. "comparisons" with the reference;
+        "chains", one system scored in several ways; "utterances", the key to
+        the answers; "baselines", "notes", and how it was made.
 
     Raises
     ------
@@ -117,7 +117,7 @@ def build_report(
         ),
     )
     utterances = list_utterances(runs)
-    runs = [_scored(run, resamples) for run in runs]
+    runs = [{**run, "rules": _score_rules(run, resamples)} for run in runs]
     entries = [
         {
             **_summarise(run),
@@ -128,7 +128,7 @@ def build_report(
     by_system = defaultdict(list)
     for run in runs:
         by_system[(*task_of(run), run["system"])].append(run)
-    chains = [inflation_chain(same, resamples) for same in by_system.values()]
+    chains = [_inflation_chain(same, resamples) for same in by_system.values()]
     corpora = {run["corpus"] for run in runs}
     report = {
         "reference": reference,
@@ -150,6 +150,8 @@ def _summarise(run: dict) -> dict:
         return {**run["kept"], "rules": run["rules"]}
     folds = run["folds"]
     first = folds[0]
+    versions = [fold["versions"] for fold in folds]
+    commands = [shorten_command(f["command"], PER_FOLD) for f in folds]
     return {
         **{name: run[name] for name in (*SETTING, "system", "labels")},
         "n_folds": run["n_folds"],
@@ -157,10 +159,8 @@ def _summarise(run: dict) -> dict:
         **_progress(run),
         "selection": first.get("selection", ""),
         "parameters": first["parameters"],
-        "versions": _distinct(fold["versions"] for fold in folds),
-        "commands": _distinct(
-            shorten_command(fold["command"], PER_FOLD) for fold in folds
-        ),
+        "versions": list({str(v): v for v in versions}.values()),
+        "commands": list(dict.fromkeys(commands)),
         "seconds": sum(fold["seconds"] for fold in folds),
         "calibration": [
             fold["calibration"] for fold in folds if "calibration" in fold
@@ -182,48 +182,19 @@ def _summarise(run: dict) -> dict:
     }
 
 
-def inflation_chain(runs: list[dict], resamples: int = RESAMPLES) -> dict:
-    """Measure one system in several ways, from flattering to fair.
+def _inflation_chain(runs: list[dict], resamples: int) -> dict:
+    """Measure one system on one corpus in several ways, from its runs.
 
-    Arguments
-    ---------
-    runs
-        All runs of one system on one corpus.
-    resamples
-        Number of resamples of each bootstrap.
-
-    Returns
-    -------
-    dict
-        "rows", those of ``CHAIN`` that the runs have, with their scores;
-        "steps", the change of the pooled scores between two rows, paired, with
-        interval and p-value, or the reason why there is none ("missing").
-
-    Example
-    -------
-    >>> from speechbrain_dslstm.report import Answer
-    >>> answers = [
-    ...     Answer(0, 0, rule, metric, speaker + emotion, speaker, emotion, "a")
-    ...     for rule in RULES
-    ...     for metric in METRICS
-    ...     for speaker in "xyz"
-    ...     for emotion in "ab"
-    ... ]
-    >>> values = dict.fromkeys(RULES, dict.fromkeys(METRICS, 0.5))
-    >>> run = {"corpus": "emodb", "label_set": None, "system": "ds_lstm"}
-    >>> run |= {"protocol": "session", "normalization": "training"}
-    >>> run |= {"labels": ["a", "b"], "n_folds": 1, "answers": answers}
-    >>> run["folds"] = [{"seed": 0, "fold": 0, "values": values}]
-    >>> chain = inflation_chain([run])
-    >>> [row["key"] for row in chain["rows"]], chain["steps"][0]["ua"]["p"]
-    (["c'", 'c'], 1.0)
+    "rows" are those of ``CHAIN`` that there are, with their scores; "steps",
+    the change of the pooled scores between two rows, paired, with interval and
+    p-value, or the reason why there is none ("missing").
     """
     # All rows but the last have the same normalisation, the most frequent
     # one, so that a step changes only one thing
     others = Counter(r["normalization"] for r in runs if not per_speaker(r))
     wanted = {"speaker", *(name for name, _ in others.most_common(1))}
     by_setting = {
-        (run["protocol"], per_speaker(run)): _scored(run, resamples)
+        (run["protocol"], per_speaker(run)): run
         for run in runs
         if run["normalization"] in wanted
     }
@@ -256,16 +227,13 @@ def inflation_chain(runs: list[dict], resamples: int = RESAMPLES) -> dict:
     return {**names, "rows": list(rows.values()), "steps": steps}
 
 
-def _scored(run: dict, resamples: int) -> dict:
-    """The run with its scores by each rule that all of its folds have."""
-    if "rules" in run:
-        return run
-    rules = {
+def _score_rules(run: dict, resamples: int) -> dict:
+    """Scores by each rule that all folds of a run have."""
+    return {
         rule: _score_run(run, rule, resamples)
         for rule in RULES
         if all(rule in fold["values"] for fold in run["folds"])
     }
-    return {**run, "rules": rules}
 
 
 def _score_run(run: dict, rule: str, resamples: int) -> dict:
@@ -439,15 +407,6 @@ def _notes(entries: list[dict], reference: str) -> list[str]:
         for one in entries
         if setting_of(one) not in there
     ]
-
-
-def _distinct(items: Iterable) -> list:
-    """The items without duplicates, in order."""
-    found = []
-    for item in items:
-        if item not in found:
-            found.append(item)
-    return found
 
 
 def _rounded(value: object) -> object:

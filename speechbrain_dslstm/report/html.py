@@ -1,6 +1,6 @@
 """Writes a report as JSON, Markdown and one self-contained HTML file.
 
-``tables.sections`` makes the contents, the templates the layout.
+``templates/report.j2`` has the contents; ``html.j2`` and ``md.j2`` lay them out.
 """
 
 import base64
@@ -9,14 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
-from jinja2 import (
-    Environment,
-    PackageLoader,
-    StrictUndefined,
-    select_autoescape,
-)
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from speechbrain_dslstm.report.tables import sections
+from speechbrain_dslstm.report.runs import NORMALIZATIONS, RULES
+from speechbrain_dslstm.report.tables import FILTERS, draw_run, group_by_task
+from speechbrain_dslstm.splits.leaks import KINDS
+from speechbrain_dslstm.splits.protocols import PROTOCOLS
 from speechbrain_dslstm.utils.files import replace_file
 
 __all__ = ["read_baselines", "write_json", "write_report"]
@@ -90,21 +88,31 @@ def write_report(report: Mapping, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    found = sections(report, folder / "pictures")
-    environment = Environment(
-        loader=PackageLoader("speechbrain_dslstm.report"),
-        autoescape=select_autoescape(["html.j2"]),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
-    environment.filters["base64"] = lambda name: base64.b64encode(
-        (folder / name).read_bytes()
-    ).decode()
+    groups = group_by_task(report, folder / "pictures")
+    details = [
+        (one, draw_run(one, folder / "pictures")) for one in report["runs"]
+    ]
     for kind in ("md", "html"):
-        template = environment.get_template(f"report.{kind}.j2")
-        text = template.render(report=report, sections=found)
+        environment = Environment(
+            loader=PackageLoader("speechbrain_dslstm.report"),
+            autoescape=kind == "html",
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+            undefined=StrictUndefined,
+        )
+        environment.globals |= {"KINDS": KINDS, "PROTOCOLS": PROTOCOLS}
+        environment.globals |= {
+            "NORMALIZATIONS": NORMALIZATIONS,
+            "RULES": RULES,
+        }
+        environment.filters |= FILTERS
+        environment.filters["base64"] = lambda name: base64.b64encode(
+            (folder / name).read_bytes()
+        ).decode()
+        text = environment.get_template("report.j2").render(
+            layout=f"{kind}.j2", report=report, groups=groups, details=details
+        )
         replace_file(folder / f"report.{kind}", text)
     write_json(report, folder / "report.json")
     return folder / "report.html"

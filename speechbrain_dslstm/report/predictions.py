@@ -58,7 +58,7 @@ def list_utterances(runs: list[dict]) -> dict[tuple, dict]:
                 f"{name}: runs disagree on the labels, which are "
                 f"{run['labels']} and {expected}"
             )
-        truth = truths.setdefault(task, {})
+        code, truth = _characters(expected), truths.setdefault(task, {})
         for answer in run["answers"]:
             new = answer.speaker, answer.emotion
             old = truth.setdefault(answer.utterance, new)
@@ -67,30 +67,24 @@ def list_utterances(runs: list[dict]) -> dict[tuple, dict]:
                     f"{name}: runs disagree on {answer.utterance}, whose "
                     f"speaker and emotion are {new} and {old}"
                 )
-    return {
-        task: _list_task(task, labels[task], truth)
-        for task, truth in truths.items()
-    }
-
-
-def _list_task(task: tuple, labels: list[str], truth: dict) -> dict:
-    """List the utterances of one task; truth: id -> (speaker, emotion)."""
-    code, ids = _characters(labels), sorted(truth)
-    for key in ids:
-        if truth[key][1] not in code:
-            raise ValueError(
-                f"{task[0]}: unknown emotion {truth[key][1]!r} of {key}; "
-                f"expected one of {', '.join(code)}"
-            )
-    speakers = sorted({speaker for speaker, _ in truth.values()})
-    return {
-        **dict(zip(TASK, task, strict=True)),
-        "labels": labels,
-        "speakers": speakers,
-        "ids": ids,
-        "speaker": [speakers.index(truth[key][0]) for key in ids],
-        "truth": "".join(code[truth[key][1]] for key in ids),
-    }
+            if answer.emotion not in code:
+                raise ValueError(
+                    f"{name}: unknown emotion {answer.emotion!r} of "
+                    f"{answer.utterance}; expected one of {', '.join(code)}"
+                )
+    listed = {}
+    for task, truth in truths.items():
+        code, ids = _characters(labels[task]), sorted(truth)
+        speakers = sorted({speaker for speaker, _ in truth.values()})
+        listed[task] = {
+            **dict(zip(TASK, task, strict=True)),
+            "labels": labels[task],
+            "speakers": speakers,
+            "ids": ids,
+            "speaker": [speakers.index(truth[key][0]) for key in ids],
+            "truth": "".join(code[truth[key][1]] for key in ids),
+        }
+    return listed
 
 
 def encode_answers(run: dict, ids: list[str]) -> dict[str, dict[str, str]]:
@@ -122,42 +116,40 @@ def _decode(entry: dict, utterances: dict[tuple, dict]) -> dict:
     task, labels = task_of(entry), entry["labels"]
     if task not in utterances:
         raise ValueError(f"it has runs, but no utterances, of {task}")
-    listed = utterances[task]
+    key = utterances[task]
     rows = [
         (
-            key,
-            _named(speaker, listed["speakers"], key),
-            _named(DIGITS.find(truth), labels, key),
+            utterance,
+            _named(speaker, key["speakers"], utterance),
+            _named(DIGITS.find(digit), labels, utterance),
         )
-        for key, speaker, truth in zip(
-            listed["ids"], listed["speaker"], listed["truth"], strict=True
+        for utterance, speaker, digit in zip(
+            key["ids"], key["speaker"], key["truth"], strict=True
         )
     ]
     name = f"{entry['system']}, protocol {entry['protocol']}"
     numbers = _characters(range(entry["n_folds"]))
-    folds, answers, seen = [], [], set()
+    folds, answers = {}, []
     for fold in entry["folds"]:
-        seed, number = fold["seed"], fold["fold"]
+        seed, number, values = (fold[n] for n in ("seed", "fold", "values"))
         where = f"{name}, seed {seed}, fold {number}"
-        if (seed, number) in seen or number not in numbers:
+        if (seed, number) in folds or number not in numbers:
             raise ValueError(
                 f"{where} is a duplicate or not below {len(numbers)}"
             )
-        seen.add((seed, number))
         lines, found = entry["answers"][str(seed)], []
-        for rule, scores in fold["values"].items():
+        if {len(line) for line in lines.values()} != {len(rows)}:
+            raise ValueError(
+                f"{where} has not one character for each of {len(rows)} "
+                "utterances"
+            )
+        for rule, scores in values.items():
             if scores.keys() != set(METRICS):
                 raise ValueError(
                     f"{where} has the scores {list(scores)}, expected {METRICS}"
                 )
             for metric in METRICS:
                 line = lines[_line(rule, metric)]
-                if not len(rows) == len(line) == len(lines["fold"]):
-                    raise ValueError(
-                        f"{where} has {len(line)} answers and "
-                        f"{len(lines['fold'])} fold numbers for {len(rows)} "
-                        "utterances"
-                    )
                 found += [
                     Answer(
                         *(seed, number, rule, metric, *row),
@@ -169,24 +161,21 @@ def _decode(entry: dict, utterances: dict[tuple, dict]) -> dict:
                     if place == numbers[number]
                 ]
         # Each rule and metric has all of the fold's clips
-        expected = fold["clips"]["test"]
-        if not found or len(found) != expected * len(METRICS) * len(
-            fold["values"]
-        ):
+        clips = fold["clips"]["test"]
+        if not values or len(found) != clips * len(METRICS) * len(values):
             raise ValueError(
                 f"{where} has {len(found)} answers, expected one for each of "
-                f"its {expected} clips, rules and metrics"
+                f"its {clips} clips, rules and metrics"
             )
-        check_accuracy(fold, found, where)
-        names = ("seed", "fold", "values")
-        folds.append({name: fold[name] for name in names})
+        check_accuracy(values, found, where)
+        folds[seed, number] = {"seed": seed, "fold": number, "values": values}
         answers += found
     if not folds:
         raise ValueError(f"{name} has no fold")
+    names = (*IDENTITY, "labels", "n_folds", "unfinished")
     return {
-        **{name: entry[name] for name in (*IDENTITY, "labels", "n_folds")},
-        "unfinished": entry["unfinished"],
-        "folds": folds,
+        **{name: entry[name] for name in names},
+        "folds": list(folds.values()),
         "answers": answers,
         "kept": entry,
     }
@@ -287,7 +276,8 @@ def _named(place: int, names: list[str], utterance: str) -> str:
     """Return the name at a place, which must exist."""
     if not 0 <= place < len(names):
         raise ValueError(
-            f"{utterance} has a label or speaker that is not named"
+            f"unknown label or speaker of {utterance}; expected one of "
+            f"{', '.join(names)}"
         )
     return names[place]
 

@@ -11,8 +11,8 @@ validation subset is its test subset, such as ``paper``, has only "test".
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from json import JSONDecodeError
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,6 @@ __all__ = [
     "per_speaker",
     "pooled_rows",
     "pooled_seeds",
-    "read_fold",
     "read_runs",
     "setting_of",
     "task_of",
@@ -53,30 +52,6 @@ class Answer(NamedTuple):
 
     The rule "test" chooses an epoch for each metric. By "validation" all
     metrics have the same epoch, so their answers are equal.
-
-    Arguments
-    ---------
-    seed
-        Seed of the training.
-    fold
-        Number of the test fold.
-    rule
-        A key of ``RULES``.
-    metric
-        One of ``METRICS``.
-    utterance
-        Id of the utterance.
-    speaker
-        Its speaker.
-    emotion
-        Its true label.
-    predicted
-        The label that was predicted.
-
-    Example
-    -------
-    >>> Answer(1, 0, "test", "ua", "03a01Fa", "03", "happiness", "anger").fold
-    0
     """
 
     seed: int
@@ -107,32 +82,8 @@ def setting_of(one: Mapping) -> tuple:
 def caveats(protocol: str, rule: str, normalization: str) -> list[str]:
     """Caveats to print next to a score.
 
-    Arguments
-    ---------
-    protocol
-        A key of ``PROTOCOLS``.
-    rule
-        A key of ``RULES``.
-    normalization
-        A key of ``NORMALIZATIONS``.
-
-    Returns
-    -------
-    list of str
-        Empty if test speakers do not occur in training, the epoch was chosen
-        on validation, and features are normalised by training statistics.
-
-    Raises
-    ------
-    ValueError
-        An argument is unknown.
-
-    Example
-    -------
-    >>> caveats("session", "validation", "training")
-    []
-    >>> caveats("paper", "test", "training")[0]
-    'same speakers in training and test'
+    There are none if test speakers do not occur in training, the epoch was
+    chosen on validation, and training statistics normalise the features.
     """
     for value, known in (
         (protocol, PROTOCOLS),
@@ -153,148 +104,6 @@ def caveats(protocol: str, rule: str, normalization: str) -> list[str]:
     return found
 
 
-def read_fold(folder: str | Path) -> dict:
-    """Read a finished fold.
-
-    Arguments
-    ---------
-    folder
-        Output folder of train.py.
-
-    Returns
-    -------
-    dict
-        The content of ``results.json`` and: "speakers", those of each subset;
-        "values", the scores by rule and metric; "answers", a list of
-        ``Answer``; "curves", loss and UA by epoch.
-
-    Raises
-    ------
-    FileNotFoundError
-        A file is missing; the message names it.
-    ValueError
-        A file is damaged, or the files contradict each other.
-
-    Example
-    -------
-    >>> read_fold("no/such/folder")
-    Traceback (most recent call last):
-        ...
-    FileNotFoundError: [Errno 2] No such file or directory: ...
-    """
-    with _damage_named(folder):
-        return _read_fold(Path(folder))
-
-
-@contextmanager
-def _damage_named(place: str | Path) -> Iterator[None]:
-    """Add the fold's folder to the error of a damaged file."""
-    damage = KeyError, TypeError, AttributeError, json.JSONDecodeError
-    try:
-        yield
-    except damage as error:
-        raise ValueError(
-            f"{place}: a file of this fold is damaged "
-            f"({type(error).__name__}: {error}); remove the folder and train "
-            "the fold again"
-        ) from error
-
-
-def _read_fold(folder: Path) -> dict:
-    fold, save = _read_json(folder / "results.json"), folder / "save"
-    subsets = {
-        name: _read_json(save / f"{name}.json")
-        for name in ("train", "valid", "test")
-    }
-    fold["speakers"] = {
-        name: sorted({entry["speaker"] for entry in entries.values()})
-        for name, entries in subsets.items()
-    }
-    chosen_file = folder / "predictions.csv"
-    with open(chosen_file, newline="", encoding="utf-8") as file:
-        chosen = {row["id"]: row["predicted"] for row in csv.DictReader(file)}
-    epochs = _read_epochs(save / "epochs.jsonl")
-    tested_file = save / "test_epochs.jsonl"
-    tested = _read_epochs(tested_file)
-    truth = subsets["test"]
-    fold["values"], fold["answers"] = {}, []
-    if subsets["valid"].keys() != truth.keys():
-        fold["values"]["validation"] = {name: fold[name] for name in METRICS}
-        _check_clips(truth, chosen, chosen_file)
-        for name in METRICS:
-            fold["answers"] += _answers(fold, "validation", name, truth, chosen)
-    elif not tested:
-        raise FileNotFoundError(
-            f"{tested_file} is missing, and under protocol "
-            f"{fold['protocol']!r} only the best test epoch can be scored: "
-            "train this fold again"
-        )
-    if tested:
-        best = fold["test_best_epoch"]
-        missing = {best[name]["epoch"] for name in METRICS} - tested.keys()
-        if missing:
-            raise ValueError(f"{tested_file} lacks the best epochs {missing}")
-        fold["values"]["test"] = {
-            name: float(best[name]["value"]) for name in METRICS
-        }
-        for name in METRICS:
-            predicted = tested[best[name]["epoch"]]["predicted"]
-            _check_clips(truth, predicted, tested_file)
-            fold["answers"] += _answers(fold, "test", name, truth, predicted)
-    check_accuracy(fold, fold["answers"], folder)
-    fold["curves"] = {
-        "train_loss": {e: row["train_loss"] for e, row in epochs.items()},
-        "valid_ua": {e: row["valid"]["ua"] for e, row in epochs.items()},
-        "test_ua": {e: row["ua"] for e, row in tested.items()},
-    }
-    return fold
-
-
-def _check_clips(truth: dict, predicted: dict, path: Path) -> None:
-    """Refuse predictions of other clips than the manifest's."""
-    if truth.keys() != predicted.keys():
-        raise ValueError(
-            f"{path} has predictions for {len(predicted)} clips, which are "
-            f"not the {len(truth)} clips of the test manifest"
-        )
-
-
-def _answers(
-    fold: dict, rule: str, metric: str, truth: dict, predicted: dict
-) -> list[Answer]:
-    """Join predictions with the manifest's speakers and emotions."""
-    seed, number = fold["seed"], fold["fold"]
-    return [
-        Answer(
-            *(seed, number, rule, metric),
-            *(key, entry["speaker"], entry["emotion"], predicted[key]),
-        )
-        for key, entry in truth.items()
-    ]
-
-
-def check_accuracy(
-    fold: dict, answers: list[Answer], where: str | Path
-) -> None:
-    """Raise if a fold's answers do not give the WA that it states.
-
-    ``fold["values"]`` holds the stated scores by rule and metric; ``where``
-    names the fold in the message.
-    """
-    for rule, values in fold["values"].items():
-        right = [
-            one.emotion == one.predicted
-            for one in answers
-            if (one.rule, one.metric) == (rule, "wa")
-        ]
-        wa = sum(right) / len(right)
-        if abs(wa - values["wa"]) > 1e-6:
-            raise ValueError(
-                f"{where}: WA by the rule {rule!r} is {values['wa']:.4f}, "
-                f"but the predictions give {wa:.4f}"
-            )
-
-
 def read_runs(*folders: str | Path) -> list[dict]:
     """Find all runs below some folders.
 
@@ -306,16 +115,19 @@ def read_runs(*folders: str | Path) -> list[dict]:
     Returns
     -------
     list of dict
-        For each run the ``IDENTITY``, "labels", "n_folds"; "folds", what
-        ``read_fold`` returned but the answers, sorted by seed and fold;
-        "answers", a list of ``Answer``; and "unfinished", the number of
-        folds that have begun and not ended.
+        For each run the ``IDENTITY``, "labels" and "n_folds"; "folds", sorted
+        by seed and number, each with the content of its ``results.json``,
+        "speakers" of each subset, "values" by rule and metric, and "curves";
+        "answers", a list of ``Answer``; and "unfinished", the number of folds
+        that have begun and not ended.
 
     Raises
     ------
+    FileNotFoundError
+        A file of a finished fold is missing; the message names it.
     ValueError
-        There is no finished fold, two folders hold the same fold, or the
-        folds of a run do not belong together; the message names the folders.
+        There is no finished fold, a file is damaged, two folders hold the same
+        fold, or the folds of a run do not belong together.
 
     Example
     -------
@@ -329,23 +141,25 @@ def read_runs(*folders: str | Path) -> list[dict]:
     for path in sorted(paths):
         place = path.parent.parent
         done = (place / "results.json").exists()
-        with _damage_named(place):
-            fold = read_fold(place) if done else _read_json(path)
+        try:
+            fold = _read_fold(place) if done else _read_json(path)
             key = tuple(fold[name] for name in IDENTITY)
             one = (*key, fold["seed"], fold["fold"])
-            new = {
-                **dict(zip(IDENTITY, key, strict=True)),
-                "labels": fold["labels"],
-                "n_folds": fold["n_folds"],
-                "unfinished": 0,
-                "folds": [],
-                "answers": [],
-            }
-        run = runs.setdefault(key, new)
-        for name in ("labels", "n_folds"):
-            if run[name] != fold[name]:
+            settings = {name: fold[name] for name in ("labels", "n_folds")}
+        except (KeyError, TypeError, AttributeError, JSONDecodeError) as error:
+            raise ValueError(
+                f"{place}: a file of this fold is damaged "
+                f"({type(error).__name__}: {error}); remove the folder and "
+                "train the fold again"
+            ) from error
+        new = {**dict(zip(IDENTITY, key, strict=True)), **settings}
+        run = runs.setdefault(
+            key, {**new, "unfinished": 0, "folds": [], "answers": []}
+        )
+        for name, value in settings.items():
+            if run[name] != value:
                 raise ValueError(
-                    f"{place}: {name} is {fold[name]}, in other folds of "
+                    f"{place}: {name} is {value}, in other folds of "
                     f"{', '.join(map(str, key))} it is {run[name]}"
                 )
         if one in where:
@@ -367,6 +181,84 @@ def read_runs(*folders: str | Path) -> list[dict]:
         run["answers"].sort(key=lambda answer: (answer.seed, answer.fold))
         _check_tested_once(run)
     return found
+
+
+def _read_fold(folder: Path) -> dict:
+    """Read a finished fold, as described in ``read_runs``, with its answers."""
+    fold, save = _read_json(folder / "results.json"), folder / "save"
+    train, valid, test = (
+        _read_json(save / f"{name}.json") for name in ("train", "valid", "test")
+    )
+    fold["speakers"] = {
+        name: sorted({entry["speaker"] for entry in entries.values()})
+        for name, entries in zip(
+            ("train", "valid", "test"), (train, valid, test), strict=True
+        )
+    }
+    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
+        chosen = {row["id"]: row["predicted"] for row in csv.DictReader(file)}
+    epochs = _read_epochs(save / "epochs.jsonl")
+    path = save / "test_epochs.jsonl"
+    tested = _read_epochs(path)
+    values, predicted = {}, {}
+    if valid.keys() != test.keys():
+        values["validation"] = {name: fold[name] for name in METRICS}
+        predicted["validation"] = dict.fromkeys(METRICS, chosen)
+    elif not tested:
+        raise FileNotFoundError(
+            f"{path} is missing, and under protocol {fold['protocol']!r} only "
+            "the best test epoch can be scored: train this fold again"
+        )
+    if tested:
+        best = {name: fold["test_best_epoch"][name] for name in METRICS}
+        missing = {one["epoch"] for one in best.values()} - tested.keys()
+        if missing:
+            raise ValueError(f"{path} lacks the best epochs {missing}")
+        values["test"] = {n: float(one["value"]) for n, one in best.items()}
+        predicted["test"] = {
+            name: tested[one["epoch"]]["predicted"]
+            for name, one in best.items()
+        }
+    answers = []
+    for rule, by_metric in predicted.items():
+        for metric, labels in by_metric.items():
+            if labels.keys() != test.keys():
+                raise ValueError(
+                    f"{folder}: by the rule {rule!r} there are {len(labels)} "
+                    f"predictions, not of the {len(test)} clips of test.json"
+                )
+            answers += [
+                Answer(
+                    *(fold["seed"], fold["fold"], rule, metric, key),
+                    *(entry["speaker"], entry["emotion"], labels[key]),
+                )
+                for key, entry in test.items()
+            ]
+    check_accuracy(values, answers, folder)
+    curves = {
+        "train_loss": {e: row["train_loss"] for e, row in epochs.items()},
+        "valid_ua": {e: row["valid"]["ua"] for e, row in epochs.items()},
+        "test_ua": {e: row["ua"] for e, row in tested.items()},
+    }
+    return {**fold, "values": values, "answers": answers, "curves": curves}
+
+
+def check_accuracy(
+    values: dict, answers: list[Answer], where: str | Path
+) -> None:
+    """Raise if a fold's answers do not give the WA of its scores by rule."""
+    for rule, stated in values.items():
+        right = [
+            one.emotion == one.predicted
+            for one in answers
+            if (one.rule, one.metric) == (rule, "wa")
+        ]
+        wa = sum(right) / len(right)
+        if abs(wa - stated["wa"]) > 1e-6:
+            raise ValueError(
+                f"{where}: WA by the rule {rule!r} is {stated['wa']:.4f}, "
+                f"but the predictions give {wa:.4f}"
+            )
 
 
 def _check_tested_once(run: dict) -> None:
@@ -413,5 +305,5 @@ def _read_epochs(path: Path) -> dict[int, dict]:
     """Read a log as epoch -> row; empty if there is no file."""
     try:
         return {row["epoch"]: row for row in read_rows(path)}
-    except json.JSONDecodeError as error:
+    except JSONDecodeError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -1,15 +1,14 @@
-"""The sections of a report in order: headings, tables and pictures.
+"""What the templates of a report show: texts of table cells, and pictures.
 
-``sections`` turns what ``build_report`` returned into cells of text, and the
-templates only lay them out. A line feed in a cell separates the mean over folds
-from the pooled score.
+``FILTERS`` turn numbers into the text of a cell, where a line feed separates
+the mean over folds from the pooled score. ``group_by_task`` and ``draw_run``
+draw the pictures.
 """
 
 import re
 from collections import defaultdict
 from pathlib import Path
 
-from speechbrain_dslstm.evaluation.bootstrap import METRICS
 from speechbrain_dslstm.evaluation.plots import (
     plot_confusion,
     plot_intervals,
@@ -24,275 +23,115 @@ from speechbrain_dslstm.report.runs import (
     task_of,
 )
 from speechbrain_dslstm.splits.leaks import KINDS
-from speechbrain_dslstm.splits.protocols import PROTOCOLS
 
-__all__ = ["sections"]
-
-SETTING = ("system", "protocol", "normalisation")
-CHANGES = ("WA", "p", "UA", "p")
-HEADS = {
-    "systems": (*SETTING, "epoch", "WA", "UA", "macro-F1", "folds", "note"),
-    "baselines": (*SETTING, "UA", "source"),
-    "compared": (*SETTING, *CHANGES, "McNemar p", "note"),
-    "chain": ("system", "", "score", "protocol, epoch")
-    + ("WA", "UA", "folds", "note"),
-    "steps": ("system", "step", "what changes", *CHANGES, "note"),
-    "folds": ("seed", "fold", "split hash", "clips: train / valid / test")
-    + ("training speakers", "validation speakers", "test speakers")
-    + ("epoch", "UA", "UA, best test epoch", "validation UA", "time"),
-}
-CAPTIONS = {
-    "systems": "In per cent. Above: mean ± standard deviation over folds and "
-    "seeds. Below: score of all utterances pooled, with its 95 % interval by "
-    "bootstrap over speakers.",
-    "baselines": "Baselines: results of systems that were not trained here.",
-    "leaks": "Leak guard: how many values the test fold shares with training / "
-    "validation, the largest count of any fold. Under the protocol paper the "
-    "validation clips are the test clips.",
-    "compared": "Change of the pooled scores from {0} to the system, in points, "
-    "on the same utterances: 95 % interval and two-sided p by paired bootstrap "
-    "over speakers, not corrected for the number of comparisons. McNemar: exact "
-    "test of the accuracy, which treats utterances as independent (in brackets: "
-    "utterances that only {0} : only the system gets right).",
-    "chain": "The same system, measured in several ways, from the most "
-    "flattering score to the fairest. Rows a and b are the same trainings, and "
-    "so are rows c' and c.",
-    "steps": "Change of the pooled scores in points, with its 95 % interval and "
-    "two-sided p by paired bootstrap over speakers.",
-    "folds": "Folds.",
-}
+__all__ = ["FILTERS", "draw_run", "group_by_task"]
 
 
-def sections(report: dict, pictures: Path) -> list[dict]:
-    """The headings, tables and pictures of a report; draws the pictures.
-
-    Each section has "title", "level", "tables" ("caption", "head" and "rows" of
-    strings) and "pictures" ("file" and "alt"); ``pictures`` is their folder.
-    """
-    found = []
+def group_by_task(report: dict, pictures: Path) -> list[dict]:
+    """Group a report by corpus and label set; draws the overview pictures."""
+    groups = []
     for task in dict.fromkeys(map(task_of, report["runs"])):
-        entries, compared, chains = (
-            [one for one in report[name] if task_of(one) == task]
+        group = {
+            name: [one for one in report[name] if task_of(one) == task]
             for name in ("runs", "comparisons", "chains")
-        )
-        found.append(_systems(report, entries, pictures))
-        if compared:
-            found.append(_compared(compared))
-        if chains:
-            found.append(_inflation(chains, pictures))
-    return found + [_details(entry, pictures) for entry in report["runs"]]
-
-
-def _systems(report: dict, entries: list[dict], pictures: Path) -> dict:
-    """All runs on one corpus, the baselines and the leak guard's counts."""
-    rows, leaks, settings = [], {}, defaultdict(list)
-    for entry in entries:
-        settings[setting_of(entry)].append(entry)
-        for rule, found in entry["rules"].items():
-            scores = [_score(found["scores"][name]) for name in METRICS]
-            note = "; ".join(found["warnings"])
-            rows.append(
-                [*_setting(entry), RULES[rule], *scores, _status(entry), note]
-            )
-        of = entry["leaks"]
-        leaks[entry["protocol"]] = [
-            entry["protocol"],
-            *(f"{of['train'][k]} / {of['valid'][k]}" for k in KINDS),
+        }
+        group["title"] = _title(group["runs"][0])
+        group["baselines"] = [
+            one for one in report["baselines"] if one["corpus"] == task[0]
         ]
-    baselines = [
-        [*_setting(one), _percent(one["ua"]), one["source"]]
-        for one in report["baselines"]
-        if one["corpus"] == entries[0]["corpus"]
-    ]
-    return {
-        "title": f"{_title(entries[0])}: systems and protocols",
-        "level": 2,
-        "tables": [
-            _table("systems", rows),
-            *([_table("baselines", baselines)] if baselines else []),
-            {
-                "caption": CAPTIONS["leaks"],
-                "head": ["protocol", *KINDS.values()],
-                "rows": list(leaks.values()),
-            },
-        ],
-        "pictures": [
-            picture
-            for same in settings.values()
-            for picture in _overview(report["baselines"], same, pictures)
-        ],
-    }
+        group["leaks"] = {
+            run["protocol"]: [
+                f"{run['leaks']['train'][kind]} / {run['leaks']['valid'][kind]}"
+                for kind in KINDS
+            ]
+            for run in group["runs"]
+        }
+        settings = defaultdict(list)
+        for run in group["runs"]:
+            settings[setting_of(run)].append(run)
+        drawn = [
+            _draw_setting(runs, group["baselines"], pictures)
+            for runs in settings.values()
+        ]
+        group["overviews"] = [picture for picture in drawn if picture]
+        group["chain_pictures"] = [
+            _draw_chain(chain, pictures)
+            for chain in group["chains"]
+            # A picture of c' and c alone says no more than the table
+            if len(chain["rows"]) > 2
+        ]
+        groups.append(group)
+    return groups
 
 
-def _overview(
-    baselines: list[dict], entries: list[dict], pictures: Path
-) -> list[dict]:
+def _draw_setting(
+    runs: list[dict], baselines: list[dict], pictures: Path
+) -> dict | None:
     """Draw all systems in one setting with the baselines, if two or more."""
-    first, rows = entries[0], []
-    for entry in entries:
-        label = entry["system"]
-        if entry["normalization"] == "none":
+    first, rows = runs[0], []
+    for run in runs:
+        label = run["system"]
+        if run["normalization"] == "none":
             label += ", not normalised"
-        found = entry["rules"][entry["headline"]]
-        rows.append(_interval_row(label, found, entry["status"]))
-    setting = (first["corpus"], first["protocol"], per_speaker(first))
+        found = run["rules"][run["headline"]]
+        rows.append(_interval_row(label, found, run["status"]))
     lines = {
         one["system"]: one["ua"]
         for one in baselines
-        if (one["corpus"], one["protocol"], per_speaker(one)) == setting
+        if one["protocol"] == first["protocol"]
+        and per_speaker(one) == per_speaker(first)
     }
     if len(rows) + len(lines) < 2:
-        return []
+        return None
     warnings = first["rules"][first["headline"]]["warnings"]
     title = f"{_title(first)}, {first['protocol']}: pooled UA"
-    title = "\n".join([title, *warnings])
     stem = _slug(*task_of(first), first["protocol"])
     file = pictures / f"{stem}{'-speaker' * per_speaker(first)}.png"
-    plot_intervals(rows, file, title, lines)
-    return [_picture(file, title.replace("\n", "; "))]
+    plot_intervals(rows, file, "\n".join([title, *warnings]), lines)
+    return _picture(file, "; ".join([title, *warnings]))
 
 
-def _compared(compared: list[dict]) -> dict:
-    """Each system against the reference."""
-    reference, rows = compared[0]["reference"], []
-    for one in compared:
-        cells = [*_changes(one), "-"]
-        if "missing" not in one:
-            test = one["mcnemar"]
-            counts = f"({test['first_only']} : {test['second_only']})"
-            cells[-1] = f"{_p(test['p'])} {counts}"
-        note = "; ".join(filter(None, [*one["warnings"], one.get("missing")]))
-        rows.append([*_setting(one), *cells, note])
-    return {
-        "title": f"{_title(compared[0])}: compared with {reference}",
-        "level": 2,
-        "tables": [_table("compared", rows, reference)],
-        "pictures": [],
-    }
+def _draw_chain(chain: dict, pictures: Path) -> dict:
+    """Draw the pooled UA of a chain's rows."""
+    rows = [
+        _interval_row(f"{row['key']}  {row['label']}", row, row["status"])
+        for row in chain["rows"]
+    ]
+    title = f"{chain['system']} on {_title(chain)}: pooled UA"
+    file = pictures / f"{_slug(*task_of(chain), chain['system'])}-chain.png"
+    plot_intervals(rows, file, title)
+    return _picture(file, f"{title}; hollow: see the row's note")
 
 
-def _inflation(chains: list[dict], pictures: Path) -> dict:
-    """From the most flattering score to the fairest, for each system."""
-    rows, steps, drawn = [], [], []
-    name = _title(chains[0])
-    for chain in chains:
-        for row in chain["rows"]:
-            rule = f"{row['protocol']}, {RULES[row['rule']]}"
-            scores = [_score(row["scores"][metric]) for metric in ("wa", "ua")]
-            note = "; ".join(row["warnings"])
-            rows.append(
-                [chain["system"], row["key"], row["label"], rule]
-                + [*scores, _status(row), note]
-            )
-        for step in chain["steps"]:
-            arrow, note = f"{step['from']} → {step['to']}", step.get("missing")
-            cells = [arrow, step["label"], *_changes(step), note or ""]
-            steps.append([chain["system"], *cells])
-        # A picture of c' and c alone says no more than the table
-        if len(chain["rows"]) > 2:
-            lines = [
-                _interval_row(
-                    f"{row['key']}  {row['label']}", row, row["status"]
-                )
-                for row in chain["rows"]
-            ]
-            title = f"{chain['system']} on {name}: pooled UA"
-            stem = _slug(*task_of(chain), chain["system"])
-            file = pictures / f"{stem}-chain.png"
-            plot_intervals(lines, file, title)
-            drawn.append(_picture(file, f"{title}; hollow: see the row's note"))
-    return {
-        "title": f"{name}: inflation by protocol and choice of the epoch",
-        "level": 2,
-        "tables": [_table("chain", rows), _table("steps", steps)],
-        "pictures": drawn,
-    }
-
-
-def _details(entry: dict, pictures: Path) -> dict:
-    """One run: where it comes from, its confusions, speakers and curves."""
-    found = entry["rules"][entry["headline"]]
-    on_test, warnings = entry["headline"] == "test", found["warnings"]
-    facts = {
-        "folds": _status(entry),
-        "warnings": "; ".join(warnings) or "none",
-        "split": PROTOCOLS[entry["protocol"]].split,
-        "epoch": entry["selection"] or RULES[entry["headline"]],
-        "parameters": f"{entry['parameters']:,}",
-        "calibration, mean over folds": _calibration(
-            entry["calibration"], on_test
-        ),
-        "wall time, all folds": _time(entry["seconds"]),
-        "versions": "; ".join(
-            ", ".join(f"{name} {number}" for name, number in one.items())
-            for one in entry["versions"]
-        ),
-        "command of a fold": "\n".join(entry["commands"]),
-    }
-    for name, one in entry["branches"].items():
-        facts[f"UA of the branch {name}"] = _spread(one)
-    stem = _slug(*task_of(entry), entry["protocol"], entry["normalization"])
-    stem = f"{stem}-{_slug(entry['system'])}"
-    title = "\n".join([f"{entry['system']}, {entry['protocol']}", *warnings])
+def draw_run(run: dict, pictures: Path) -> list[dict]:
+    """Draw confusion matrix, speakers' UA and learning curves of a run."""
+    rule, system, protocol = run["headline"], run["system"], run["protocol"]
+    found, curves = run["rules"][rule], dict(run["curves"])
+    warnings, pooled = found["warnings"], found["scores"]["ua"]["pooled"]
+    if rule == "test":
+        # The validation clips are the test clips
+        curves["valid_ua"] = {"epoch": []}
+    stem = _slug(*task_of(run), protocol, run["normalization"])
+    stem = f"{stem}-{_slug(system)}"
     files = [
         pictures / f"{stem}-{name}.png"
         for name in ("confusion", "speakers", "curves")
     ]
-    plot_confusion(found["confusion"], entry["labels"], files[0], title)
-    pooled = found["scores"]["ua"]["pooled"]
+    title = "\n".join([f"{system}, {protocol}", *warnings])
+    plot_confusion(found["confusion"], run["labels"], files[0], title)
     plot_speakers(found["speaker_ua"], files[1], title, pooled)
-    curves = dict(entry["curves"])
-    if on_test:
-        # The validation clips are the test clips
-        curves["valid_ua"] = {"epoch": []}
-    plot_learning_curves(curves, files[2], title, on_test)
-    short = f"{entry['system']}, {entry['protocol']}, epoch "
-    short += RULES[entry["headline"]]
-    short += f" ({'; '.join(warnings)})" if warnings else ""
+    plot_learning_curves(curves, files[2], title, rule == "test")
     texts = (
-        f"Confusion of {short}",
-        f"UA by speaker, {short}",
-        f"Learning curves, mean and range over folds, {short}",
+        "Confusion of",
+        "UA by speaker,",
+        "Learning curves, mean and range over folds,",
     )
-    return {
-        "title": f"{entry['system']}, {_title(entry)}, {entry['protocol']}, "
-        f"{NORMALIZATIONS[entry['normalization']]}",
-        "level": 3,
-        "tables": [
-            {
-                "caption": "",
-                "head": ["", ""],
-                "rows": list(map(list, facts.items())),
-            },
-            _table("folds", map(_fold, entry["folds"])),
-        ],
-        "pictures": list(map(_picture, files, texts)),
-    }
-
-
-def _fold(fold: dict) -> list[str]:
-    """Row of one fold: its split and scores."""
-    clips, speakers, values = fold["clips"], fold["speakers"], fold["values"]
-    ua = (_percent(values[r]["ua"]) if r in values else "-" for r in RULES)
+    short = f"{system}, {protocol}, epoch {RULES[rule]}"
+    short += f" ({'; '.join(warnings)})" if warnings else ""
     return [
-        str(fold["seed"]),
-        str(fold["fold"]),
-        fold["split_hash"],
-        " / ".join(str(clips[name]) for name in ("train", "valid", "test")),
-        str(len(speakers["train"])),
-        ", ".join(speakers["valid"]),
-        ", ".join(speakers["test"]),
-        str(fold["best_epoch"]),
-        *ua,
-        _percent(fold["valid_ua"]) if "valid_ua" in fold else "-",
-        _time(fold["seconds"]),
+        _picture(file, f"{text} {short}")
+        for file, text in zip(files, texts, strict=True)
     ]
-
-
-def _table(name: str, rows: list, *names: str) -> dict:
-    """A table of ``HEADS``; its caption mentions the names."""
-    caption = CAPTIONS[name].format(*names)
-    return {"caption": caption, "head": list(HEADS[name]), "rows": list(rows)}
 
 
 def _picture(file: Path, text: str) -> dict:
@@ -313,8 +152,8 @@ def _interval_row(label: str, found: dict, status: str) -> dict:
 
 def _setting(one: dict) -> list[str]:
     """Cells with system, protocol and normalisation."""
-    names = one["system"], one["protocol"]
-    return [*names, NORMALIZATIONS[one["normalization"]]]
+    normalization = NORMALIZATIONS[one["normalization"]]
+    return [one["system"], one["protocol"], normalization]
 
 
 def _status(one: dict) -> str:
@@ -334,8 +173,8 @@ def _slug(*names: str | None) -> str:
     return re.sub(r"[^\w-]+", "_", joined)
 
 
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
 
 
 def _spread(score: dict) -> str:
@@ -377,17 +216,35 @@ def _p(value: float | None) -> str:
     return f"{value:.2g}" if value >= 0.001 else "< 0.001"
 
 
-def _calibration(found: list[dict], on_test: bool) -> str:
+def _mcnemar(one: dict) -> str:
+    """p-value of McNemar's test and the counts that it compares."""
+    if "missing" in one:
+        return "-"
+    test = one["mcnemar"]
+    return f"{_p(test['p'])} ({test['first_only']} : {test['second_only']})"
+
+
+def _calibration(run: dict) -> str:
     """Expected calibration error before and after temperature scaling."""
+    found = run["calibration"]
     if not found:
         return "not measured"
     means = {
         name: sum(one[name] for one in found) / len(found) for name in found[0]
     }
+    on_test = run["headline"] == "test"
     subset = "the test fold itself" if on_test else "validation"
     return (
         f"temperature {means['temperature']:.2f}, fitted on {subset}; "
         f"test ECE {means['ece_before']:.3f} → {means['ece_after']:.3f}"
+    )
+
+
+def _versions(found: list[dict]) -> str:
+    """Versions of the packages, all that the folds had."""
+    return "; ".join(
+        ", ".join(f"{name} {number}" for name, number in one.items())
+        for one in found
     )
 
 
@@ -398,3 +255,18 @@ def _time(seconds: float) -> str:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+FILTERS = {
+    "calibration": _calibration,
+    "changes": _changes,
+    "mcnemar": _mcnemar,
+    "percent": _percent,
+    "score": _score,
+    "setting": _setting,
+    "spread": _spread,
+    "status": _status,
+    "time": _time,
+    "title": _title,
+    "versions": _versions,
+}

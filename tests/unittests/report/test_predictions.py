@@ -192,7 +192,7 @@ def spoil(entry, key, how):
     ("how", "wanted"),
     [
         ("answers", "seed 1234, fold 0: WA by the rule 'validation' is"),
-        ("no answer", "a label or speaker that is not named"),
+        ("no answer", "unknown label or speaker of"),
         (
             "fold left out",
             "fold 2 has 0 answers, expected one for each of its 32 clips",
@@ -206,7 +206,7 @@ def spoil(entry, key, how):
         ("no folds", "has no fold"),
         ("no scores", "fold 0 has the scores"),
         ("no rules", "fold 0 has 0 answers"),
-        ("speaker", "a label or speaker that is not named"),
+        ("speaker", "unknown label or speaker of"),
         ("utterances", "no utterances, of .*emodb"),
         ("curves", "it has no 'curves'"),
         ("number", "'str' object"),
