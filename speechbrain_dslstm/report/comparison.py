@@ -33,6 +33,7 @@ from speechbrain_dslstm.report.predictions import (
 from speechbrain_dslstm.report.runs import (
     RULES,
     caveats,
+    name_of,
     per_speaker,
     pooled_rows,
     pooled_seeds,
@@ -383,10 +384,7 @@ def _notes(entries: list[dict], reference: str) -> list[str]:
             key = (*(entry[k] for k in SETTING[:3]), fold["seed"], fold["fold"])
             hashes[key].add(fold["split_hash"])
         if not entry["complete"]:
-            notes.append(
-                f"{entry['system']} on {entry['corpus']}, protocol "
-                f"{entry['protocol']}: partial, {entry['status']}"
-            )
+            notes.append(f"{name_of(entry)}: partial, {entry['status']}")
     notes += [
         f"{corpus}, protocol {protocol}, seed {seed}, fold {fold}: runs have "
         f"different splits ({', '.join(sorted(some))})"
@@ -395,13 +393,10 @@ def _notes(entries: list[dict], reference: str) -> list[str]:
     ]
     there = {setting_of(e) for e in entries if e["system"] == reference}
     if not there:
-        return [
-            *notes,
-            f"nothing is compared: there is no run of {reference}",
-        ]
+        notes.append(f"nothing is compared: there is no run of {reference}")
+        return notes
     return notes + [
-        f"{one['system']} on {one['corpus']}, label set "
-        f"{one['label_set'] or 'default'}, protocol {one['protocol']}, "
+        f"{name_of(one)}, label set {one['label_set'] or 'default'}, "
         f"normalisation {one['normalization']}: not compared, because "
         f"{reference} has no run in this setting"
         for one in entries

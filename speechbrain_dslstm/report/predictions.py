@@ -17,17 +17,12 @@ from speechbrain_dslstm.report.runs import (
     RULES,
     Answer,
     check_accuracy,
+    name_of,
     read_runs,
     task_of,
 )
 
-__all__ = [
-    "DIGITS",
-    "encode_answers",
-    "gather_runs",
-    "list_utterances",
-    "read_report",
-]
+__all__ = ["DIGITS", "gather_runs", "read_report"]
 
 # One character for a class or a fold
 DIGITS = string.digits + string.ascii_letters
@@ -127,12 +122,11 @@ def _decode(entry: dict, utterances: dict[tuple, dict]) -> dict:
             key["ids"], key["speaker"], key["truth"], strict=True
         )
     ]
-    name = f"{entry['system']}, protocol {entry['protocol']}"
     numbers = _characters(range(entry["n_folds"]))
     folds, answers = {}, []
     for fold in entry["folds"]:
         seed, number, values = (fold[n] for n in ("seed", "fold", "values"))
-        where = f"{name}, seed {seed}, fold {number}"
+        where = f"{name_of(entry)}, seed {seed}, fold {number}"
         if (seed, number) in folds or number not in numbers:
             raise ValueError(
                 f"{where} is a duplicate or not below {len(numbers)}"
@@ -171,7 +165,7 @@ def _decode(entry: dict, utterances: dict[tuple, dict]) -> dict:
         folds[seed, number] = {"seed": seed, "fold": number, "values": values}
         answers += found
     if not folds:
-        raise ValueError(f"{name} has no fold")
+        raise ValueError(f"{name_of(entry)} has no fold")
     names = (*IDENTITY, "labels", "n_folds", "unfinished")
     return {
         **{name: entry[name] for name in names},
@@ -211,24 +205,20 @@ def gather_runs(*places: str | Path) -> list[dict]:
     for one in places:
         if not one.exists():
             raise ValueError(f"there is no {one}")
-    files = [one for one in places if one.is_file()]
-    folders = [one for one in places if one not in files]
-    found = (
-        [(run, "a folder") for run in read_runs(*folders)] if folders else []
-    )
-    found += [(run, one) for one in files for run in read_report(one)]
+    folders = [one for one in places if not one.is_file()]
+    found = [("a folder", read_runs(*folders))] if folders else []
+    found += [(one, read_report(one)) for one in places if one.is_file()]
     where = {}
-    for run, place in found:
+    for place, run in ((place, run) for place, runs in found for run in runs):
         key = tuple(run[name] for name in IDENTITY)
         if key in where:
             raise ValueError(
-                f"{run['system']} on {run['corpus']}, protocol "
-                f"{run['protocol']}, is in {where[key]} and in {place}: all "
-                "seeds and folds of a run must be in one place; give one of "
-                "them, or train under another name (--system)"
+                f"{name_of(run)}, is in {where[key]} and in {place}: all seeds "
+                "and folds of a run must be in one place; give one of them, or "
+                "train under another name (--system)"
             )
         where[key] = place
-    return [run for run, _ in found]
+    return [run for _, runs in found for run in runs]
 
 
 def read_report(path: str | Path) -> list[dict]:

@@ -22,19 +22,7 @@ from speechbrain_dslstm.evaluation.results import read_rows
 from speechbrain_dslstm.hparams import IDENTITY, TASK
 from speechbrain_dslstm.splits.protocols import PROTOCOLS
 
-__all__ = [
-    "NORMALIZATIONS",
-    "RULES",
-    "Answer",
-    "caveats",
-    "check_accuracy",
-    "per_speaker",
-    "pooled_rows",
-    "pooled_seeds",
-    "read_runs",
-    "setting_of",
-    "task_of",
-]
+__all__ = ["NORMALIZATIONS", "RULES", "read_runs"]
 
 RULES = {
     "validation": "chosen on validation",
@@ -77,6 +65,11 @@ def per_speaker(one: Mapping) -> bool:
 def setting_of(one: Mapping) -> tuple:
     """Task, protocol and use of speakers' audio: equal in comparable runs."""
     return (*task_of(one), one["protocol"], per_speaker(one))
+
+
+def name_of(one: Mapping) -> str:
+    """System, corpus and protocol, for messages."""
+    return f"{one['system']} on {one['corpus']}, protocol {one['protocol']}"
 
 
 def caveats(protocol: str, rule: str, normalization: str) -> list[str]:
@@ -186,22 +179,21 @@ def read_runs(*folders: str | Path) -> list[dict]:
 def _read_fold(folder: Path) -> dict:
     """Read a finished fold, as described in ``read_runs``, with its answers."""
     fold, save = _read_json(folder / "results.json"), folder / "save"
-    train, valid, test = (
-        _read_json(save / f"{name}.json") for name in ("train", "valid", "test")
-    )
+    clips = {
+        name: _read_json(save / f"{name}.json")
+        for name in ("train", "valid", "test")
+    }
     fold["speakers"] = {
         name: sorted({entry["speaker"] for entry in entries.values()})
-        for name, entries in zip(
-            ("train", "valid", "test"), (train, valid, test), strict=True
-        )
+        for name, entries in clips.items()
     }
     with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
         chosen = {row["id"]: row["predicted"] for row in csv.DictReader(file)}
     epochs = _read_epochs(save / "epochs.jsonl")
     path = save / "test_epochs.jsonl"
     tested = _read_epochs(path)
-    values, predicted = {}, {}
-    if valid.keys() != test.keys():
+    test, values, predicted = clips["test"], {}, {}
+    if clips["valid"].keys() != test.keys():
         values["validation"] = {name: fold[name] for name in METRICS}
         predicted["validation"] = dict.fromkeys(METRICS, chosen)
     elif not tested:
@@ -268,8 +260,7 @@ def _check_tested_once(run: dict) -> None:
         key = answer.seed, answer.utterance
         if seen.setdefault(key, answer.fold) != answer.fold:
             raise ValueError(
-                f"{run['system']} on {run['corpus']}, protocol "
-                f"{run['protocol']}, seed {answer.seed}: {answer.utterance} is "
+                f"{name_of(run)}, seed {answer.seed}: {answer.utterance} is "
                 f"tested in folds {seen[key]} and {answer.fold}"
             )
 

@@ -240,12 +240,9 @@ def _calibration(run: dict) -> str:
     )
 
 
-def _versions(found: list[dict]) -> str:
-    """Versions of the packages, all that the folds had."""
-    return "; ".join(
-        ", ".join(f"{name} {number}" for name, number in one.items())
-        for one in found
-    )
+def _versions(one: dict) -> str:
+    """Names and versions of packages."""
+    return ", ".join(map(" ".join, one.items()))
 
 
 def _time(seconds: float) -> str:
