@@ -4,9 +4,9 @@ Both project the inputs of all steps before the loop, so that a step is one
 product of h_{t-1} with the stacked weight [6H, H], one sigmoid over four gates
 and one tanh over two candidates. ``ds_lstm_eager`` leaves the backward pass to
 autograd; it has a gate norm and second derivatives. ``ds_lstm_fused`` has
-neither, but a backward pass written by hand: what does not depend on later
-steps is computed for all steps at once, and the gradient of the weight is one
-product at the end. The compiled kernels use the same formulas.
+neither, but a backward pass written by hand: factors that do not depend on
+later steps are computed for all steps at once, and the gradient of the weight
+is one product at the end. The compiled kernels use the same formulas.
 
 Reference and symbols: ``equations``.
 """

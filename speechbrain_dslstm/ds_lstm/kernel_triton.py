@@ -34,8 +34,8 @@ LOOPS = Loops("speechbrain_dslstm.ds_lstm.kernel_triton_loops")
 MOST_HIDDEN = 256
 # Forward and backward pass: items, units and terms of a sum at a time. Tensor
 # cores multiply 16 rows; without them fewer rows spread over more
-# multiprocessors. All fit 99 KB of shared memory. Chosen by what the compiler
-# makes of them.
+# multiprocessors. All fit 99 KB of shared memory. Chosen by the registers and
+# loads in the code that the compiler makes of them.
 BLOCKS = ("BLOCK_B", "BLOCK_U", "BLOCK_K", "num_warps", "num_stages")
 SIZES = {
     torch.float32: [(4, 64, 16, 4, 3), (4, 64, 64, 4, 3)],

@@ -2,8 +2,8 @@
 
 A program runs ``BLOCK_B`` items of a batch through all steps. Each unit of a
 step needs all of h_{t-1}, which does not fit the registers beside six gates.
-So a step proceeds by blocks of ``BLOCK_U`` units, and what a step writes to
-memory the next one reads: hidden states in the forward pass, the gradients of
+So a step proceeds by blocks of ``BLOCK_U`` units and writes its results to
+memory for the next step: hidden states in the forward pass, the gradients of
 the activations in the backward pass. Every step reads the weights from the L2
 cache.
 
@@ -14,7 +14,7 @@ no later load moves before it; the loads of the inner loop, which run ahead as
 cp.async, begin with that loop. No program reads what another one writes.
 Between two barriers no address is both read and written, not even by the same
 element of a tile: where a tile is smaller than the block, several threads hold
-one element, and the slow would read what the fast have written. So cell states
+one element, and slow threads would read what fast ones have written. So cell states
 and their gradients alternate between slots. The tests check all this by
 recording addresses.
 

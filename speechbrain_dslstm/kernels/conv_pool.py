@@ -110,8 +110,8 @@ def prefers_single_clips(x: Tensor) -> bool:
 class ClipConvPool:
     """``conv_pool`` for one clip after another, without gradients.
 
-    What does not depend on the clip is done once, and torch's preparations for
-    a gradient are left out: together a fifth of the time of a clip. weight is
+    Work that does not depend on the clip is done once, and torch's preparations
+    for a gradient are left out: together a fifth of the time of a clip. weight is
     [channel, in_channels, height, width], on the CPU, shift [channel].
 
     >>> x, weight = torch.randn(1, 1, 20, 16), torch.randn(8, 1, 2, 4)

@@ -47,8 +47,8 @@ def replacement(path: str | Path, durable: bool = True) -> Iterator[Path]:
 
     If the block raises, the temporary file is removed and ``path`` stays as it
     was. Several processes may replace one file at once: the last one wins. An
-    OSError names ``path``. ``durable=False`` neither syncs the file to the
-    disk nor removes what killed processes left: for caches of many files.
+    OSError names ``path``. ``durable=False``, for caches of many files, neither
+    syncs the file to the disk nor removes leftovers of killed processes.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")

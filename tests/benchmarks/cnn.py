@@ -10,7 +10,10 @@ from timing import compare
 
 from speechbrain_dslstm.layers import LocalFeatureCNN
 
-PARITY = ["test_cnn.py", "test_conv_pool.py", "test_normalization.py"]
+PARITY = [
+    *("layers/test_cnn.py", "kernels/test_conv_pool.py"),
+    "layers/test_batch_norm.py",
+]
 # bins, frames, kernel
 IMAGES = [(128, 230, (2, 4)), (256, 120, (4, 2))]
 # batch -> largest ratio that is wanted, of inference

@@ -24,8 +24,8 @@ from speechbrain_dslstm.models import FeatureSequence, fusion_loss
 from speechbrain_dslstm.splits import make_split
 
 PARITY = [
-    *("test_models.py", "test_paper.py", "test_feature_cache.py"),
-    "test_time_shares.py",
+    *("models/test_dual_level.py", "models/test_paper.py"),
+    "features/test_cache.py",
 ]
 HPARAMS = Path(__file__).resolve().parents[2] / "hparams"
 TARGETS = {"dual_level": 1 / 3, "paper": 1 / 2}

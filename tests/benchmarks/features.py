@@ -18,7 +18,7 @@ from torchaudio import transforms
 
 from speechbrain_dslstm.features import MFCC39, LogMelSpectrogram
 
-PARITY = ["test_features.py"]
+PARITY = ["features/test_extractors.py"]
 TESTS = Path(__file__).resolve().parents[1]
 CLIPS, RATE, SECONDS = 100, 16000, 4
 # Largest ratio that is wanted, against the fastest way of each stranger

@@ -9,7 +9,7 @@ import torch
 from layer import layer_calls
 from timing import compare
 
-PARITY = ["test_ds_lstm.py", "test_kernel_triton.py"]
+PARITY = ["ds_lstm/test_layer.py", "ds_lstm/test_kernel_triton.py"]
 BATCH = 128
 
 

@@ -23,7 +23,10 @@ from speechbrain_dslstm.models import FeatureSequence
 from speechbrain_dslstm.pretrained import make_label_encoder, save_pretrained
 
 TESTS = Path(__file__).resolve().parents[1]
-PARITY = ["test_inference.py", "test_features.py", "test_models.py"]
+PARITY = [
+    *("inference/test_classifier.py", "features/test_extractors.py"),
+    "models/test_dual_level.py",
+]
 SYSTEMS = ["dual_level", "paper"]
 LABELS = ["anger", "happiness", "neutral", "sadness"]
 MODEL = """

@@ -14,8 +14,8 @@ from speechbrain_dslstm import DSLSTM
 from speechbrain_dslstm.ds_lstm.backends import choose_backend
 
 PARITY = [
-    *("test_ds_lstm.py", "test_kernel_numba.py", "test_products.py"),
-    "test_normalization.py",
+    *("ds_lstm/test_layer.py", "ds_lstm/test_kernel_numba.py"),
+    "layers/test_batch_norm.py",
 ]
 SIZE_X, SIZE_Y, HIDDEN = 496, 1008, 200
 # batch -> largest ratio that is wanted, of training and of inference

@@ -14,7 +14,7 @@ from timing import compare
 
 from speechbrain_dslstm import MFCC39
 
-PARITY = ["test_pooling.py", "test_lengths.py"]
+PARITY = ["layers/test_pooling.py", "test_lengths.py"]
 CLIPS, BATCH, HIDDEN = 64, 32, 200
 
 

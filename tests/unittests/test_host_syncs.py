@@ -1,6 +1,6 @@
-"""While a CUDA graph is captured nothing asks the host for a value.
+"""While a CUDA graph is captured, nothing transfers a value to the host.
 
-Without a GPU: on pretended CUDA tensors, which have no values to give.
+Fake CUDA tensors, which hold no values, show it without a GPU.
 """
 
 import pytest
@@ -14,11 +14,11 @@ from speechbrain_dslstm import DSLSTM, DualLevelClassifier, lengths
 
 
 @pytest.fixture
-def pretended(monkeypatch):
-    """Make a module one of pretended CUDA tensors."""
+def faked(monkeypatch):
+    """Replace a module's parameters and buffers by fake CUDA tensors."""
     monkeypatch.setenv("DSLSTM_BACKEND", "fused")
 
-    def pretend(module):
+    def replace(module):
         for part in module.modules():
             for values in (part._parameters, part._buffers):
                 for name, value in values.items():
@@ -30,27 +30,27 @@ def pretended(monkeypatch):
                     values[name] = fake
         return module
 
-    return pretend
+    return replace
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_classifier(pretended, monkeypatch, training):
-    """From waveforms to posteriors; torch's own LSTM cannot be pretended."""
+def test_classifier(faked, monkeypatch, training):
+    """From waveforms to posteriors."""
     monkeypatch.setattr(lengths, "_is_capturing", lambda x: True)
     net = DualLevelClassifier(4, p=1.0).train(training)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        pretended(net)
+        faked(net)
         wavs = torch.empty(3, 40000, device="cuda:0")
         out = net(wavs, torch.empty(3, device="cuda:0"))
     assert out.shape == (3, 4) and out.device.type == "cuda"
 
 
-def test_it_does_ask_where_it_may(pretended, monkeypatch):
-    """Or the test above could not fail; a bad length is an error there."""
+def test_lengths_are_checked_outside_a_capture(faked, monkeypatch):
+    """Otherwise the test above could not fail."""
     monkeypatch.setattr(lengths, "_is_capturing", lambda x: False)
     net = DSLSTM(4, 5, 6)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        pretended(net)
+        faked(net)
         x, y = (torch.empty(2, 7, n, device="cuda:0") for n in (4, 5))
         assert net(x, y)[0].shape == (2, 7, 6)
         with pytest.raises(DataDependentOutputException):

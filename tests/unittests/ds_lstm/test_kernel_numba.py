@@ -1,4 +1,4 @@
-"""The numba backend beyond what every backend is held to."""
+"""The numba backend, beyond the tests that every backend passes."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def random_arguments(batch=5, time=7, size_x=4, size_y=3, hidden=6):
 
 
 def applied(function, values):
-    """A compiled function of a number on an array, in vector code."""
+    """Apply a compiled function of a number to an array, in vector code."""
 
     @numba.njit(error_model="numpy")
     def loop(values, out):
@@ -202,7 +202,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Shapes of what went to oneDNN; skipped where torch has none."""
+    """Shapes of the products that oneDNN computes; skipped if torch lacks it."""
     found, linear = [], kernel_numba._onednn()
     if linear is None:
         pytest.skip("this torch has no oneDNN product")
@@ -245,7 +245,7 @@ def test_small_double_and_switched_off_products_go_to_torch(calls):
 
 @pytest.mark.parametrize("batch, time", [(1, 40), (20, 30)])
 def test_layer_of_the_papers_size_equals_the_equations(calls, batch, time):
-    """Large enough that every product but that of weight_h goes there."""
+    """Large enough that oneDNN computes every product but that of weight_h."""
     torch.manual_seed(0)
     hidden = 200
     shapes = [(batch, time, 496), (batch, time, 1008)]

@@ -38,7 +38,7 @@ KERNELS = ["forward", "backward"]
 
 @pytest.fixture(autouse=True, scope="module")
 def repaired_interpreter():
-    """What Triton 3.6's interpreter does otherwise than a GPU.
+    """Repair three differences of Triton 3.6's interpreter from a GPU.
 
     It multiplies the bits of bfloat16 as if they were whole numbers, cuts
     them off where a GPU rounds, and cannot count up to a number of the kernel
@@ -111,7 +111,7 @@ def results(backend, args, counts, device, dtype):
 
 
 def assert_near(ours, theirs, tolerance):
-    """Against the largest value where there are large ones."""
+    """Compare relative to the largest value, if that is above 1."""
     torch.testing.assert_close(
         ours,
         theirs,
@@ -176,7 +176,7 @@ def record_memory(monkeypatch):
 
 
 class TestKernels:
-    """Held to the equations wherever the kernels can run."""
+    """The kernels against the equations, on a GPU or interpreted."""
 
     __test__ = GPU or INTERPRETED
 
@@ -266,7 +266,7 @@ class TestKernels:
             torch.autograd.grad(out.sum(), args[0], create_graph=True)
 
     def test_operator_and_compiled_layer(self):
-        """No shape and no branch depends on what a tensor holds."""
+        """No shape and no branch depends on the values of a tensor."""
         shape = (3, 2, 4, 5, 6)
         _, _, *args = (v.to(DEVICE) for v in arguments(shape))
         h0, c0, weight = (args[k].requires_grad_() for k in (0, 1, 4))
@@ -301,7 +301,7 @@ class TestKernels:
 
 
 class TestInterpreter:
-    """What only the interpreter shows."""
+    """Properties that only the interpreter shows."""
 
     __test__ = INTERPRETED
 
@@ -324,7 +324,7 @@ class TestInterpreter:
 
 
 class TestGPU:
-    """What no interpreter can show."""
+    """Properties that only a GPU shows."""
 
     __test__ = GPU
 
@@ -342,7 +342,7 @@ class TestGPU:
         assert half.name == "fused" and "float16" in half.reason
 
     def test_cuda_graph(self):
-        """Captured once, replayed on other values and lengths."""
+        """Capture once, replay on other values and lengths."""
         net = DSLSTM(5, 4, 200, num_layers=2, bidirectional=True).cuda()
         x = torch.randn(9, 12, 5, device="cuda")
         y = torch.randn(9, 12, 4, device="cuda")
@@ -369,7 +369,7 @@ class TestGPU:
 
 
 class TestAnyMachine:
-    """What needs neither a GPU nor the interpreter."""
+    """Tests that need neither a GPU nor the interpreter."""
 
     __test__ = not INTERPRETED
 
@@ -385,7 +385,7 @@ class TestAnyMachine:
     @pytest.mark.parametrize("dtype", TOLERANCE)
     @pytest.mark.parametrize("name", KERNELS)
     def test_compiles_for_a_gpu(self, name, dtype, tmp_path, monkeypatch):
-        """For one of 2020 with the paper's hidden size; no GPU is needed."""
+        """For a GPU of 2020 and the paper's hidden size; none is needed."""
         triton = pytest.importorskip("triton")
         from triton.backends.compiler import GPUTarget
         from triton.compiler import ASTSource
@@ -459,7 +459,7 @@ class TestAnyMachine:
             ds_lstm_triton(*args, gate_norm=changed.get("gate_norm"))
 
     def test_what_a_launcher_is_built_with(self, monkeypatch, tmp_path):
-        """Where it is missing another backend runs; the step does not die."""
+        """If it is missing, another backend runs and training goes on."""
         look = kernel_triton._look_around.__wrapped__
         monkeypatch.setattr(torch.version, "cuda", None)
         monkeypatch.setenv("CC", "cc")
@@ -474,7 +474,7 @@ class TestAnyMachine:
         assert "no C compiler" in look("cuda", 0, False)
 
     def test_a_layer_does_not_import_triton(self):
-        """Nor the compiler of torch, which does: they take a second."""
+        """Nor torch's compiler, which imports it: that takes a second."""
         code = (
             "import sys, torch, speechbrain\n"
             "heavy = {'triton', 'torch._dynamo'} - {*sys.modules}\n"

@@ -1,4 +1,4 @@
-"""The DS-LSTM: every backend against the equations, and the layer's habits."""
+"""The DS-LSTM: every backend against the equations, and the layer's behaviour."""
 
 import pytest
 import torch

@@ -17,7 +17,7 @@ from speechbrain_dslstm.layers import masked_moments
 
 
 def run(function, x, weight, shift, counts, padding, pool):
-    """Output and the gradients of all that asks for one."""
+    """Output, and the gradients of all arguments that require one."""
     leaves = [
         value.detach().clone().requires_grad_(value.requires_grad)
         for value in (x, weight, shift)
