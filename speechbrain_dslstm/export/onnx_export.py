@@ -52,7 +52,6 @@ def export_torch(classifier: EmotionClassifier) -> ExportedProgram:
 
     Example
     -------
-    >>> from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
     >>> from speechbrain_dslstm.pretrained import make_label_encoder
     >>> classifier = EmotionClassifier.from_model(
     ...     DualLevelClassifier(2, p=0.0), make_label_encoder(["a", "b"]), 16000
@@ -66,7 +65,7 @@ def export_torch(classifier: EmotionClassifier) -> ExportedProgram:
 
 
 def export_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
-    """Write a model of whole utterances as ONNX.
+    """Write a model of whole utterances as ONNX, and return the path.
 
     Inputs: "wavs", float32 [batch, samples] in [-1, 1] at the model's rate;
     "counts", int64 [batch], valid samples. Output: "log_posteriors", float32
@@ -81,11 +80,6 @@ def export_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
     path
         The file to write.
 
-    Returns
-    -------
-    Path
-        The file.
-
     Raises
     ------
     ValueError
@@ -96,7 +90,6 @@ def export_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
 
     Example
     -------
-    >>> from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
     >>> from speechbrain_dslstm.pretrained import make_label_encoder
     >>> classifier = EmotionClassifier.from_model(
     ...     DualLevelClassifier(2, p=0.0), make_label_encoder(["a", "b"]), 16000
@@ -117,7 +110,7 @@ def export_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
 
 
 def export_step_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
-    """Write one step of a stream as ONNX, with the state as input and output.
+    """Write one step of a stream as ONNX, and return the path.
 
     Inputs: "chunk", float32 [batch, samples] of exactly "samples_per_step"
     samples; "step", int64 [], which counts from 0; and the states, which start
@@ -134,11 +127,6 @@ def export_step_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
     path
         The file to write.
 
-    Returns
-    -------
-    Path
-        The file.
-
     Raises
     ------
     ValueError
@@ -149,7 +137,6 @@ def export_step_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
 
     Example
     -------
-    >>> from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
     >>> from speechbrain_dslstm.pretrained import make_label_encoder
     >>> classifier = EmotionClassifier.from_model(
     ...     DualLevelClassifier(2, resize=[230, 120]),
@@ -186,7 +173,7 @@ def export_step_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
 
 
 def quantize_onnx(path: str | Path, quantized: str | Path) -> Path:
-    """Make the weights of an exported graph 8-bit integers.
+    """Make the weights of an exported graph 8-bit integers; return the path.
 
     Activations are quantised on the fly, so no calibration data is needed;
     features and states stay floats. Measure the unweighted accuracy again, on
@@ -198,11 +185,6 @@ def quantize_onnx(path: str | Path, quantized: str | Path) -> Path:
         A file that ``export_onnx`` wrote.
     quantized
         The file to write.
-
-    Returns
-    -------
-    Path
-        The new file.
 
     Raises
     ------

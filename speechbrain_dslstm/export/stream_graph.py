@@ -136,18 +136,9 @@ class _Step:
 class ExportableStep(torch.nn.Module):
     """Next samples of a stream and its state -> log-posteriors and next state.
 
-    ``ValueError`` names a part of the model that cannot be streamed or
-    exported.
+    The model, in evaluation mode on the CPU, must be one that can be streamed;
+    ``calibrate`` maps log-posteriors to log-posteriors.
 
-    Arguments
-    ---------
-    model
-        A model in evaluation mode, on the CPU, that can be streamed.
-    calibrate
-        Maps log-posteriors to log-posteriors, such as ``TemperatureScaling``.
-
-    Example
-    -------
     >>> model = DualLevelClassifier(n_classes=2, p=0.0).eval()
     >>> step = ExportableStep(model)
     >>> states = step.initial_state(batch=1)

@@ -30,20 +30,10 @@ __all__ = ["ExportableClassifier", "average_x", "run_block", "scan_lstm"]
 class ExportableClassifier(torch.nn.Module):
     """Waveforms and sample counts -> log-posteriors.
 
-    ``ValueError`` names a part of the model that cannot be exported.
+    The model is in evaluation mode on the CPU; ``calibrate`` maps log-posteriors
+    to log-posteriors. ``onnx`` uses ONNX's own LSTM operator, which is twice as
+    fast as a scan but computes nothing in torch.
 
-    Arguments
-    ---------
-    model
-        A model in evaluation mode, on the CPU.
-    calibrate
-        Maps log-posteriors to log-posteriors, such as ``TemperatureScaling``.
-    onnx
-        Use ONNX's own LSTM operator, which is twice as fast as a scan but
-        computes nothing in torch.
-
-    Example
-    -------
     >>> model = DualLevelClassifier(n_classes=2, p=0.0).eval()
     >>> wavs, counts = torch.randn(2, 16000), torch.tensor([16000, 9000])
     >>> found = ExportableClassifier(model)(wavs, counts)

@@ -166,18 +166,9 @@ class EmotionClassifier(Pretrained):
     ) -> "EmotionClassifier":
         """Make a classifier of a model in memory.
 
-        Arguments
-        ---------
-        model
-            Maps waveforms and lengths to log-posteriors.
-        label_encoder
-            The classes in their order.
-        sample_rate
-            In Hz.
-        temperature
-            Divides the log-posteriors, see ``evaluation.fit_temperature``.
-        run_opts
-            Run options of SpeechBrain, such as {"device": "cuda"}.
+        The model maps waveforms of ``sample_rate`` Hz and lengths to
+        log-posteriors of the classes in the encoder's order. The temperature
+        divides them, see ``evaluation.fit_temperature``.
         """
         modules = {
             "compute_features": torch.nn.Identity(),
@@ -197,7 +188,7 @@ class EmotionClassifier(Pretrained):
     def classify_batch(
         self,
         wavs: torch.Tensor,
-        wav_lens: torch.Tensor | None = None,
+        wav_lens: torch.Tensor | list[float] | None = None,
         unknown_below: float | None = None,
     ) -> Answer:
         """Classify a padded batch of waveforms, speech or not.
@@ -276,32 +267,15 @@ class EmotionClassifier(Pretrained):
         speech_only: bool = True,
         longest: float | None = LONGEST_CLIP,
     ) -> Answer:
-        """Classify an audio file of any rate and channel count.
+        """Classify an audio file: wav, flac, ogg or mp3, of any rate and channels.
 
-        Arguments
-        ---------
-        path
-            A local audio file: wav, flac, ogg, mp3.
-        unknown_below
-            As in ``classify_batch``.
-        speech_only
-            Refuse a file without speech, which would be called sad otherwise.
-        longest
-            Seconds; a longer file is refused before it is decoded, as it is
-            held in memory whole: 2 MB and 10 ms a second. None: no limit.
-
-        Returns
-        -------
-        out_prob, score, index, text_lab
-            As ``classify_batch``, for a batch of one.
-
-        Raises
-        ------
-        AudioError
-            The file cannot be read, holds no audio, or is longer than
-            ``longest``; the message names it.
-        NoSpeechError
-            An ``AudioError`` with ``reason`` "too short", "silence" or "noise".
+        The answer is that of ``classify_batch`` for a batch of one. A file of
+        more than ``longest`` seconds is refused before it is decoded, as it
+        is held in memory whole: 2 MB and 10 ms a second; None means no limit.
+        That file and one that holds no audio raise ``AudioError``.
+        With ``speech_only`` a file without speech, which would be called sad
+        otherwise, raises ``NoSpeechError`` with its ``reason``: "too short",
+        "silence" or "noise".
         """
         wav = load_audio(path, self.hparams.sample_rate, longest)
         if speech_only:

@@ -22,22 +22,6 @@ from speechbrain_dslstm.layers.cnn import LocalFeatureBlock, LocalFeatureCNN
 from speechbrain_dslstm.models.branches import SpectrogramBranch
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 
-__all__ = [
-    "ReceptiveField",
-    "StreamedLayer",
-    "alignment_field",
-    "block_field",
-    "check_parts",
-    "delta_field",
-    "features_field",
-    "frame_field",
-    "samples_per_step",
-    "stream_alignment",
-    "stream_cnn",
-    "stream_fields",
-    "stream_features",
-]
-
 
 class ReceptiveField(NamedTuple):
     """Output j reads the inputs ``stride * j - left`` to ``stride * j + right``."""

@@ -1,4 +1,4 @@
-"""The exported chain against torch, at sizes it was not traced with."""
+"""Exported graphs equal the torch model at sizes they were not traced with."""
 
 import json
 import os
@@ -62,14 +62,14 @@ def run(session, wavs, counts):
 
 @pytest.fixture(scope="module", params=CONFIGURATIONS)
 def exported(request, small_model, tmp_path_factory):
-    """A classifier, and the file of it."""
+    """A classifier, and its exported file."""
     made = classifier_of(small_model(**CONFIGURATIONS[request.param]))
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     return made, export_onnx(made, path)
 
 
 def test_any_batch_and_length(exported, speech_clips):
-    """From a clip that is too short by itself to thirty seconds."""
+    """Clips last from one sample, padded to the shortest input, to thirty seconds."""
     made, path = exported
     session = open_session(path)
     batches = [speech_clips[:1], speech_clips[1:4], speech_clips[4:11]]
@@ -87,7 +87,7 @@ def test_any_batch_and_length(exported, speech_clips):
 
 
 def test_padding_changes_nothing(exported, clips_of_both):
-    """Not even NaN behind the end of an utterance."""
+    """Samples after the end of an utterance may even be NaN."""
     made, path = exported
     wavs, counts = batch_of(clips_of_both[:3])
     spoiled = wavs.clone()
@@ -103,7 +103,7 @@ def test_padding_changes_nothing(exported, clips_of_both):
 
 
 def test_the_file(exported):
-    """One file, recurrences as one operator a layer, a size that does not grow with time."""
+    """It is one file with one operator for each recurrent layer, independent of time."""
     made, path = exported
     assert os.listdir(path.parent) == [path.name]
     model = onnx.load(path)
@@ -130,7 +130,7 @@ def test_the_file(exported):
 
 
 def test_int8(exported, speech_clips):
-    """What was learnt becomes integers, and the answer is close."""
+    """All learnt matrices become integers, and the answers stay close."""
     made, path = exported
     small = quantize_onnx(path, path.parent / "int8.onnx")
     try:
@@ -184,14 +184,14 @@ def stream_model(request, small_model):
 
 
 def steps_of(clips, samples):
-    """The same number of whole steps of every clip, side by side."""
+    """Cut clips into whole steps, as many as the shortest clip has."""
     steps = min(len(clip) for clip in clips) // samples
     both = torch.stack([clip[: steps * samples] for clip in clips])
     return both.split(samples, dim=1)
 
 
 def test_step_equals_the_stream(stream_model, speech_clips):
-    """After every step, in a batch, and with a state of constant size."""
+    """They agree after every step of a batch, and the state has a constant size."""
     module = ExportableStep(stream_model)
     states = module.initial_state(batch=2)
     streams = [EmotionStream(stream_model) for _ in range(2)]
@@ -213,7 +213,7 @@ def test_step_equals_the_stream(stream_model, speech_clips):
 
 
 def test_step_onnx(small_model, speech_clips, tmp_path):
-    """Traced with two streams of the first step, run with one and three."""
+    """The graph was traced for two streams, and runs for one and three."""
     made = classifier_of(with_normalization(small_model(), "running"))
     session = open_session(export_step_onnx(made, tmp_path / "step.onnx"))
     meta = session.get_modelmeta().custom_metadata_map
@@ -256,7 +256,7 @@ def test_what_cannot_be_exported(options, match, small_model):
 def test_graphs_give_no_posteriors_for_what_is_no_audio(
     fault, small_model, speech_clips
 ):
-    """The spoiled item only; a stream stays spoiled."""
+    """Only the spoiled item is NaN, and its stream stays NaN."""
     model = small_model()
     wavs = torch.stack([clip[:20480] for clip in speech_clips[:2]])
     wavs[1, 5] = fault

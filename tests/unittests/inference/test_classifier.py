@@ -1,4 +1,4 @@
-"""Pretrained models: saved, moved, loaded without a network, and classified."""
+"""A saved model loads anywhere, without a network, and gives the same answers."""
 
 import math
 import shutil
@@ -47,7 +47,7 @@ lr: 0.001
 
 @pytest.fixture(autouse=True)
 def offline(reproducible, monkeypatch):
-    """No test may open a connection; and one thread for a small LSTM."""
+    """Forbid connections; a small LSTM needs one thread."""
 
     def refuse(*args, **kwargs):
         raise AssertionError("a connection to the network")
@@ -58,7 +58,7 @@ def offline(reproducible, monkeypatch):
 
 
 def trained_model():
-    """A small model of random weights, with statistics."""
+    """Build a small model with random weights and with feature statistics."""
     torch.manual_seed(0)
     model = load_hyperpyyaml(HPARAMS)["model"]
     model.update_normalization(torch.randn(4, 8000) * 0.1)
@@ -79,7 +79,7 @@ def saved(model, tmp_path_factory):
 
 @pytest.fixture
 def folder(saved, tmp_path):
-    """A copy that a test may spoil."""
+    """Copy of the saved model that a test may change."""
     return shutil.copytree(saved, tmp_path / "model")
 
 
@@ -134,7 +134,7 @@ def test_a_moved_folder_still_loads(saved, model, tmp_path):
 
 
 def test_files_know_no_machine(saved):
-    """What is needed and no more: no absolute path, nothing of training."""
+    """The folder holds no absolute path and no setting of the training."""
     assert sorted(path.name for path in saved.iterdir()) == FILES
     for path in saved.iterdir():
         content = path.read_bytes()
@@ -155,7 +155,7 @@ def test_saving_again_replaces(folder):
 
 
 def test_yaml_of_the_recipe(tmp_path):
-    """The full YAML with its includes, as train.py hands it over."""
+    """A folder is written from the full YAML with its includes, as in train.py."""
     path = REPOSITORY / "hparams" / "dual_level.yaml"
     overrides = "{channels: [4, 2], hidden_size: 8, n_classes: 3}"
     text = resolve_hparams(path, overrides)
@@ -169,7 +169,7 @@ def test_yaml_of_the_recipe(tmp_path):
 
 
 def test_batch(classifier, model):
-    """Log-probabilities, the best of them, its index and its name."""
+    """The four results of a batch belong together."""
     wavs, lengths = noise(5, 9000), torch.tensor([1.0, 0.5, 0.8, 0.2, 0.9])
     wavs[2] *= 20
     out_prob, score, index, text_lab = classifier.classify_batch(wavs, lengths)
@@ -201,7 +201,7 @@ def test_order_of_the_classes_is_fixed(best, tmp_path):
 
 
 def test_float64_and_whole_numbers(classifier):
-    """Doubles are taken; 16-bit numbers are not taken for [-1, 1]."""
+    """float64 is accepted; 16-bit integers, which are not in [-1, 1], are refused."""
     wavs = noise(2, 8000)
     torch.testing.assert_close(
         classifier.classify_batch(wavs.double())[0],
@@ -212,7 +212,7 @@ def test_float64_and_whole_numbers(classifier):
 
 
 def vowel(rate):
-    """A second of a rising voice without anything above 3.5 kHz."""
+    """Make a second of a rising voice with no energy above 3.5 kHz."""
     seconds = np.arange(rate) / rate
     phase = 2 * math.pi * 150 * seconds * (1 + 0.1 * seconds)
     return sum(0.1 / k * np.sin(k * phase) for k in range(1, 20))
@@ -221,7 +221,7 @@ def vowel(rate):
 @pytest.mark.parametrize("ending", ["wav", "flac"])
 @pytest.mark.parametrize("rate", [8000, 16000, 22050, 44100, 48000])
 def test_file(classifier, model, tmp_path, rate, ending):
-    """Any rate, stereo: what the model says of the mono 16 kHz signal."""
+    """A stereo file of any rate has the answer of the mono signal at 16 kHz."""
     path = tmp_path / f"vowel.{ending}"
     left = 2 * vowel(rate)
     soundfile.write(path, np.stack([left, 0 * left], axis=1), rate)
@@ -272,7 +272,7 @@ def test_overrides(saved):
 
 
 def forget_hashes(folder):
-    """Make it a folder of before hashes were recorded."""
+    """Remove the hashes, which older folders lack."""
     path = folder / "hyperparams.yaml"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(x for x in lines if "sha256" not in x))
@@ -295,12 +295,12 @@ def forget_hashes(folder):
 )
 def test_weights_must_fit(folder, spoil, match):
     key = "branches.mfcc.head.weight"
-    # Clones: what load_file gives is the file itself, in memory
+    # Clones, as load_file maps the file into memory
     state = load_file(folder / "model.ckpt")
     state = {name: value.clone() for name, value in state.items()}
     spoil(state, key)
     forget_hashes(folder)
-    # A model of the host's own making is read, too
+    # A checkpoint that torch wrote is read, too
     torch.save(state, folder / "model.ckpt")
     match = "model.ckpt does not fit the model: " + match.format(key=key)
     with pytest.raises(ValueError, match=match):
@@ -362,7 +362,7 @@ def test_an_id_of_the_hub_goes_there(source, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("why", ["parent", "pretrained", "offline"])
 def test_a_mistyped_path_in_the_form_of_an_id(why, tmp_path, monkeypatch):
-    """As long as there is a sign that it is none."""
+    """Signs of a mistyped path are an existing parent, our prefix, or no network."""
     online = why != "offline"
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", not online)
     monkeypatch.setattr(interfaces, "fetch", None)
@@ -418,7 +418,7 @@ def test_a_yaml_without_the_model(folder):
 
 
 def test_savedir_is_for_the_hub_only(saved, model, tmp_path):
-    """A second local model must not come out as the first one."""
+    """Two local models with one savedir stay two models."""
     other = trained_model()
     torch.nn.init.constant_(other.branches["mfcc"].head.bias[1], 3.0)
     save_pretrained(tmp_path / "other", HPARAMS, other, LABELS)

@@ -66,21 +66,21 @@ def test_an_open_gate_is_seen(gate, small_model, speech_clips):
 
 
 def test_the_running_posterior_is_that_of_a_stream(small_model, speech_clips):
-    """Where the MFCC branch is not in the way."""
+    """Without the MFCC branch the posteriors over time are those of a stream."""
     model, wav = small_model(p=1.0), speech_clips[0]
     stream = EmotionStream(model)
-    heard = []
+    answers = []
     for chunk in wav.split(256):
         running = stream.push(chunk)
         if running is not None and (
-            not heard or not torch.equal(heard[-1], running)
+            not answers or not torch.equal(answers[-1], running)
         ):
-            heard.append(running)
-    heard.append(stream.finish())
+            answers.append(running)
+    answers.append(stream.finish())
     found = explain(model, wav).posteriors
     torch.testing.assert_close(
-        found[: len(heard) - 1],
-        torch.stack(heard[:-1]).exp(),
+        found[: len(answers) - 1],
+        torch.stack(answers[:-1]).exp(),
         atol=1e-5,
         rtol=0,
     )

@@ -1,4 +1,4 @@
-"""Many files and long ones: the same answers, in bounded memory."""
+"""Many files and long files have the same answers as single ones, in bounded memory."""
 
 import math
 import subprocess
@@ -24,7 +24,7 @@ from speechbrain_dslstm.inference.long_recordings import _windows
 
 @pytest.fixture
 def mixed_folder(tmp_path, speech_clips):
-    """Speech of several formats, and what is none."""
+    """Make a folder of speech in several formats, silence and broken files."""
     folder = tmp_path / "mixed" / "below"
     folder.mkdir(parents=True)
     for k, ending in enumerate(["wav", "flac", "ogg", "mp3"]):
@@ -43,7 +43,7 @@ def mixed_folder(tmp_path, speech_clips):
 
 
 def test_a_folder(classifier, mixed_folder):
-    """In order; each bad file has its reason, and no good one suffers."""
+    """Results are in order, bad files have reasons, good files their own answers."""
     assert max(map(len, map(load_audio, mixed_folder.rglob("long.flac"))))
     results = classifier.classify_files(mixed_folder)
     by_name = {result.path.name: result for result in results}
@@ -123,7 +123,7 @@ def test_an_answer_at_the_threshold_is_known(classifier):
 def test_samples_that_are_no_audio(
     fault, match, classifier, speech_clips, tmp_path
 ):
-    """Every way from a file or a waveform to an answer checks the samples."""
+    """Every path from a file or a waveform to an answer checks the samples."""
     wav = torch.cat(speech_clips[:2])
     wav[-1] = fault
     path = tmp_path / "odd.wav"
@@ -146,7 +146,7 @@ def test_samples_that_are_no_audio(
 
 
 def test_limits_on_length(classifier, speech_clips, tmp_path, monkeypatch):
-    """By the header, and by what is decoded if the header is wrong."""
+    """The header is checked, and the decoded length if the header is wrong."""
     path = tmp_path / "long.wav"
     soundfile.write(path, speech_clips[0].repeat(40)[: 61 * 16000], 16000)
     with pytest.raises(AudioError, match="longer than 60 s"):
@@ -203,7 +203,7 @@ def test_progress(classifier, speech_files, capsys):
 def test_long_is_each_window_by_itself(
     hop, rate, classifier, speech_clips, tmp_path
 ):
-    """Time stamps without gaps, and the answer of that piece of the file."""
+    """Segments have no gaps, and the answer of their piece of the file."""
     path = tmp_path / "long.flac"
     samples = torch.cat(speech_clips[:12])
     if rate != 16000:
@@ -242,13 +242,13 @@ def test_windows_cover_everything(length, step, block):
     assert [start for start, _ in windows] == [
         k * step for k in range(len(windows))
     ]
-    heard = torch.zeros(length)
+    covered = torch.zeros(length)
     for start, window in windows:
         torch.testing.assert_close(
             window, wav[start : start + 100], atol=0, rtol=0
         )
-        heard[start : start + len(window)] += 1
-    assert heard.min() >= 1
+        covered[start : start + len(window)] += 1
+    assert covered.min() >= 1
     # None lies inside the one before
     ends = [start + len(window) for start, window in windows]
     assert ends == sorted(set(ends))
@@ -296,7 +296,7 @@ print(before, peak(), len(found))
 
 
 def test_memory_does_not_grow_with_length(tmp_path, speech_clips):
-    """One minute and twenty: 77 MB of samples that are never held at once."""
+    """Twenty minutes, 77 MB of samples, take no more memory than one minute."""
     paths = [tmp_path / "one.flac", tmp_path / "twenty.flac"]
     minute = torch.cat(speech_clips[:25])[: 60 * 16000].numpy()
     for path, minutes in zip(paths, (1, 20), strict=True):

@@ -1,4 +1,4 @@
-"""Speech is taken for speech, and nothing else is."""
+"""Speech passes the check of speech activity, and nothing else does."""
 
 import math
 
@@ -16,7 +16,7 @@ SAMPLES = 80000
 
 
 def coloured(power):
-    """Noise whose spectral density falls with frequency ** power."""
+    """Make noise with a spectral density of 1 / frequency ** power."""
     spectrum = torch.fft.rfft(torch.randn(SAMPLES))
     frequency = torch.arange(len(spectrum)).clamp(min=1)
     noise = torch.fft.irfft(spectrum / frequency ** (power / 2))
@@ -71,7 +71,7 @@ def test_no_speech(name, seed):
 
 @pytest.mark.parametrize("corpus", ["emodb", "ravdess", "nemo"])
 def test_all_speech_is_speech(corpus, request):
-    """No false refusal; every third clip, all of them take a minute."""
+    """Every third clip passes; all clips take a minute."""
     folder = request.getfixturevalue(f"{corpus}_folder")
     refused = {}
     for path in sorted(folder.glob("*.flac"))[::3]:

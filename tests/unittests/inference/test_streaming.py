@@ -1,4 +1,4 @@
-"""A stream in any chunks ends with the offline answer, in constant memory."""
+"""A stream ends with the offline answer for any chunks, in constant memory."""
 
 import gc
 import math
@@ -32,7 +32,7 @@ def model(request, small_model):
 
 
 def chunks_of(wav, sizes):
-    """Cut a waveform into chunks of the sizes, again and again."""
+    """Cut a waveform into chunks of these sizes, repeated in turn."""
     start, k = 0, 0
     while start < len(wav):
         size = sizes[k % len(sizes)]
@@ -54,7 +54,7 @@ def stream_all(model, wav, sizes):
     clip=st.integers(0, 20),
 )
 def test_any_chunks(model, speech_clips, sizes, samples, clip):
-    """Also of clips shorter than the model needs."""
+    """Clips may be shorter than the shortest that the model can classify."""
     wav = speech_clips[clip][:samples]
     if max(sizes) < 200:
         wav = wav[:4000]
@@ -65,7 +65,7 @@ def test_any_chunks(model, speech_clips, sizes, samples, clip):
 
 
 def test_answers_differ(model, speech_clips):
-    """Else the test above would hold for a model that hears nothing."""
+    """Without this, the test above would pass for a model of constant answer."""
     answers = [stream_all(model, wav, [5000]) for wav in speech_clips[:4]]
     for answer in answers[1:]:
         assert (answer - answers[0]).abs().max() > 1e-3
@@ -82,7 +82,7 @@ def test_whole_clips_and_the_temperature(classifier, clips_of_both):
 
 
 def test_a_stream_costs_little(small_model, speech_clips):
-    """It has the model's own weights, and goes when nobody holds it."""
+    """A stream shares the model's weights, and is freed with its last reference."""
     model = small_model(center=True)
     labels = make_label_encoder([str(k) for k in range(model.n_classes)])
     made = EmotionClassifier.from_model(model, labels, 16000)
@@ -105,7 +105,7 @@ def test_a_stream_costs_little(small_model, speech_clips):
 
 
 def test_running_posterior(model, speech_clips):
-    """It is there after half a second, and a posterior."""
+    """The running posterior begins after half a second, and sums to 1."""
     stream = EmotionStream(model)
     seconds = {}
     for k, chunk in enumerate(speech_clips[0].split(1600)):
@@ -119,14 +119,14 @@ def test_running_posterior(model, speech_clips):
 
 
 def test_constant_state(model, speech_clips):
-    """What is kept does not grow with the stream."""
+    """The state does not grow with the stream."""
     stream = EmotionStream(model)
     sizes = []
     for wav in speech_clips[:12]:
         for chunk in wav.split(4000):
             stream.push(chunk)
             sizes.append(stream.state_size())
-    # How much waits for its frame to be complete differs a little
+    # The number of frames that wait for their counterpart differs a little
     half = len(sizes) // 2
     assert max(sizes[half:]) < 1.1 * max(sizes[:half])
     # Views would keep the memory of whole chunks
@@ -155,10 +155,15 @@ def test_sums_of_an_hour_do_not_drift(small_model, speech_clips):
     for _ in range(100):
         _, state = norm.step(torch.full((1, 1, 1), 1e-2), state)
     assert state[1].item() == pytest.approx(3e5 + 1, abs=1e-6)
+    feats = torch.full((1, 100_000, 1), 0.1)
+    _, state = norm.step(feats, None)
+    assert state[1].item() == pytest.approx(
+        1e5 * feats[0, 0, 0].item(), abs=1e-6
+    )
 
 
 def test_one_chunk_of_any_length(small_model, speech_clips):
-    """A long chunk takes no more memory than its pieces."""
+    """A chunk of many seconds has the answer of its pieces."""
     model, wav = small_model(), torch.cat(speech_clips[:8])
     stream = EmotionStream(model)
     stream.push(wav)
@@ -169,7 +174,7 @@ def test_one_chunk_of_any_length(small_model, speech_clips):
 
 
 def test_running_normalization_nears_the_utterances_mean(small_model):
-    """After ten seconds of a constant offset little of it is left."""
+    """Ten seconds remove most of a constant offset."""
     norm = RunningNormalization(2, prior=25.0)
     feats = torch.randn(1, 1000, 2) + 3.0
     counts = torch.tensor([1000])
