@@ -20,6 +20,12 @@ from speechbrain_dslstm.utils.files import replace_file
 __all__ = ["read_baselines", "write_json", "write_report"]
 
 BASELINE = {"corpus", "protocol", "normalization", "system", "ua", "source"}
+NAMES = {
+    "KINDS": KINDS,
+    "NORMALIZATIONS": NORMALIZATIONS,
+    "PROTOCOLS": PROTOCOLS,
+    "RULES": RULES,
+}
 
 
 def read_baselines(path: str | Path) -> list[dict]:
@@ -101,11 +107,7 @@ def write_report(report: Mapping, folder: str | Path) -> Path:
             keep_trailing_newline=True,
             undefined=StrictUndefined,
         )
-        environment.globals |= {"KINDS": KINDS, "PROTOCOLS": PROTOCOLS}
-        environment.globals |= {
-            "NORMALIZATIONS": NORMALIZATIONS,
-            "RULES": RULES,
-        }
+        environment.globals |= NAMES
         environment.filters |= FILTERS
         environment.filters["base64"] = lambda name: base64.b64encode(
             (folder / name).read_bytes()
