@@ -1,9 +1,9 @@
-"""The folder of a trained model: how it is written, found and checked.
+"""Write, find and check the folder of a trained model.
 
 Read ``model_folder`` first. ``sources`` finds a folder in the package, on disk
-or on a hub; ``architecture`` describes a model as JSON; ``safe_format`` writes
-and reads that description with the weights; ``untrusted_files`` bounds what a
-stranger's files may hold.
+or on a hub. ``safe_format`` writes and reads the part of a folder that is data
+only, with the help of ``architecture``, which describes a model as JSON, and
+``untrusted_files``, which limits what is read from files of unknown origin.
 """
 
 import lazy_loader

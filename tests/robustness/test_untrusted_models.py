@@ -1,4 +1,4 @@
-"""Models from strangers: refused at once, and nothing they say is run.
+"""Models of unknown origin: refused at once, and nothing in them is run.
 
 Every payload that would run something makes a file; a test of its own shows
 that HyperPyYAML does run it.
@@ -45,7 +45,7 @@ model: !new:speechbrain_dslstm.DualLevelClassifier
     hidden_size: 8
 """
 SECONDS, MEGABYTES = 1.0, 100
-# What runs its payload in hyperpyyaml.load_hyperpyyaml
+# YAMLs whose payload hyperpyyaml.load_hyperpyyaml runs
 PROGRAMS = {
     "apply": "x: !apply:os.system ['touch {ran}']",
     "apply of a flow map": "x: !apply:subprocess.call {{args: [touch, {ran}]}}",
@@ -78,7 +78,7 @@ BOMBS = {
 
 
 def inputs(folder):
-    """The YAML payloads, and the file that they would make."""
+    """The YAML payloads, and the file that they would create."""
     ran, included = folder / "ran", folder / "included.yaml"
     included.write_text(f"y: !apply:os.system ['touch {ran}']\n")
     values = {"ran": ran, "included": included}
@@ -86,8 +86,8 @@ def inputs(folder):
     return found | BOMBS, ran
 
 
-def host_loaders():
-    """What YAML of this process is read with, to be compared."""
+def yaml_loaders():
+    """State of the YAML loaders in this process; no load may change it."""
     found = {"deep": yaml.constructor.BaseConstructor.construct_object}
     found["deep"] = found["deep"].__defaults__
     for name in ("SafeLoader", "CSafeLoader", "FullLoader", "Loader"):
@@ -100,7 +100,7 @@ def host_loaders():
 
 
 def memory(line):
-    """VmRSS or VmHWM, its highest, in bytes; of the whole run elsewhere."""
+    """VmRSS or VmHWM (the peak) in bytes; without /proc, the peak of the run."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -110,8 +110,8 @@ def memory(line):
 
 @contextlib.contextmanager
 def refused(match, kind=ValueError, ran=None):
-    """An error in time and within memory, and nothing that was run."""
-    loaders = host_loaders()
+    """Expect an error in time and within memory, with no payload run."""
+    loaders = yaml_loaders()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     before, started = memory("VmRSS"), time.monotonic()
@@ -121,7 +121,7 @@ def refused(match, kind=ValueError, ran=None):
     assert memory("VmHWM") - before < MEGABYTES << 20
     assert len(str(caught.value)) < 1500
     assert ran is None or not ran.exists()
-    assert host_loaders() == loaders
+    assert yaml_loaders() == loaders
     assert yaml.safe_load("a: (1, 2)\nb: 0x1f\nc: no") == {
         "a": "(1, 2)",
         "b": 31,
@@ -131,7 +131,7 @@ def refused(match, kind=ValueError, ran=None):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A model folder, and the answers of its model."""
+    """A model folder."""
     torch.manual_seed(0)
     model = DualLevelClassifier(3, p=0.0, mfcc=MFCCBranch(3, hidden_size=8))
     model.update_normalization(torch.randn(1, 16000))
@@ -142,15 +142,15 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def folder(made, tmp_path):
-    """A copy of it, to be spoilt."""
-    load_safe(made)  # imports what is imported late
+    """A copy of the folder, for the test to damage."""
+    load_safe(made)  # so that no import counts for the time
     copy = shutil.copytree(made, tmp_path / "model")
     shutil.copyfile(copy / "model.json", copy / "kept.json")
     return copy
 
 
 def rewrite(folder, content=None, **changes):
-    """Change model.json; new weights are hashed as if all were well."""
+    """Change model.json, and record the hash of new weights in it."""
     path = folder / "model.json"
     data = json.loads(path.read_text())
     if content is not None:
@@ -160,8 +160,8 @@ def rewrite(folder, content=None, **changes):
     return data
 
 
-def test_the_payloads_do_run_in_the_host(tmp_path):
-    """Or the tests below would show nothing."""
+def test_hyperpyyaml_runs_the_payloads(tmp_path):
+    """Otherwise the tests below would show nothing."""
     program = (
         "import contextlib, sys, time, hyperpyyaml\n"
         "path, ran = sys.argv[1:]\n"
@@ -184,15 +184,15 @@ def test_the_payloads_do_run_in_the_host(tmp_path):
 
 @pytest.mark.parametrize("name", [*PROGRAMS, *BOMBS])
 def test_yaml_is_refused(name, folder, tmp_path):
-    """In the place of the description, or where there is none."""
+    """A program in place of the description, or without a description."""
     texts, ran = inputs(tmp_path)
     (folder / "hyperparams.yaml").write_text(texts[name])
-    # Beside a description nobody opens it
+    # load_safe does not open hyperparams.yaml
     assert load_safe(folder).labels == LABELS
     (folder / "model.json").write_text(texts[name])
     with refused("model.json is not valid JSON", ran=ran):
         load_safe(folder)
-    # A string is as far as it gets
+    # As a value of the description, it stays a string
     (folder / "model.json").write_text(json.dumps({"format": texts[name]}))
     with refused("expected format", ran=ran):
         load_safe(folder)
@@ -205,7 +205,7 @@ def test_yaml_is_refused(name, folder, tmp_path):
 
 
 def rewrite_model(folder, change):
-    """Change the architecture in a model.json that is whole otherwise."""
+    """Change the architecture in an otherwise intact model.json."""
     shutil.copyfile(folder / "kept.json", folder / "model.json")
     data = json.loads((folder / "model.json").read_text())
     change(data["model"])
@@ -227,7 +227,7 @@ def in_stream(**values):
 
 
 def largest_branch(data):
-    """34 GB in a hundred letters, each of them allowed."""
+    """34 GB described in a hundred characters, each value allowed."""
     data["model"]["mfcc"].update(hidden_size=8192, num_layers=16)
 
 
@@ -237,7 +237,7 @@ def many_streams(data):
 
 
 def nested_parts(data):
-    """A branch in a branch in a branch."""
+    """Branches nested in each other."""
     part = data["model"]["mfcc"]
     for _ in range(15):
         part = {"class": "SpectrogramBranch", "cnn_x": part, "cnn_y": part}
@@ -325,13 +325,13 @@ def test_a_description_that_is_no_file(folder):
 
 
 def framed(header, data=b"", size=None):
-    """A file of safetensors with a header of one's own."""
+    """A safetensors file with the given header."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if size is None else size) + text + data
 
 
 def entries(content):
-    """Header and data of a file of safetensors."""
+    """Header and data of a safetensors file."""
     size = struct.unpack("<Q", content[:8])[0]
     return json.loads(content[8 : 8 + size]), content[8 + size :]
 
@@ -359,14 +359,14 @@ def first(header, **values):
 
 
 class Program:
-    """Runs a command when it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __reduce__(self):
         return os.system, (f"touch {os.environ['RAN']}",)
 
 
 def zipped(content):
-    """As ``torch.save`` writes it."""
+    """A program in a file that ``torch.save`` writes."""
     out = BytesIO()
     torch.save({"a": Program()}, out)
     return out.getvalue()
@@ -441,18 +441,18 @@ WEIGHTS = {
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_weights_that_are_none(name, folder, tmp_path, monkeypatch):
-    """By all loaders; ours have the right hash of the wrong thing."""
+    """All loaders refuse them; model.json records the hash of the bad file."""
     monkeypatch.setenv("RAN", str(tmp_path / "ran"))
     spoil, match = WEIGHTS[name]
     content = spoil((folder / "model.ckpt").read_bytes())
     rewrite(folder, sha256=hashlib.sha256(content).hexdigest())
-    # The second name is that of older folders, and read first
+    # Older folders have the second name, which is read first
     for file in ("model.ckpt", "model.safetensors"):
         (folder / file).write_bytes(content)
         with refused(match, ran=tmp_path / "ran") as caught:
             load_safe(folder)
         assert file in str(caught.value)
-    for loader in HOSTS.values():
+    for loader in LOADERS.values():
         with pytest.raises(ValueError, match="is not the file that"):
             loader(folder)
     forget_hashes(folder)
@@ -462,13 +462,13 @@ def test_weights_that_are_none(name, folder, tmp_path, monkeypatch):
 
 
 def test_weights_of_a_terabyte(folder):
-    """A file with holes takes no room on disk."""
+    """A sparse file takes no room on disk."""
     os.truncate(folder / "model.ckpt", 1 << 40)
     with refused("does not fit the model: 1099511627776 bytes"):
         load_safe(folder)
 
 
-HOSTS = {
+LOADERS = {
     "ours": EmotionClassifier.from_hparams,
     "stock": lambda folder: EncoderClassifier.from_hparams(str(folder)),
     "foreign": lambda folder: foreign_class(
@@ -478,13 +478,13 @@ HOSTS = {
 
 
 def forget_hashes(folder):
-    """Make it a folder of before hashes were recorded."""
+    """Make it an older folder, without hashes."""
     path = folder / "hyperparams.yaml"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(x for x in lines if "sha256" not in x))
 
 
-@pytest.mark.parametrize("loader", HOSTS)
+@pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("name", ["model.ckpt", "label_encoder.ckpt"])
 def test_what_was_altered_is_refused(name, loader, folder):
     path = folder / name
@@ -497,9 +497,9 @@ def test_what_was_altered_is_refused(name, loader, folder):
         text = path.read_text()
         path.write_text(text.replace("sadness", "neutral_", 1))
     with pytest.raises(ValueError, match=f"{name} is not the file that hyper"):
-        HOSTS[loader](folder)
+        LOADERS[loader](folder)
     forget_hashes(folder)
-    HOSTS[loader](folder)
+    LOADERS[loader](folder)
 
 
 @pytest.mark.parametrize("name", ["model.ckpt", "model.safetensors"])
@@ -524,7 +524,7 @@ def test_the_shipped_model_has_its_hashes():
 
 @pytest.fixture
 def hub(made, tmp_path, monkeypatch):
-    """A hub of two models that differ in the order of their classes."""
+    """A hub with two models that differ in the order of their classes."""
     cache = tmp_path / "cache"
     for name, labels in (("one", LABELS), ("two", LABELS[::-1])):
         place = cache / f"models--user--{name}" / "snapshots" / "1"
@@ -546,7 +546,7 @@ def hub(made, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("first_by", ["ours", "stock"])
 def test_a_savedir_is_of_one_model(first_by, hub):
-    """The host would answer with the first model, whatever is asked for."""
+    """SpeechBrain alone would return the first model for both names."""
     kept = str(hub / "kept")
     if first_by == "stock":
         EncoderClassifier.from_hparams("user/one", savedir=kept)
@@ -576,7 +576,7 @@ def test_a_mistyped_id_leaves_no_claim(hub):
 
 
 def test_two_files_of_one_name(made, emodb_folder, tmp_path):
-    """The host's load_audio links them into one folder by that name."""
+    """SpeechBrain's load_audio links them into one folder by that name."""
     classifier = EmotionClassifier.from_hparams(made)
     clips = sorted(emodb_folder.glob("*.flac"))[:2]
     paths, kept = [], tmp_path / "kept"

@@ -1,4 +1,4 @@
-"""The command line: answers, forms, exit codes, one-line errors."""
+"""The command line: answers, output formats, exit codes, one-line errors."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def model(small_model, tmp_path_factory):
-    """A folder that holds plain data only."""
+    """A model folder without YAML."""
     folder = tmp_path_factory.mktemp("model")
     write_safe(folder, small_model(center=True), LABELS, 16000, 1.5)
     return folder
@@ -32,7 +32,7 @@ def model(small_model, tmp_path_factory):
 
 @pytest.fixture
 def dslstm(model, monkeypatch, capsys):
-    """Runs a command line; returns status, output and errors."""
+    """Run a command line; returns status, output and errors."""
 
     def run(*arguments, model=model):
         if arguments[0] not in ("info", "--help", "--version"):
@@ -140,7 +140,7 @@ def test_stream(dslstm, model, speech_clips, monkeypatch):
 def test_a_stream_without_speech_has_a_reason(
     dslstm, speech_clips, monkeypatch
 ):
-    """Until somebody speaks."""
+    """The reason stays until there is speech."""
     silence = torch.zeros(16000)
     wav = torch.cat([silence, speech_clips[0]])
     for samples, options in [(silence, []), (silence, ["--any-sound"])] + [
@@ -196,7 +196,7 @@ def test_export_says_what_it_cannot(dslstm, tmp_path):
 
 @pytest.mark.parametrize("options", [[], ["--int8"], ["--step"]])
 def test_export_hands_on(options, dslstm, monkeypatch, tmp_path):
-    """Which export is called; the exports have tests of their own."""
+    """Only the choice of the export; tests/unittests/export has the rest."""
     from speechbrain_dslstm.export import onnx_export as export
 
     called = []
@@ -246,7 +246,7 @@ def test_a_folder_without_audio(dslstm, tmp_path):
     assert (status, err) == (2, f"dslstm: no audio files in {tmp_path}\n")
 
 
-def test_a_stranger_s_yaml_is_not_run(dslstm, speech_files, tmp_path):
+def test_a_yaml_is_not_run(dslstm, speech_files, tmp_path):
     evil = "model: !apply:os.mkdir ['ran']\n"
     (tmp_path / "hyperparams.yaml").write_text(evil)
     status, _, err = dslstm("classify", speech_files[0], model=tmp_path)
@@ -268,7 +268,7 @@ def test_help_has_examples_that_parse(name):
     for line in lines:
         words = line.split("dslstm ")[1].split(" > ")[0].split()
         command = cli.commands[words[0]]
-        # Raises where an option does not exist
+        # Raises an error for an unknown option
         command.make_context(words[0], words[1:])
 
 

@@ -1,4 +1,4 @@
-"""One model folder, read by our class, SpeechBrain's own, and safely."""
+"""One model folder, read by our class, by SpeechBrain's and by load_safe."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ SYSTEMS = [
     for path in sorted((REPOSITORY / "hparams").glob("*.yaml"))
     if "\nmodel:" in path.read_text("utf-8")
 ]
-# Their parts are not in the table, so that load_safe does not build them
+# load_safe does not build these: they have classes that TABLE does not list
 UNKNOWN = ["ssl_ds_lstm.yaml", "text_level.yaml", "tri_level.yaml"]
 SYSTEMS = [name for name in SYSTEMS if name not in UNKNOWN]
 LABELS = ["sadness", "anger", "neutral"]
@@ -115,7 +115,7 @@ def test_temperature_is_applied_once(saved, speech_clips):
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_system_can_be_described(system, tmp_path):
-    """And built again with the same weights' names, shapes and settings."""
+    """A rebuilt model has the same names, shapes and settings."""
     _, model = load_system(system, tmp_path)
     described = describe(model)
     again = build(described)
@@ -135,9 +135,8 @@ def test_the_table_has_every_argument(known):
     """An argument left out would come back as its default."""
     code = known.__init__.__code__
     names = set(code.co_varnames[1 : code.co_argcount])
-    # The backend is the machine's; resize is kept by the streams, what the
-    # forget gates began with by the weights, and the rest goes with parts
-    # that the table does not know
+    # The backend depends on the machine, the streams keep resize, the weights
+    # keep the initial forget bias, and only a text branch has a text_weight
     others = {"forget_bias", "text_weight"}
     assert names - set(TABLE[known]) <= {"backend", "resize"} | others
 
@@ -219,7 +218,7 @@ def as_older_folder(folder):
 
 @pytest.mark.parametrize("older", [False, True])
 def test_the_safe_loader_opens_neither_yaml_nor_pickle(older, saved, tmp_path):
-    """They may be missing, or hold a program."""
+    """These files may be missing, or hold a program."""
     folder = shutil.copytree(saved, tmp_path / "model")
     evil = "x: !apply:os.system ['touch ran']\n"
     (folder / "hyperparams.yaml").write_text(evil)
@@ -273,7 +272,7 @@ def test_saving_over_an_older_folder(saved, tmp_path):
 def test_a_model_that_load_safe_cannot_load_replaces_one_that_it_can(
     saved, tmp_path
 ):
-    """Or load_safe would answer with the model of before."""
+    """Otherwise load_safe would load the earlier model."""
     folder = shutil.copytree(saved, tmp_path / "model")
     as_older_folder(folder)
     text, model = load_system("text_level.yaml", tmp_path)
@@ -291,7 +290,7 @@ def test_a_temperature_that_is_none(temperature, tmp_path):
 
 
 def test_parts_out_of_the_table_leave_no_file_for_load_safe(tmp_path, caplog):
-    """The host's files are written, and the warning names the class."""
+    """SpeechBrain's files are written, and the warning names the class."""
     text, model = load_system("text_level.yaml", tmp_path)
     save_pretrained(tmp_path / "model", text, model, LABELS)
     assert "no model.json for load_safe" in caplog.text
@@ -301,17 +300,17 @@ def test_parts_out_of_the_table_leave_no_file_for_load_safe(tmp_path, caplog):
 
 
 def test_half_precision_halves_the_folder(tmp_path, speech_clips):
-    """Both forms give one answer, close to that of the whole model."""
+    """Both loaders agree, and are close to the model of full precision."""
     text, model = load_system("dual_level.yaml", tmp_path)
     answers = {}
     for half in (False, True):
         folder = tmp_path / f"half_{half}"
         save_pretrained(folder, text, model, LABELS, half=half)
-        host = EmotionClassifier.from_hparams(folder)
+        ours = EmotionClassifier.from_hparams(folder)
         safe = load_safe(folder)
-        found = [one.classify_batch(speech_clips[0])[0] for one in (host, safe)]
+        found = [one.classify_batch(speech_clips[0])[0] for one in (ours, safe)]
         assert torch.equal(*found)
-        assert host.mods.embedding_model.p == 0.5
+        assert ours.mods.embedding_model.p == 0.5
         answers[half] = found[0]
     sizes = [
         (tmp_path / f"half_{half}" / "model.ckpt").stat().st_size
