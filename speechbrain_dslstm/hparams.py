@@ -145,10 +145,10 @@ def run_folder(hparams: Mapping[str, Any]) -> str:
     """
     if hparams["output_folder"] is not None:
         return str(hparams["output_folder"])
-    names = ("system", "corpus", "protocol", "normalization")
-    parts = [str(hparams[name]) for name in names]
+    parts = [hparams["system"], hparams["corpus"], hparams["protocol"]]
+    parts.append(hparams["normalization"])
     fold = f"fold{hparams['fold']}_seed{hparams['seed']}"
-    return os.path.join("runs", *parts, fold)
+    return os.path.join("runs", *map(str, parts), fold)
 
 
 def nest_overrides(hparams_file: str | Path, overrides: str) -> str:

@@ -1,50 +1,52 @@
 #!/usr/bin/env python3
-"""Train and evaluate a speech emotion recogniser: every corpus, every system.
+"""Train and evaluate a speech emotion recogniser, on any corpus.
 
-The system is the YAML, the rest are options:
+The YAML says which system; each of its keys is an option:
 
 > python train.py hparams/dual_level.yaml --corpus=emodb --data_folder=...
 
-The same command again resumes a run that was stopped. Several GPUs:
+The same command again resumes a run that was stopped. On several GPUs:
 
 > torchrun --nproc_per_node=2 train.py hparams/dual_level.yaml ...
 
-Results, predictions and a model for ``EmotionClassifier.from_hparams`` stand
-in the output folder.
+The output folder receives the results, the predictions and a model for
+``EmotionClassifier.from_hparams``.
 """
 
 import os
 
-# Read by torch when it is imported: the large activations of the CNNs lie in
-# huge pages. Without, page faults take half of a training step on a CPU.
-os.environ["THP_MEM_ALLOC_ENABLE"] = os.environ.get("THP_MEM_ALLOC_ENABLE", "1")
+# Torch reads it at its import: huge pages spare half of a step on a CPU
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-import inspect
 import json
 import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import speechbrain as sb
 import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.data_pipeline import provides, takes
 from speechbrain.utils.distributed import if_main_process, run_on_main
-from speechbrain.utils.logger import get_logger
+from speechbrain.utils.train_logger import FileTrainLogger, TensorboardLogger
 
-from speechbrain_dslstm.audio import LONGEST_CLIP, load_audio
 from speechbrain_dslstm.corpora import vote_names
 from speechbrain_dslstm.corpora.manifest import to_scale
-from speechbrain_dslstm.corpora.transcripts import load_tokenizer, to_tokens
+from speechbrain_dslstm.corpora.transcripts import to_tokens
 from speechbrain_dslstm.evaluation import (
     DimensionStats,
     EmotionStats,
     append_row,
+    headline,
     print_results,
     selection_score,
     write_results,
 )
-from speechbrain_dslstm.features import SpeedCache, change_speed, mixup
+from speechbrain_dslstm.features import mixup
 from speechbrain_dslstm.hparams import (
     hash_settings,
     load_hparams,
@@ -55,7 +57,7 @@ from speechbrain_dslstm.hparams import (
 )
 from speechbrain_dslstm.inference import EmotionClassifier
 from speechbrain_dslstm.models import (
-    SelfSupervisedFrames,
+    FeatureSequence,
     class_weights,
     dimension_loss,
     fusion_loss,
@@ -63,158 +65,114 @@ from speechbrain_dslstm.models import (
     vote_shares,
 )
 from speechbrain_dslstm.pretrained import save_pretrained
-from speechbrain_dslstm.splits import PROTOCOLS
 from speechbrain_dslstm.training import (
     AtomicCheckpointer,
-    RandomStates,
+    ClipReader,
+    ReliableBrain,
     ReproducibleDataset,
-    StepGuard,
     StopSignals,
-    WeightAverage,
-    check_finite,
     collect_statistics,
+    evaluation_options,
     extract_batch,
     loader_options,
     open_cache,
     prepare_data,
-    shield_worker,
-    split_parameters,
-    token_sequence,
+    prepare_tokenizer,
 )
 from speechbrain_dslstm.utils.distributed import (
-    any_rank,
     ddp_loss_scale,
     init_group,
     mean_over_ranks,
 )
-from speechbrain_dslstm.utils.files import name_errors
 
-logger = get_logger(__name__)
+Streams = dict[str, FeatureSequence]
+Predictions = tuple[torch.Tensor, dict[str, torch.Tensor]]  # fused, branches
 
 
-class EmotionBrain(sb.Brain):
+class EmotionBrain(ReliableBrain):
     """Trains a model that maps waveforms to log-posteriors of emotions."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.average = None
-        if self.hparams.average_decay is not None:
-            self.average = WeightAverage(
-                self.hparams.model, self.hparams.average_decay
-            ).to(self.device)
-            if self.checkpointer is not None:
-                self.checkpointer.add_recoverable("average", self.average)
-        self.scores = {}
-        self.dimensions = None
-        self.mix = None
-        self.total_steps = None
-        self.test_loader = None
-        self.random_states = RandomStates()
-        if self.checkpointer is not None:
-            self.checkpointer.add_recoverable(
-                "random_states", self.random_states, optional_load=True
-            )
-        self.guard = StepGuard(
-            self.hparams.model,
-            self.hparams.on_nonfinite,
-            self.nonfinite_patience,
-        )
-        self.signals = StopSignals()
-        self.stepped = self.stopping = False
+    mix = class_weights = dimensions = test_loader = None
 
-    @property
-    def trained_model(self):
-        """The model that is evaluated and shipped."""
-        if self.average is not None:
-            return self.average.model
-        return self.hparams.model
-
-    def compute_forward(self, batch, stage):
-        """Log-posteriors and the outputs of each branch."""
+    def compute_forward(
+        self, batch: PaddedBatch, stage: sb.Stage
+    ) -> Predictions:
+        """Compute log-posteriors and the outputs of each branch."""
         batch = batch.to(self.device)
         training = stage == sb.Stage.TRAIN
-        model = self.modules.model if training else self.trained_model
-        # Spectra have a range that half precision has not
+        # The range of spectra exceeds half precision
         with torch.no_grad(), torch.autocast(self.device_type, enabled=False):
             extracted = self.extract(batch, training)
             speakers = batch.speaker
             if training:
                 rows = self.replicate(torch.arange(len(speakers)))
                 speakers = [speakers[row] for row in rows.tolist()]
-            # Of the model in training also in evaluation
             streams = self.hparams.model.normalize(extracted, speakers)
             if training and self.hparams.fea_augment is not None:
                 streams = self.hparams.fea_augment(streams)
             self.mix = None
             if training and self.hparams.mixup is not None:
                 streams, *self.mix = mixup(streams, self.hparams.mixup)
+        model = self.modules.model if training else self.trained_model
         return model(streams=streams, return_branches=True)
 
-    def extract(self, batch, training):
-        """Features of a batch.
-
-        Arguments
-        ---------
-        batch : PaddedBatch
-            From a dataset of ``dataio_prep``.
-        training : bool
-            Whether to augment.
-
-        Returns
-        -------
-        dict of str to FeatureSequence
-            Features by stream name.
-        """
-        model = self.hparams.model
+    def extract(self, batch: PaddedBatch, training: bool) -> Streams:
+        """Compute the features of each stream, or take them from the cache."""
         augment = self.hparams.wav_augment if training else None
-        if augment is None:
-            streams = extract_batch(model, batch)
-        else:
-            streams = model.extract(*augment(*batch.sig))
-        if model.reads_text:
-            text = token_sequence(batch)
-            if augment is not None:
-                text = text._make(map(augment.replicate_labels, text))
-            streams["text"] = text
-        return streams
+        return extract_batch(self.hparams.model, batch, augment)
 
-    def compute_objectives(self, predictions, batch, stage):
-        """Weighted losses of the branches: classes, dimensions or both."""
+    def replicate(self, values: torch.Tensor) -> torch.Tensor:
+        """Repeat values [batch, ...] for each augmented copy of a clip."""
+        augment = self.hparams.wav_augment
+        return values if augment is None else augment.replicate_labels(values)
+
+    def compute_objectives(
+        self, predictions: Predictions, batch: PaddedBatch, stage: sb.Stage
+    ) -> torch.Tensor:
+        """Compute the loss; in evaluation, keep the predictions as well."""
+        loss = self.class_loss(predictions, batch, stage)
+        if not self.hparams.dimensions:
+            return loss
+        regression = self.dimension_loss(predictions, batch, stage)
+        share = self.hparams.dimension_weight
+        return (1 - share) * loss + share * regression
+
+    def class_loss(
+        self, predictions: Predictions, batch: PaddedBatch, stage: sb.Stage
+    ) -> torch.Tensor:
+        """Sum the branches' weighted cross-entropies."""
         log_posteriors, outputs = predictions
         n_classes = log_posteriors.shape[1]
         logits = {name: value[:, :n_classes] for name, value in outputs.items()}
         targets = batch.emotion_encoded.data.squeeze(1)
-        options = {}
-        if stage == sb.Stage.TRAIN:
-            options["label_smoothing"] = self.hparams.label_smoothing
-            if self.hparams.class_weights is not None:
-                options["weight"] = self.hparams.loss_weight.to(self.device)
-            soft = None
-            if self.hparams.soft_labels > 0:
-                soft = self.replicate(batch.emotion_soft.data)
-            targets = mix_targets(
-                self.replicate(targets),
-                n_classes,
-                soft,
-                self.hparams.soft_labels,
-                self.mix,
-            )
-        else:
+        weights = self.hparams.model.branch_weights
+        if stage != sb.Stage.TRAIN:
             self.scores["fused"].append(batch.id, log_posteriors, targets)
             for name, value in logits.items():
                 log_probs = value.log_softmax(dim=-1)
                 self.scores[name].append(batch.id, log_probs, targets)
-        weights = self.hparams.model.branch_weights
-        loss = fusion_loss(logits, targets, weights, **options)
-        if stage == sb.Stage.TRAIN:
-            amount = len(targets)
-            if "weight" in options and targets.dim() == 1:
-                amount = options["weight"][targets].sum()
-            loss = loss * ddp_loss_scale(amount, self.device)
-        if not self.hparams.dimensions:
-            return loss
+            return fusion_loss(logits, targets, weights)
+        share, soft = self.hparams.soft_labels, None
+        if share > 0:
+            soft = self.replicate(batch.emotion_soft.data)
+        targets = self.replicate(targets)
+        targets = mix_targets(targets, n_classes, soft, share, self.mix)
+        smoothing, balance = self.hparams.label_smoothing, self.class_weights
+        loss = fusion_loss(logits, targets, weights, smoothing, balance)
+        amount = len(targets)
+        if balance is not None and targets.dim() == 1:
+            amount = balance[targets].sum()
+        return loss * ddp_loss_scale(amount, self.device)
+
+    def dimension_loss(
+        self, predictions: Predictions, batch: PaddedBatch, stage: sb.Stage
+    ) -> torch.Tensor:
+        """Sum the branches' weighted losses of valence, arousal, dominance."""
+        log_posteriors, outputs = predictions
+        n_classes = log_posteriors.shape[1]
         truth = batch.dimensions.data
-        if stage == sb.Stage.TRAIN:
+        training = stage == sb.Stage.TRAIN
+        if training:
             truth = self.replicate(truth)
             if self.mix is not None:
                 partners, weight = self.mix
@@ -222,375 +180,161 @@ class EmotionBrain(sb.Brain):
         else:
             fused = self.hparams.model.fuse(outputs)[:, n_classes:]
             self.dimensions.append(batch.id, fused, truth)
-        share = self.hparams.dimension_weight
-        together = stage == sb.Stage.TRAIN
-        regression = dimension_loss(
-            outputs, truth, weights, n_classes, over_ranks=together
+        weights = self.hparams.model.branch_weights
+        return dimension_loss(
+            outputs, truth, weights, n_classes, over_ranks=training
         )
-        return (1 - share) * loss + share * regression
 
-    def replicate(self, values):
-        """Values for each clip that the augmentation made of a batch's.
-
-        Arguments
-        ---------
-        values : torch.Tensor, [batch, ...]
-            One for each clip of the batch, in training.
-
-        Returns
-        -------
-        torch.Tensor, [clips, ...]
-            As they came, where waveforms are not augmented.
-        """
-        augment = self.hparams.wav_augment
-        return values if augment is None else augment.replicate_labels(values)
-
-    def init_optimizers(self):
-        """The optimiser, one for a trained encoder, and their schedules."""
-        encoder, others = split_parameters(
-            self.hparams.model, SelfSupervisedFrames
-        )
-        if self.hparams.encoder_opt_class is None or not encoder:
-            super().init_optimizers()
-        else:
-            self.optimizer = self.opt_class(others)
-            self.optimizers_dict = {
-                "optimizer": self.optimizer,
-                "encoder_optimizer": self.hparams.encoder_opt_class(encoder),
-            }
-            if self.checkpointer is not None:
-                self.checkpointer.add_recoverables(self.optimizers_dict)
-        schedule = self.hparams.lr_schedule
-        options = {}
-        if "total_steps" in inspect.signature(schedule).parameters:
-            options["total_steps"] = self.total_steps
-        self.schedulers = [
-            schedule(optimizer, **options)
-            for optimizer in self.optimizers_dict.values()
-        ]
-        if self.checkpointer is not None:
-            for name, one in zip(
-                ("lr_schedule", "encoder_lr_schedule"),
-                self.schedulers,
-                strict=False,
-            ):
-                self.checkpointer.add_recoverable(name, one)
-
-    def step_schedules(self):
-        """Advance the learning rate of every optimiser."""
-        for scheduler in self.schedulers:
-            scheduler.step()
-
-    def fit(self, *args, **kwargs):
-        """Train; a signal ends it after the next step, with a checkpoint."""
-        with self.signals.deferred():
-            super().fit(*args, **kwargs)
-
-    def on_fit_batch_start(self, batch, should_step):
-        """Note what the model is about to see."""
-        self.guard.start(batch.id)
-
-    def check_loss_isfinite(self, loss):
-        """Note a loss that is not; the whole step is decided on later."""
-        self.guard.check_loss(loss)
-
-    def optimizers_step(self):
-        """Take the step, unless the loss or gradients are NaN or Inf."""
-        gradients = [
-            one.grad
-            for one in self.modules.parameters()
-            if one.grad is not None
-        ]
-        bad, self.stopping = any_rank(
-            [
-                self.guard.is_bad(gradients, self.scaler),
-                self.signals.requested,
-            ],
-            self.device,
-        )
-        self.stepped = not bad
-        if self.stepped:
-            super().optimizers_step()
-        else:
-            self.zero_grad(set_to_none=True)
-        epoch = self.hparams.epoch_counter.current
-        self.guard.end(bad, f"epoch {epoch}, batch {self.step}")
-
-    def on_fit_batch_end(self, batch, outputs, loss, should_step):
-        """Advance the schedule and the average of weights."""
-        if should_step:
-            if self.hparams.lr_interval == "batch":
-                self.step_schedules()
-            if self.average is not None and self.stepped:
-                self.average.update(self.hparams.model)
-
-    def _should_save_intra_epoch_ckpt(self, *args):
-        # Accumulated gradients are not in a checkpoint
-        if self.step % self.grad_accumulation_factor:
-            return False
-        return self.stopping or super()._should_save_intra_epoch_ckpt(*args)
-
-    def _save_intra_epoch_ckpt(self):
-        check_finite(self.checkpointer.recoverables, self.device)
-        # Only the first rank's is saved
-        self.avg_train_loss = mean_over_ranks(self.avg_train_loss, self.device)
-        super()._save_intra_epoch_ckpt()
-        self.stop_if_asked()
-
-    def stop_if_asked(self):
-        """End the process after a checkpoint, where a signal asked for it."""
-        if self.stopping:
-            logger.info(
-                "stopped by a signal; the same command goes on from the "
-                "checkpoint"
-            )
-            self.signals.exit()
-
-    def on_stage_start(self, stage, epoch=None):
-        """New statistics for each stage; dynamic batches for each epoch."""
-        if stage == sb.Stage.TRAIN:
-            sampler = self.hparams.batch_sampler
-            if sampler is not None and self.train_sampler is None:
-                self.train_sampler = sampler
-            self.random_states.start_epoch()
-        else:
-            self.trained_model.eval()
+    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
+        """Begin with empty statistics."""
+        super().on_stage_start(stage, epoch)
+        if stage != sb.Stage.TRAIN:
             names = ["fused", *self.hparams.model.branches]
-            self.scores = {
-                name: EmotionStats(self.hparams.labels) for name in names
-            }
+            labels = self.hparams.labels
+            self.scores = {name: EmotionStats(labels) for name in names}
             if self.hparams.dimensions:
                 self.dimensions = DimensionStats(self.hparams.dimensions)
 
-    def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log; after validation keep the best and the newest checkpoint."""
+    def on_stage_end(
+        self, stage: sb.Stage, stage_loss: float, epoch: int | None = None
+    ) -> None:
+        """After validation, log and save a checkpoint."""
         if stage == sb.Stage.TRAIN:
             self.train_loss = mean_over_ranks(stage_loss, self.device)
+        if stage != sb.Stage.VALID:
             return
-        if stage == sb.Stage.TEST:
-            return
-        stats = {"loss": float(stage_loss), **self.headline()}
+        stats = headline(stage_loss, self.scores, self.dimensions)
         lr = float(self.optimizer.param_groups[0]["lr"])
-        if self.hparams.lr_interval == "epoch":
+        hparams = self.hparams
+        if hparams.lr_interval == "epoch":
             self.step_schedules()
-        # Where no class is learnt, the concordance is what is selected on
-        regression_only = self.dimensions and self.hparams.dimension_weight == 1
+        # Where no class is learnt, the concordance selects the epoch
+        regression_only = self.dimensions and hparams.dimension_weight == 1
         chosen_by = stats["ccc" if regression_only else "ua"]
-        self.hparams.epoch_counter.update_score(chosen_by)
+        hparams.epoch_counter.update_score(chosen_by)
         score = selection_score(
-            chosen_by,
-            epoch,
-            self.hparams.number_of_epochs,
-            self.hparams.selection_start,
+            chosen_by, epoch, hparams.number_of_epochs, hparams.selection_start
         )
         meta = {"epoch": epoch, "lr": lr}
-        train_stats = {"loss": self.train_loss}
-        with name_errors(self.hparams.train_logger.save_file):
-            self.hparams.train_logger.log_stats(meta, train_stats, stats)
-        if self.hparams.use_tensorboard:
-            self.hparams.tensorboard_logger.log_stats(meta, train_stats, stats)
+        self.log_epoch(meta, {"loss": self.train_loss}, stats)
         if if_main_process():
             row = {**meta, "score": score, "train_loss": self.train_loss}
-            append_row(self.hparams.epoch_log, {**row, "valid": stats})
-        # Before the checkpoint: a run killed in between writes the row again
-        if self.test_loader is not None and if_main_process():
-            self.log_test_epoch(epoch, stats)
-        if self.checkpointer is not None:
-            check_finite(self.checkpointer.recoverables, self.device)
-            # Two, so that there is another one where the newest is damaged
-            self.checkpointer.save_and_keep_only(
-                meta={"epoch": epoch, "score": score, **stats},
-                num_to_keep=2,
-                max_keys=["score"],
-            )
-        (self.stopping,) = any_rank([self.signals.requested], self.device)
-        self.stop_if_asked()
+            save = Path(hparams.output_folder, "save")
+            append_row(save / "epochs.jsonl", {**row, "valid": stats})
+            # Before the checkpoint: a run killed in between repeats both rows
+            if self.test_loader is not None:
+                row = self.test_epoch(epoch, stats)
+                append_row(save / "test_epochs.jsonl", row)
+        self.save_epoch({"epoch": epoch, "score": score, **stats})
 
-    def headline(self):
-        """Scores of this stage.
-
-        Returns
-        -------
-        dict of str to float
-            WA, UA and macro-F1, the UA of each branch, and the concordance
-            of each dimension.
-        """
-        found = self.scores["fused"].summarize()
-        stats = {name: found[name] for name in ("wa", "ua", "macro_f1")}
-        for name, one in self.scores.items():
-            if name != "fused":
-                stats[f"ua_{name}"] = one.summarize("ua")
-        if self.dimensions is not None:
-            stats.update(self.dimensions.summarize())
-        return stats
-
-    def log_test_epoch(self, epoch, valid_stats):
-        """Score the test side for the reports; nothing selects on it.
-
-        Arguments
-        ---------
-        epoch : int
-            The epoch that has just been validated.
-        valid_stats : dict
-            Its validation scores, which under some protocols are those of
-            the test side already.
-        """
-        if PROTOCOLS[self.hparams.protocol].valid_is_test:
-            stats = valid_stats
-        else:
+    def test_epoch(self, epoch: int, stats: dict[str, float]) -> dict[str, Any]:
+        """Score the test subset after an epoch; no selection reads it."""
+        # Under some protocols the clips of validation are tested
+        tested = self.test_loader.dataset.data_ids
+        if set(tested) != set(self.scores["fused"].ids):
             self.on_stage_start(sb.Stage.TEST)
             losses = [
                 float(self.evaluate_batch(batch, sb.Stage.TEST))
                 for batch in self.test_loader
             ]
-            stats = {"loss": sum(losses) / len(losses), **self.headline()}
+            loss = sum(losses) / len(losses)
+            stats = headline(loss, self.scores, self.dimensions)
         rows = self.scores["fused"].rows()
         predicted = {row["id"]: row["predicted"] for row in rows}
-        row = {"epoch": epoch, **stats, "predicted": predicted}
-        append_row(self.hparams.test_epoch_log, row)
+        return {"epoch": epoch, **stats, "predicted": predicted}
 
 
-def dataio_prep(hparams):
-    """Datasets of the three sides, from the manifests.
+def dataio_prep(
+    hparams: dict[str, Any], tokenizer: Any = None
+) -> dict[str, ReproducibleDataset]:
+    """Make the datasets "train", "valid" and "test" from their manifests.
 
-    Arguments
-    ---------
-    hparams : dict
-        The loaded hyperparameters.
-
-    Returns
-    -------
-    dict of str to ReproducibleDataset
-        "train" (with a random speed for each clip, where the hyperparameters
-        have some), "plain" (the same clips as they are), "valid" and "test".
+    "train" draws a speed for each clip; "plain" holds the same clips as they
+    are. ``tokenizer`` is SpeechBrain's, for a model that reads transcripts.
     """
+    labels = hparams["labels"]
     encoder = CategoricalEncoder()
-    for index, label in enumerate(hparams["labels"]):
+    for index, label in enumerate(labels):
         encoder.enforce_label(label, index)
-    encoder.expect_len(len(hparams["labels"]))
-    sample_rate = hparams["features"]["sample_rate"]
-
-    def load(wav, percent):
-        """Waveform at the model's rate and at a speed in per cent."""
-        sig = load_audio(wav, sample_rate, LONGEST_CLIP)
-        return sig if percent == 100 else change_speed(sig, percent)
-
-    def draw_speed(speeds):
-        """One of the speeds, drawn anew each time."""
-        # Evaluation draws no random number
-        choice = int(torch.randint(len(speeds), ())) if speeds[1:] else 0
-        return speeds[choice]
-
-    @sb.utils.data_pipeline.takes("emotion")
-    @sb.utils.data_pipeline.provides("emotion_encoded")
-    def label_pipeline(emotion):
-        """Index of the emotion."""
-        return encoder.encode_label_torch(emotion)
-
+    encoder.expect_len(len(labels))
     names = vote_names(hparams["corpus"], hparams["label_set"])
 
-    @sb.utils.data_pipeline.takes("votes", "emotion")
-    @sb.utils.data_pipeline.provides("emotion_soft")
+    @takes("emotion")
+    @provides("emotion_encoded")
+    def label_pipeline(emotion):
+        return encoder.encode_label_torch(emotion)
+
+    @takes("votes", "emotion")
+    @provides("emotion_soft")
     def vote_pipeline(votes, emotion):
-        """Probabilities of the emotions, as listeners voted."""
-        return vote_shares(votes, names, hparams["labels"], emotion)
+        return vote_shares(votes, names, labels, emotion)
 
-    @sb.utils.data_pipeline.takes(*hparams["dimensions"] or ["id"])
-    @sb.utils.data_pipeline.provides("dimensions")
-    def dimension_pipeline(*values):
-        """Ratings, from -1 to 1."""
-        return to_scale(values)
+    @takes(*hparams["dimensions"] or ["id"])
+    @provides("dimensions")
+    def dimension_pipeline(*ratings):
+        return to_scale(ratings)
 
-    @sb.utils.data_pipeline.takes("text")
-    @sb.utils.data_pipeline.provides("tokens")
+    @takes("text")
+    @provides("tokens")
     def token_pipeline(text):
-        """Token ids of the transcript."""
-        return to_tokens(hparams["tokenizer"], text)
+        return to_tokens(tokenizer, text)
 
-    wanted = {
-        "emotion_soft": vote_pipeline if hparams["soft_labels"] else None,
-        "dimensions": dimension_pipeline if hparams["dimensions"] else None,
-        "tokens": token_pipeline if hparams["model"].reads_text else None,
-    }
-    extra = {key: item for key, item in wanted.items() if item is not None}
     cache = open_cache(hparams)
     streams = list(hparams["model"].streams)
+    keys = ["id", "speaker", "emotion_encoded"]
+    keys += ["emotion_soft"] if hparams["soft_labels"] else []
+    keys += ["dimensions"] if hparams["dimensions"] else []
+    keys += ["tokens"] if tokenizer is not None else []
+    keys += ["sig"] if cache is None else streams
 
-    def dataset(side, speeds):
-        """One side; its clips at one of the speeds, in per cent."""
-        min_samples = hparams["model"].min_samples
-        clips = SpeedCache(cache, load, speeds, sample_rate, min_samples)
+    def dataset(subset, speeds):
+        clips = ClipReader(hparams, cache, speeds)
 
-        @sb.utils.data_pipeline.takes("wav")
-        @sb.utils.data_pipeline.provides("sig")
+        @takes("wav")
+        @provides("sig")
         def audio_pipeline(wav):
-            """Waveform."""
-            return load(wav, draw_speed(speeds))
+            return clips.waveform(wav)
 
-        @sb.utils.data_pipeline.takes("wav", "audio_hash", "duration")
-        @sb.utils.data_pipeline.provides(*streams)
+        @takes("wav", "audio_hash", "duration")
+        @provides(*streams)
         def feature_pipeline(wav, audio_hash, duration):
-            """Features of every stream, from the cache."""
-            percent = draw_speed(speeds)
-            feats = clips.get(wav, audio_hash, duration, percent)
-            for stream in streams:
-                yield feats[stream]
+            yield from clips.features(wav, audio_hash, duration)
 
-        audio = audio_pipeline if cache is None else feature_pipeline
-        keys = ["sig"] if cache is None else streams
+        items = [label_pipeline, vote_pipeline, dimension_pipeline]
+        items += [token_pipeline, audio_pipeline, feature_pipeline]
         return ReproducibleDataset.from_json(
-            os.path.join(hparams["save_folder"], f"{side}.json"),
+            Path(hparams["output_folder"], "save", f"{subset}.json"),
             replacements={"data_root": hparams["data_folder"]},
-            dynamic_items=[audio, label_pipeline, *extra.values()],
-            output_keys=["id", "speaker", "emotion_encoded", *extra, *keys],
+            dynamic_items=[one for one in items if one.provides[0] in keys],
+            output_keys=keys,
         )
 
-    datasets = {side: dataset(side, [100]) for side in ("valid", "test")}
+    datasets = {subset: dataset(subset, [100]) for subset in ("valid", "test")}
     datasets["plain"] = dataset("train", [100])
     datasets["train"] = dataset("train", hparams["speeds"] or [100])
     return datasets
 
 
-def save_model(brain, hparams, hparams_file, overrides, temperature):
-    """Write the model folder, and classify a held-out file with it.
-
-    Arguments
-    ---------
-    brain : EmotionBrain
-        After ``evaluate``, which has loaded the best checkpoint.
-    hparams : dict
-        The loaded hyperparameters.
-    hparams_file : str
-        The YAML of this run.
-    overrides : str
-        YAML text of the overrides on the command line.
-    temperature : float
-        Of the calibration.
-    """
-    folder = Path(hparams["output_folder"], "model")
-    # Sizes as numbers: a model must not ask for its corpus
-    for name in ("n_classes", "n_outputs"):
-        overrides += f"\n{name}: {hparams[name]}\n"
-    text = resolve_hparams(hparams_file, overrides)
+def save_model(
+    brain: EmotionBrain, yaml: str, temperature: float, tokenizer: Any
+) -> None:
+    """Write the model folder, and classify a test clip with it."""
+    hparams, output = brain.hparams, Path(brain.hparams.output_folder)
+    folder, half = output / "model", hparams.half_precision_model
     save_pretrained(
-        folder,
-        text,
-        brain.trained_model,
-        hparams["labels"],
-        temperature,
-        hparams["half_precision_model"],
+        folder, yaml, brain.trained_model, hparams.labels, temperature, half
     )
     print(f"model: {folder}")
-    if brain.trained_model.reads_text:
-        tokenizer = hparams["tokenizer"].prefix_model_file + ".model"
-        shutil.copy(tokenizer, folder / "tokenizer.model")
+    if tokenizer is not None:
+        path = f"{tokenizer.prefix_model_file}.model"
+        shutil.copy(path, folder / "tokenizer.model")
         return
     # Where the model was trained: a backend may not run elsewhere
     device = {"device": str(brain.device)}
     classifier = EmotionClassifier.from_hparams(folder, run_opts=device)
-    manifest = Path(hparams["save_folder"], "test.json")
-    item = next(iter(json.loads(manifest.read_text("utf-8")).values()))
-    wav = item["wav"].format(data_root=hparams["data_folder"])
+    manifest = json.loads((output / "save" / "test.json").read_text("utf-8"))
+    item = next(iter(manifest.values()))
+    wav = item["wav"].format(data_root=hparams.data_folder)
     _, score, _, label = classifier.classify_file(wav, speech_only=False)
     print(
         f"held-out file {Path(wav).name} ({item['emotion']}) -> "
@@ -598,78 +342,34 @@ def save_model(brain, hparams, hparams_file, overrides, temperature):
     )
 
 
-def main():
+def main() -> None:
     """Run the recipe; SIGTERM and SIGUSR1 end it with code 143."""
     with StopSignals() as signals:
         run(signals)
 
 
-def run(signals):
-    """Train, evaluate, and write the results.
-
-    Arguments
-    ---------
-    signals : StopSignals
-        In force.
-    """
+def run(signals: StopSignals) -> None:
+    """Train, evaluate, and write the results."""
     started = time.time()
     hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
     hparams = read_hparams(hparams_file, overrides)
     init_group(run_opts, hparams["ddp_timeout"])
     hparams = load_hparams(hparams_file, overrides)
-    hparams["output_folder"] = run_folder(hparams)
-    folder = Path(hparams["output_folder"])
-    hparams["save_folder"] = str(folder / "save")
+    folder = Path(run_folder(hparams))
+    hparams["output_folder"] = str(folder)
     sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
+        experiment_directory=str(folder),
         hyperparams_to_save=hparams_file,
         overrides=nest_overrides(hparams_file, overrides),
     )
-    settings = hash_settings(sys.argv[1:])
-    run_on_main(prepare_data, args=[hparams, settings])
-    if hparams["model"].reads_text:
-        hparams["tokenizer"] = load_tokenizer(
-            folder / "save" / "tokenizer",
-            hparams["text_vocab_size"],
-            hparams["text_model_type"],
-        )
-    datasets = dataio_prep(hparams)
-    if hparams["class_weights"] is not None:
-        emotions = [item["emotion"] for item in datasets["train"].data.values()]
-        hparams["loss_weight"] = class_weights(emotions, hparams["labels"])
-    hparams["epoch_log"] = str(folder / "save" / "epochs.jsonl")
-    hparams["test_epoch_log"] = str(folder / "save" / "test_epochs.jsonl")
-    hparams["train_logger"] = sb.utils.train_logger.FileTrainLogger(
-        save_file=str(folder / "train_log.txt")
-    )
-    if hparams["use_tensorboard"]:
-        from speechbrain.utils.train_logger import TensorboardLogger
-
-        hparams["tensorboard_logger"] = TensorboardLogger(
-            str(folder / "tensorboard")
-        )
-    train_options = {
-        **loader_options(hparams, datasets["train"]),
-        "worker_init_fn": shield_worker,
-    }
-    hparams["batch_sampler"] = train_options.get(
-        "batch_sampler", train_options.get("sampler")
-    )
-    checkpointer = AtomicCheckpointer(
-        hparams["save_folder"],
-        recoverables={
-            "model": hparams["model"],
-            "epoch_counter": hparams["epoch_counter"],
-        },
-    )
-    if checkpointer.find_checkpoint() is None and run_opts.get("test_only"):
-        raise FileNotFoundError(
-            f"no checkpoint to test in {hparams['save_folder']}: "
-            "train first, without --test_only"
-        )
-    # Those of speakers are in no checkpoint
-    by_speaker = hparams["normalization"] == "speaker"
-    if by_speaker or checkpointer.find_checkpoint() is None:
+    run_on_main(prepare_data, args=[hparams, hash_settings(sys.argv[1:])])
+    tokenizer = prepare_tokenizer(hparams)
+    datasets = dataio_prep(hparams, tokenizer)
+    parts = {name: hparams[name] for name in ("model", "epoch_counter")}
+    checkpointer = AtomicCheckpointer(folder / "save", recoverables=parts)
+    saved = checkpointer.find_checkpoint() is not None
+    # No checkpoint holds the speakers' statistics, and --debug loads none
+    if hparams["normalization"] == "speaker" or run_opts.debug or not saved:
         collect_statistics(hparams["model"], datasets, hparams["normalization"])
     brain = EmotionBrain(
         modules=hparams["modules"],
@@ -679,48 +379,41 @@ def run(signals):
         checkpointer=checkpointer,
     )
     brain.signals = signals
-    eval_options = {
-        "batch_size": hparams["eval_batch_size"],
-        "num_workers": hparams["num_workers"],
-        "worker_init_fn": shield_worker,
-        # Its own: evaluation draws nothing from the one that trains
-        "generator": torch.Generator(),
-    }
-    train_loader = brain.make_dataloader(
-        datasets["train"],
-        sb.Stage.TRAIN,
-        generator=brain.random_states.loader_generator,
-        **train_options,
-    )
-    steps = max(1, len(train_loader) // brain.grad_accumulation_factor)
-    brain.total_steps = steps * hparams["number_of_epochs"]
+    brain.loggers = [FileTrainLogger(str(folder / "train_log.txt"))]
+    if hparams["use_tensorboard"]:
+        brain.loggers.append(TensorboardLogger(str(folder / "tensorboard")))
+    if hparams["class_weights"] is not None:
+        emotions = [item["emotion"] for item in datasets["train"].data.values()]
+        weights = class_weights(emotions, hparams["labels"])
+        brain.class_weights = weights.to(brain.device)
     if hparams["test_every_epoch"]:
-        # Not the Brain's, which would resume it in the middle
-        brain.test_loader = sb.dataio.dataloader.make_dataloader(
-            datasets["test"], **eval_options
-        )
+        options = evaluation_options(hparams)
+        # Not the Brain's loader, which would resume in the middle
+        brain.test_loader = make_dataloader(datasets["test"], **options)
+    options = loader_options(hparams, datasets["train"])
     brain.fit(
         hparams["epoch_counter"],
-        train_loader,
+        brain.make_train_loader(datasets["train"], **options),
         datasets["valid"],
-        valid_loader_kwargs=dict(eval_options),
+        valid_loader_kwargs=evaluation_options(hparams),
     )
     scores = {}
-    for side in ("valid", "test"):
-        brain.evaluate(
-            datasets[side],
-            max_key="score",
-            test_loader_kwargs=dict(eval_options),
-        )
-        scores[side] = brain.scores
+    for name in ("valid", "test"):
+        options = evaluation_options(hparams)
+        brain.evaluate(datasets[name], "score", test_loader_kwargs=options)
+        scores[name] = brain.scores
     if if_main_process():
         results = write_results(hparams, scores, time.time() - started)
         if brain.dimensions is not None:
             brain.dimensions.write(folder / "dimensions.csv")
             print(brain.dimensions.summarize())
-        print_results(results, hparams["output_folder"])
+        print_results(results, folder)
+        # Sizes as numbers: a model must not read its corpus
+        for name in ("n_classes", "n_outputs"):
+            overrides += f"\n{name}: {hparams[name]}\n"
+        yaml = resolve_hparams(hparams_file, overrides)
         temperature = results["calibration"]["temperature"]
-        save_model(brain, hparams, hparams_file, overrides, temperature)
+        save_model(brain, yaml, temperature, tokenizer)
 
 
 if __name__ == "__main__":

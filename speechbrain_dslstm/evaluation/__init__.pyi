@@ -21,6 +21,7 @@ from .metrics import (
 )
 from .results import (
     append_row as append_row,
+    headline as headline,
     print_results as print_results,
     read_rows as read_rows,
     selection_score as selection_score,

@@ -26,6 +26,7 @@ from speechbrain_dslstm.evaluation.calibration import (
 )
 from speechbrain_dslstm.evaluation.metrics import (
     METRICS,
+    DimensionStats,
     EmotionStats,
     format_confusion,
 )
@@ -35,6 +36,7 @@ from speechbrain_dslstm.utils.files import name_errors, replace_file
 
 __all__ = [
     "append_row",
+    "headline",
     "print_results",
     "read_rows",
     "selection_score",
@@ -78,6 +80,45 @@ def selection_score(
     if math.isnan(ua):
         return -2.0
     return ua if epoch > selection_start * number_of_epochs else ua - 1.0
+
+
+def headline(
+    loss: float,
+    scores: Mapping[str, EmotionStats],
+    dimensions: DimensionStats | None = None,
+) -> dict[str, float]:
+    """Summarise an epoch's scores for the logs and for the selection.
+
+    Arguments
+    ---------
+    loss
+        Mean loss of the subset.
+    scores
+        Statistics of "fused" and of each branch.
+    dimensions
+        Statistics of valence, arousal and dominance, if they are predicted.
+
+    Returns
+    -------
+    dict
+        "loss", "wa", "ua" and "macro_f1"; "ua_" and a name for the UA of each
+        branch; the concordance of each dimension.
+
+    Example
+    -------
+    >>> stats = EmotionStats(["calm", "sad"])
+    >>> stats.append(["a"], torch.tensor([[-0.1, -2.3]]), torch.tensor([0]))
+    >>> headline(0.5, {"fused": stats, "mfcc": stats})
+    {'loss': 0.5, 'wa': 1.0, 'ua': 1.0, 'macro_f1': 1.0, 'ua_mfcc': 1.0}
+    """
+    found = scores["fused"].summarize()
+    stats = {"loss": float(loss)} | {name: found[name] for name in METRICS}
+    for name, one in scores.items():
+        if name != "fused":
+            stats[f"ua_{name}"] = one.summarize("ua")
+    if dimensions is not None:
+        stats.update(dimensions.summarize())
+    return stats
 
 
 def append_row(path: str | Path, row: dict) -> None:
@@ -176,20 +217,20 @@ def write_results(
 
     Example
     -------
-    >>> write_results({"output_folder": "x", "save_folder": "nowhere"}, {}, 1)
+    >>> write_results({"output_folder": "nowhere"}, {}, 1)
     Traceback (most recent call last):
         ...
     FileNotFoundError: ...
     """
     folder = Path(hparams["output_folder"])
-    save = Path(hparams["save_folder"])
+    save = folder / "save"
     run = json.loads((save / "run.json").read_text(encoding="utf-8"))
     # Only cross_validate.py reads this hash, and from run.json
     run.pop("settings", None)
-    epochs = read_rows(hparams["epoch_log"])
+    epochs = read_rows(save / "epochs.jsonl")
     best = max(epochs, key=lambda row: row["score"])
     test = {name: one.summarize() for name, one in scores["test"].items()}
-    test_epochs = read_rows(hparams["test_epoch_log"])
+    test_epochs = read_rows(save / "test_epochs.jsonl")
     test_best = {
         name: _maximum(test_epochs, name) for name in METRICS if test_epochs
     }

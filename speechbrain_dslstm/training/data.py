@@ -1,51 +1,59 @@
-"""What feeds the recipe's training loop: loaders, features, statistics.
+"""Clips, batches and feature statistics of the training loop.
 
-All read the hyperparameters as ``hparams.load_hparams`` gives them.
+Functions that take ``hparams`` read them as ``hparams.load_hparams`` returns
+them.
 """
 
 import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import BalancingDataSampler, DynamicBatchSampler
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_dslstm.features.cache import FeatureCache
+from speechbrain_dslstm.audio import LONGEST_CLIP, load_audio
+from speechbrain_dslstm.features.augment import change_speed
+from speechbrain_dslstm.features.cache import FeatureCache, SpeedCache
 from speechbrain_dslstm.lengths import to_counts
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 from speechbrain_dslstm.models.streams import FeatureSequence
+from speechbrain_dslstm.training.signals import shield_worker
 
 __all__ = [
-    "open_cache",
-    "loader_options",
-    "collect_statistics",
-    "extract_batch",
-    "token_sequence",
+    "ClipReader",
     "ReproducibleDataset",
+    "collect_statistics",
+    "evaluation_options",
+    "extract_batch",
+    "loader_options",
+    "open_cache",
 ]
 
 logger = get_logger(__name__)
 
 
-def open_cache(hparams):
-    """The cache of features, where there is to be one.
+def open_cache(hparams: Mapping[str, Any]) -> FeatureCache | None:
+    """Open the cache of features, if ``feature_cache`` names a folder.
 
     Arguments
     ---------
-    hparams : dict
+    hparams
         The loaded hyperparameters.
 
     Returns
     -------
     FeatureCache or None
-        With the extractors of the model.
+        A cache for the model's extractors.
 
     Raises
     ------
     ValueError
-        A cache together with an augmentation of waveforms.
+        ``wav_augment`` is set as well.
 
     Example
     -------
@@ -56,8 +64,8 @@ def open_cache(hparams):
         return None
     if hparams["wav_augment"] is not None:
         raise ValueError(
-            "feature_cache holds features, so wav_augment would change "
-            "nothing: set one of them to null"
+            "wav_augment has no effect on features from feature_cache: set "
+            "one of them to null"
         )
     streams = hparams["model"].streams
     return FeatureCache(
@@ -67,23 +75,90 @@ def open_cache(hparams):
     )
 
 
-def loader_options(hparams, dataset):
-    """Options of the training loader: how clips come into batches.
-
-    Batches of clips of similar length; where ``balanced_sampling`` is set,
-    clips drawn so that each emotion is as frequent, of any length.
+class ClipReader:
+    """Reads clips, or their features, at speeds drawn at random.
 
     Arguments
     ---------
-    hparams : dict
+    hparams
         The loaded hyperparameters.
-    dataset : DynamicItemDataset
-        The training side.
+    cache
+        From ``open_cache``; ``features`` needs one.
+    speeds
+        In per cent; one is drawn each time that a clip is read.
+
+    Example
+    -------
+    >>> import soundfile
+    >>> path = str(getfixture("tmp_path") / "a.wav")
+    >>> soundfile.write(path, np.zeros(1600), 16000)
+    >>> from speechbrain_dslstm import DualLevelClassifier
+    >>> hparams = {"features": {"sample_rate": 16000}}
+    >>> hparams["model"] = DualLevelClassifier()
+    >>> ClipReader(hparams, None, [50]).waveform(path).shape
+    torch.Size([3200])
+    """
+
+    def __init__(
+        self,
+        hparams: Mapping[str, Any],
+        cache: FeatureCache | None,
+        speeds: Sequence[int],
+    ) -> None:
+        self.sample_rate = hparams["features"]["sample_rate"]
+        self.speeds = speeds
+        self.streams = list(hparams["model"].streams)
+        if cache is not None:
+            self.cache = SpeedCache(
+                cache,
+                self._load,
+                speeds,
+                self.sample_rate,
+                hparams["model"].min_samples,
+            )
+
+    def waveform(self, wav: str) -> torch.Tensor:
+        """Read a clip [samples] at the model's rate and a drawn speed."""
+        return self._load(wav, self._draw_speed())
+
+    def features(
+        self, wav: str, audio_hash: str, duration: float
+    ) -> list[torch.Tensor]:
+        """Take a clip's features [frames, size] of each stream from the cache."""
+        speed = self._draw_speed()
+        feats = self.cache.get(wav, audio_hash, duration, speed)
+        return [feats[name] for name in self.streams]
+
+    def _load(self, wav: str, percent: int) -> torch.Tensor:
+        sig = load_audio(wav, self.sample_rate, LONGEST_CLIP)
+        return sig if percent == 100 else change_speed(sig, percent)
+
+    def _draw_speed(self) -> int:
+        # One speed draws no random number: evaluation must not
+        several = len(self.speeds) > 1
+        index = int(torch.randint(len(self.speeds), ())) if several else 0
+        return self.speeds[index]
+
+
+def loader_options(
+    hparams: Mapping[str, Any], dataset: DynamicItemDataset
+) -> dict[str, Any]:
+    """Choose the training loader's options: which clips make a batch.
+
+    Batches hold clips of similar length. With ``balanced_sampling`` clips are
+    drawn so that all emotions are equally frequent, whatever their length.
+
+    Arguments
+    ---------
+    hparams
+        The loaded hyperparameters.
+    dataset
+        The training subset.
 
     Returns
     -------
     dict
-        For ``make_dataloader``.
+        Options of ``make_dataloader``.
 
     Example
     -------
@@ -115,22 +190,51 @@ def loader_options(hparams, dataset):
     return options
 
 
+def evaluation_options(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose the options of a loader for validation or test.
+
+    Arguments
+    ---------
+    hparams
+        The loaded hyperparameters.
+
+    Returns
+    -------
+    dict
+        Options of ``make_dataloader``; never shared, as SpeechBrain changes
+        them.
+
+    Example
+    -------
+    >>> options = evaluation_options({"num_workers": 0, "eval_batch_size": 8})
+    >>> options["batch_size"]
+    8
+    """
+    return {
+        "batch_size": hparams["eval_batch_size"],
+        "num_workers": hparams["num_workers"],
+        "worker_init_fn": shield_worker,
+        # Evaluation must not advance the generator that training draws from
+        "generator": torch.Generator(),
+    }
+
+
 def collect_statistics(
     model: DualLevelClassifier,
-    datasets: dict[str, DynamicItemDataset],
+    datasets: Mapping[str, DynamicItemDataset],
     normalization: str,
 ) -> None:
-    """Collect the model's feature statistics; no label is looked at.
+    """Collect the model's feature statistics; no label is read.
 
     Arguments
     ---------
     model
-        Keeps them, see ``FeatureNormalization``.
+        Receives the statistics, see ``FeatureNormalization``.
     datasets
         "plain", the training subset without augmentation, "valid" and "test".
     normalization
-        "training": over the training subset. "speaker": over all clips of
-        each speaker, so over all three subsets. "none": nothing is collected.
+        "training": over the training subset alone. "speaker": over all clips
+        of each speaker, so over all three subsets. "none": nothing.
 
     Example
     -------
@@ -146,10 +250,11 @@ def collect_statistics(
     tensor(146., dtype=torch.float64)
     """
     subsets = {"training": ["plain"], "speaker": ["plain", "valid", "test"]}
+    if normalization in subsets:
+        logger.info(f"collecting feature statistics by {normalization}")
     seen = set()
     for subset in subsets.get(normalization, []):
-        logger.info(f"collecting feature statistics ({subset})")
-        for batch in _once(datasets[subset]):
+        for batch in make_dataloader(datasets[subset], batch_size=8):
             # Under some protocols a clip is in two subsets
             rows = [row for row, key in enumerate(batch.id) if key not in seen]
             seen.update(batch.id)
@@ -164,25 +269,27 @@ def collect_statistics(
                 )
 
 
-def _once(dataset):
-    """Loader that passes once over a dataset, in small batches in order."""
-    return make_dataloader(dataset, batch_size=8)
-
-
-def extract_batch(model, batch):
-    """Features of a batch: those it brings, or those of its waveforms.
+def extract_batch(
+    model: DualLevelClassifier,
+    batch: PaddedBatch,
+    augment: Callable | None = None,
+) -> dict[str, FeatureSequence]:
+    """Compute a batch's features, or take those that it brings from the cache.
 
     Arguments
     ---------
-    model : DualLevelClassifier
-        Says which streams.
-    batch : PaddedBatch
-        From a dataset of the recipe.
+    model
+        Has the extractors.
+    batch
+        From one of the recipe's datasets.
+    augment
+        SpeechBrain's ``Augmenter`` of waveforms.
 
     Returns
     -------
     dict of str to FeatureSequence
-        Features by stream name.
+        Features by stream name, before normalisation; and the tokens as
+        "text", if the model reads them.
 
     Example
     -------
@@ -194,57 +301,31 @@ def extract_batch(model, batch):
     torch.Size([1, 48, 39])
     """
     if hasattr(batch, "sig"):
+        sig = batch.sig if augment is None else augment(*batch.sig)
         with torch.no_grad():
-            return model.extract(*batch.sig)
-    found = {}
-    for name in model.streams:
-        feats, lens = batch[name]
-        found[name] = FeatureSequence(feats, to_counts(lens, feats.shape[1]))
+            found = model.extract(*sig)
+    else:
+        found = {name: _with_counts(*batch[name]) for name in model.streams}
+    if model.reads_text:
+        text = _with_counts(*batch.tokens)
+        if augment is not None:
+            text = text._make(map(augment.replicate_labels, text))
+        found["text"] = text
     return found
 
 
-def token_sequence(batch):
-    """Token ids of a batch and how many each item has.
-
-    Arguments
-    ---------
-    batch : PaddedBatch
-        Holds "tokens".
-
-    Returns
-    -------
-    FeatureSequence
-        Ids [batch, tokens] and counts.
-
-    Example
-    -------
-    >>> from speechbrain.dataio.batch import PaddedBatch
-    >>> items = [
-    ...     {"tokens": torch.tensor([5, 2])},
-    ...     {"tokens": torch.tensor([3])},
-    ... ]
-    >>> token_sequence(PaddedBatch(items))
-    FeatureSequence(feats=tensor([[5, 2],
-            [3, 0]]), counts=tensor([2, 1]))
-    """
-    tokens, lens = batch.tokens
-    return FeatureSequence(tokens, to_counts(lens, tokens.shape[1]))
+def _with_counts(data: torch.Tensor, lens: torch.Tensor) -> FeatureSequence:
+    """Padded data [batch, time, ...] with counts for relative lengths."""
+    return FeatureSequence(data, to_counts(lens, data.shape[1]))
 
 
 class ReproducibleDataset(DynamicItemDataset):
-    """Dataset whose items draw the same numbers whichever worker reads them.
+    """Dataset whose items draw the same numbers in whichever worker.
 
-    A worker's own generator depends on what it has read before, which is
-    lost when a run is resumed in the middle of an epoch. So in a worker each
-    item starts from a seed made of the epoch's and its own number. Without
-    workers items draw from the generators of the process.
-
-    Arguments
-    ---------
-    *args : tuple
-        As of ``DynamicItemDataset``.
-    **kwargs : dict
-        As of ``DynamicItemDataset``.
+    The state of a worker's own generator depends on what it has read before,
+    which is lost when a run resumes in the middle of an epoch. So each item
+    that a worker reads starts from a seed made of the epoch's seed and the
+    item's number. Without workers, items draw from the process' generators.
 
     Example
     -------
@@ -253,7 +334,7 @@ class ReproducibleDataset(DynamicItemDataset):
     {'id': 'a', 'text': 'no'}
     """
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict[str, Any]:
         worker = torch.utils.data.get_worker_info()
         if worker is not None:
             seeds = np.random.SeedSequence([worker.seed - worker.id, index])

@@ -1,12 +1,15 @@
-"""What a run is trained and tested on: read, split and written down, once.
+"""The data of a run: read, split and written to its folder before training.
 
-Only one rank does it, before the model is made; what it writes into the save
-folder is all that the others read.
+Only one rank does this, before the model is trained; the manifests in the save
+folder are all that the other ranks read.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from speechbrain.tokenizers.SentencePiece import SentencePiece
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.corpora import prepare
@@ -17,6 +20,7 @@ from speechbrain_dslstm.corpora.manifest import (
 )
 from speechbrain_dslstm.corpora.transcripts import (
     check_transcripts,
+    load_tokenizer,
     write_transcripts,
 )
 from speechbrain_dslstm.hparams import IDENTITY
@@ -25,32 +29,32 @@ from speechbrain_dslstm.splits.leaks import (
     check_leaks,
     format_leak_table,
 )
-from speechbrain_dslstm.splits.protocols import make_split, split_hash
+from speechbrain_dslstm.splits.protocols import Split, make_split, split_hash
 from speechbrain_dslstm.utils.files import replace_file
 
-__all__ = ["prepare_data"]
+__all__ = ["prepare_data", "prepare_tokenizer"]
 
 logger = get_logger(__name__)
-SIDES = ("train", "valid", "test")
+SUBSETS = ("train", "valid", "test")
 
 
-def prepare_data(hparams, settings):
-    """Read the corpus, split it, and write the manifests of this run.
+def prepare_data(hparams: Mapping[str, Any], settings: str) -> None:
+    """Read the corpus, split it, and write the manifests of a run.
 
     Arguments
     ---------
-    hparams : dict
-        The loaded hyperparameters of the recipe. In "save_folder" will be
-        run.json, a manifest for each side, left_out.json, and the training
-        side's transcripts, where the model reads them.
-    settings : str
-        Their hash, from ``hparams.hash_settings``, for run.json.
+    hparams
+        The loaded hyperparameters. The folder "save" in ``output_folder``
+        receives a manifest of each subset, left_out.json, run.json and, if the
+        model reads them, the training transcripts.
+    settings
+        Hash of the run's settings, for run.json.
 
     Raises
     ------
     ValueError
-        The output folder holds a trained run on another split, the corpus
-        lacks a dimension, or the corpus or protocol cannot be had.
+        The folder holds a trained run on another split, the corpus lacks a
+        dimension, or the corpus or protocol is unknown.
 
     Example
     -------
@@ -79,27 +83,31 @@ def prepare_data(hparams, settings):
         hparams["valid_speakers"],
     )
     run = _describe(hparams, entries, labels, split)
-    folder = Path(hparams["save_folder"])
+    folder = Path(hparams["output_folder"], "save")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.json"
     _check_same_run(hparams, path, run)
-    # Others may resume it, and what they change is for cross_validate.py to say
-    run["settings"] = settings
-    for side in SIDES:
-        ids = getattr(split, side)
-        write_manifest(folder / f"{side}.json", {i: entries[i] for i in ids})
+    for subset in SUBSETS:
+        ids = getattr(split, subset)
+        write_manifest(folder / f"{subset}.json", {i: entries[i] for i in ids})
     write_left_out(folder / "left_out.json", left_out)
     if hparams["model"].reads_text:
         train = {i: entries[i] for i in split.train}
         write_transcripts(train, folder / "tokenizer")
-    # Last: it stands for all of them
+    # Last: with run.json, all the other files are complete
+    run["settings"] = settings
     replace_file(path, json.dumps(run, indent=2) + "\n")
     table = format_leak_table(run["leaks"])
     logger.info(f"split: {split.description}\n{table}")
 
 
-def _describe(hparams, entries, labels, split):
-    """What stands in run.json: which system is tested on what."""
+def _describe(
+    hparams: Mapping[str, Any],
+    entries: Mapping[str, dict],
+    labels: list[str],
+    split: Split,
+) -> dict[str, Any]:
+    """Say which system is tested on which data, for run.json."""
     run = {name: hparams[name] for name in (*IDENTITY, "fold", "seed")}
     run.update(
         n_folds=split.n_folds,
@@ -108,7 +116,7 @@ def _describe(hparams, entries, labels, split):
         split_hash=split_hash(split),
         audio_hash=audio_hash(entries),
         clips={
-            **{side: len(getattr(split, side)) for side in SIDES},
+            **{subset: len(getattr(split, subset)) for subset in SUBSETS},
             "dropped": split.dropped,
         },
         leaks=check_leaks(split, entries),
@@ -120,8 +128,10 @@ def _describe(hparams, entries, labels, split):
     return run
 
 
-def _check_same_run(hparams, path, run):
-    """Refuse a folder that another run has trained in."""
+def _check_same_run(
+    hparams: Mapping[str, Any], path: Path, run: Mapping[str, Any]
+) -> None:
+    """Refuse a folder that another run has been trained in."""
     if not path.exists():
         return
     before = json.loads(path.read_text(encoding="utf-8"))
@@ -137,3 +147,31 @@ def _check_same_run(hparams, path, run):
     if changed:
         # Its manifests will no longer be those of these hyperparameters
         path.unlink()
+
+
+def prepare_tokenizer(hparams: Mapping[str, Any]) -> SentencePiece | None:
+    """Train the tokenizer on the training transcripts, or load it.
+
+    Arguments
+    ---------
+    hparams
+        The loaded hyperparameters, after ``prepare_data``.
+
+    Returns
+    -------
+    SentencePiece or None
+        SpeechBrain's tokenizer; None if the model reads no transcripts.
+
+    Example
+    -------
+    >>> from speechbrain_dslstm import DualLevelClassifier
+    >>> prepare_tokenizer({"model": DualLevelClassifier()}) is None
+    True
+    """
+    if not hparams["model"].reads_text:
+        return None
+    return load_tokenizer(
+        Path(hparams["output_folder"], "save", "tokenizer"),
+        hparams["text_vocab_size"],
+        hparams["text_model_type"],
+    )

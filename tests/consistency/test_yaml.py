@@ -14,7 +14,10 @@ from speechbrain.utils.run_opts import RunOptions
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = "recipes/emotion_recognition/train.py"
 # What the script hands its hyperparameters to reads them, too
-READERS = ["training/preparation.py", "training/data.py"]
+READERS = [
+    *("training/brain.py", "training/data.py", "training/preparation.py"),
+    *("evaluation/results.py", "hparams.py"),
+]
 RUN_OPTIONS = set(RunOptions().as_dict())
 # No --option of the command line, so no prefix of theirs is taken
 POSITIONAL = {"param_file", "overridden_args", "distributed_launch"}

@@ -170,7 +170,6 @@ def prepare(corpus, output, options):
     arguments = command_line(corpus, output, options)[1:]
     hparams_file, _, overrides = train.sb.parse_arguments(arguments)
     hparams = train.load_hparams(hparams_file, overrides)
-    hparams["save_folder"] = str(Path(output, "save"))
     train.prepare_data(hparams, settings="")
 
 

@@ -63,9 +63,6 @@ def write(tmp_path):
             append_row(save / "test_epochs.jsonl", values)
         hparams = {
             "output_folder": tmp_path,
-            "save_folder": save,
-            "epoch_log": save / "epochs.jsonl",
-            "test_epoch_log": save / "test_epochs.jsonl",
             "selection_start": 0.2,
             "number_of_epochs": len(EPOCHS),
             "model": torch.nn.Linear(2, 3),

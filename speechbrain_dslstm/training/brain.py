@@ -1,0 +1,269 @@
+"""SpeechBrain's ``Brain`` for runs that are stopped, killed or meet NaN.
+
+The recipe's Brain says how a batch becomes a loss and a score. What is here
+does not depend on the task: optimisers, schedules and the average of weights,
+checkpoints within an epoch, stop signals, steps that are NaN or Inf.
+"""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import speechbrain as sb
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.utils.logger import get_logger
+from speechbrain.utils.train_logger import TrainLogger
+from torch.utils.data import DataLoader
+
+from speechbrain_dslstm.models.encoders import SelfSupervisedFrames
+from speechbrain_dslstm.training.nonfinite import StepGuard, check_finite
+from speechbrain_dslstm.training.optimization import (
+    WeightAverage,
+    split_parameters,
+)
+from speechbrain_dslstm.training.random_states import RandomStates
+from speechbrain_dslstm.training.signals import StopSignals, shield_worker
+from speechbrain_dslstm.utils.distributed import any_rank, mean_over_ranks
+from speechbrain_dslstm.utils.files import name_errors
+
+__all__ = ["ReliableBrain"]
+
+logger = get_logger(__name__)
+
+
+class ReliableBrain(sb.Brain):
+    """A Brain that resumes exactly, saves on signals and skips NaN steps.
+
+    A subclass writes ``compute_forward``, ``compute_objectives`` and
+    ``on_stage_end``; the latter calls ``log_epoch`` and ``save_epoch`` after
+    validation. The training loader must come from ``make_train_loader``. Other
+    methods are called by SpeechBrain, whose documentation says when.
+
+    Hyperparameters: ``model``, ``number_of_epochs``, ``epoch_counter``,
+    ``average_decay``, ``on_nonfinite``, ``lr_schedule``, ``lr_interval`` and
+    ``encoder_opt_class``.
+
+    Arguments
+    ---------
+    *args
+        As for ``speechbrain.Brain``.
+    **kwargs
+        As for ``speechbrain.Brain``.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no checkpoint to test, with ``--test_only``.
+    ValueError
+        ``max_grad_norm`` is not positive. SpeechBrain passes it to torch as it
+        is, and there a negative norm reverses the gradients.
+
+    Example
+    -------
+    >>> hparams = {"model": torch.nn.Linear(1, 1), "average_decay": None}
+    >>> hparams |= {"on_nonfinite": "skip", "max_grad_norm": -1.0}
+    >>> ReliableBrain(hparams=hparams, run_opts={"device": "cpu"})
+    Traceback (most recent call last):
+        ...
+    ValueError: max_grad_norm must be positive, got -1.0; .inf turns clipping off
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.max_grad_norm > 0:
+            raise ValueError(
+                "max_grad_norm must be positive, got "
+                f"{self.max_grad_norm}; .inf turns clipping off"
+            )
+        if self.test_only and self.checkpointer.find_checkpoint() is None:
+            raise FileNotFoundError(
+                f"no checkpoint to test in {self.checkpointer.checkpoints_dir}: "
+                "train first, without --test_only"
+            )
+        self.average = None
+        if self.hparams.average_decay is not None:
+            self.average = WeightAverage(
+                self.hparams.model, self.hparams.average_decay
+            ).to(self.device)
+        self.random_states = RandomStates()
+        if self.checkpointer is not None:
+            if self.average is not None:
+                self.checkpointer.add_recoverable("average", self.average)
+            self.checkpointer.add_recoverable(
+                "random_states", self.random_states, optional_load=True
+            )
+        self.guard = StepGuard(
+            self.hparams.model,
+            self.hparams.on_nonfinite,
+            self.nonfinite_patience,
+        )
+        self.signals = StopSignals()
+        self.loggers: list[TrainLogger] = []
+        self.stepped = self.stopping = False
+        self.total_steps = None
+
+    @property
+    def trained_model(self) -> torch.nn.Module:
+        """The model to evaluate and to ship: averaged weights, if wanted."""
+        if self.average is not None:
+            return self.average.model
+        return self.hparams.model
+
+    def make_train_loader(
+        self, dataset: DynamicItemDataset, **options: Any
+    ) -> DataLoader:
+        """Make the training loader, with ``options`` of a DataLoader.
+
+        Its length gives the learning-rate schedule the number of steps.
+        """
+        loader = self.make_dataloader(
+            dataset,
+            sb.Stage.TRAIN,
+            generator=self.random_states.loader_generator,
+            worker_init_fn=shield_worker,
+            **options,
+        )
+        if self.train_sampler is None:
+            # SpeechBrain advances only the samplers it has made
+            self.train_sampler = options.get(
+                "batch_sampler", options.get("sampler")
+            )
+        steps = max(1, len(loader) // self.grad_accumulation_factor)
+        self.total_steps = steps * self.hparams.number_of_epochs
+        return loader
+
+    def init_optimizers(self) -> None:
+        encoder, others = split_parameters(
+            self.hparams.model, SelfSupervisedFrames
+        )
+        if self.hparams.encoder_opt_class is None or not encoder:
+            super().init_optimizers()
+        else:
+            self.optimizer = self.opt_class(others)
+            self.optimizers_dict = {
+                "optimizer": self.optimizer,
+                "encoder_optimizer": self.hparams.encoder_opt_class(encoder),
+            }
+            if self.checkpointer is not None:
+                self.checkpointer.add_recoverables(self.optimizers_dict)
+        schedule = self.hparams.lr_schedule
+        options = {}
+        if "total_steps" in inspect.signature(schedule).parameters:
+            options["total_steps"] = self.total_steps
+        self.schedulers = {
+            name: schedule(optimizer, **options)
+            for name, optimizer in zip(
+                ("lr_schedule", "encoder_lr_schedule"),
+                self.optimizers_dict.values(),
+                strict=False,
+            )
+        }
+        if self.checkpointer is not None:
+            self.checkpointer.add_recoverables(self.schedulers)
+
+    def step_schedules(self) -> None:
+        """Advance the learning rate of every optimiser."""
+        for scheduler in self.schedulers.values():
+            scheduler.step()
+
+    def fit(self, *args: Any, **kwargs: Any) -> None:
+        # A signal ends the run after the next step, with a checkpoint
+        with self.signals.deferred():
+            super().fit(*args, **kwargs)
+
+    def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
+        if stage == sb.Stage.TRAIN:
+            self.random_states.start_epoch()
+        else:
+            # SpeechBrain does so for the model in training only
+            self.trained_model.eval()
+
+    def on_fit_batch_start(self, batch: PaddedBatch, should_step: bool) -> None:
+        self.guard.start(batch.id)
+
+    def check_loss_isfinite(self, loss: torch.Tensor) -> None:
+        # Noted only: optimizers_step decides on the whole step, on all ranks
+        self.guard.check_loss(loss)
+
+    def optimizers_step(self) -> None:
+        gradients = [
+            one.grad
+            for one in self.modules.parameters()
+            if one.grad is not None
+        ]
+        bad, self.stopping = any_rank(
+            [
+                self.guard.is_bad(gradients, self.scaler),
+                self.signals.requested,
+            ],
+            self.device,
+        )
+        self.stepped = not bad
+        if self.stepped:
+            super().optimizers_step()
+        else:
+            self.zero_grad(set_to_none=True)
+        epoch = self.hparams.epoch_counter.current
+        self.guard.end(bad, f"epoch {epoch}, batch {self.step}")
+
+    def on_fit_batch_end(
+        self,
+        batch: PaddedBatch,
+        outputs: Any,
+        loss: torch.Tensor,
+        should_step: bool,
+    ) -> None:
+        if should_step:
+            if self.hparams.lr_interval == "batch":
+                self.step_schedules()
+            if self.average is not None and self.stepped:
+                self.average.update(self.hparams.model)
+
+    def _should_save_intra_epoch_ckpt(self, *args: Any) -> bool:
+        # Accumulated gradients are not in a checkpoint
+        if self.step % self.grad_accumulation_factor:
+            return False
+        return self.stopping or super()._should_save_intra_epoch_ckpt(*args)
+
+    def _save_intra_epoch_ckpt(self) -> None:
+        check_finite(self.checkpointer.recoverables, self.device)
+        # Only the first rank's is saved
+        self.avg_train_loss = mean_over_ranks(self.avg_train_loss, self.device)
+        super()._save_intra_epoch_ckpt()
+        self._exit_if_stopping()
+
+    def log_epoch(
+        self,
+        meta: Mapping[str, float],
+        train_stats: Mapping[str, float],
+        valid_stats: Mapping[str, float],
+    ) -> None:
+        """Write the statistics of an epoch to every logger."""
+        for one in self.loggers:
+            with name_errors(getattr(one, "save_file", "the train log")):
+                one.log_stats(meta, train_stats, valid_stats)
+
+    def save_epoch(self, meta: Mapping[str, float]) -> None:
+        """Save after validation; keep the newest and the best by "score".
+
+        Then the process ends where a signal has asked for it.
+        """
+        if self.checkpointer is not None:
+            check_finite(self.checkpointer.recoverables, self.device)
+            # Two of each, so that one is left if the other is damaged
+            self.checkpointer.save_and_keep_only(
+                meta=dict(meta), num_to_keep=2, max_keys=["score"]
+            )
+        (self.stopping,) = any_rank([self.signals.requested], self.device)
+        self._exit_if_stopping()
+
+    def _exit_if_stopping(self) -> None:
+        """End the process after a checkpoint, if a signal has asked for it."""
+        if self.stopping:
+            logger.info(
+                "stopped by a signal after saving a checkpoint; run the same "
+                "command again to resume"
+            )
+            self.signals.exit()
