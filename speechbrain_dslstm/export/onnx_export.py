@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch.export import Dim, ExportedProgram
 
+from speechbrain_dslstm.export.onnx_runtime import require
 from speechbrain_dslstm.export.stream_graph import ExportableStep
 from speechbrain_dslstm.export.utterance_graph import ExportableClassifier
 from speechbrain_dslstm.inference.classifier import EmotionClassifier
@@ -103,7 +104,7 @@ def export_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
     >>> session.run(None, inputs)[0].shape
     (1, 2)
     """
-    _require("onnx", "onnxscript")
+    require("onnx", "onnxscript")
     program = _trace(classifier, onnx=True)
     inputs, outputs = ["wavs", "counts"], ["log_posteriors"]
     return _write(program, path, classifier, inputs, outputs)
@@ -147,7 +148,7 @@ def export_step_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
     Traceback (most recent call last):
     ValueError: a stream cannot stretch "mel_x" to 230 frames, ...
     """
-    _require("onnx", "onnxscript")
+    require("onnx", "onnxscript")
     model = _on_cpu(classifier)
     module = ExportableStep(model, classifier.mods.classifier).eval()
     states = module.initial_state(batch=2)
@@ -203,7 +204,7 @@ def quantize_onnx(path: str | Path, quantized: str | Path) -> Path:
     >>> "MatMulInteger" in [n.op_type for n in onnx.load(path).graph.node]
     True
     """
-    _require("onnx", "onnxruntime")
+    require("onnx", "onnxruntime")
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -248,16 +249,6 @@ def _on_cpu(classifier: EmotionClassifier) -> DualLevelClassifier:
             'run_opts={"device": "cpu"}'
         )
     return model
-
-
-def _require(*names: str) -> None:
-    for name in names:
-        try:
-            __import__(name)
-        except ImportError as error:
-            raise ImportError(
-                f'{name} is missing: pip install "speechbrain-dslstm[export]"'
-            ) from error
 
 
 def _translations():
@@ -319,17 +310,11 @@ def _write(
 @contextmanager
 def _quiet():
     """Silence the warnings and logs of the exporters."""
-    loggers = [
-        logging.getLogger(name)
-        for name in ("torch.onnx", "onnxscript", "onnx_ir", "root")
-    ]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+    finally:
+        logging.disable(disabled)

@@ -12,6 +12,17 @@ from speechbrain_dslstm.pretrained.model_folder import make_label_encoder
 __all__ = ["ONNXModel", "load_onnx"]
 
 
+def require(*names: str) -> None:
+    """Raise ``ImportError`` with a remedy if one of these libraries is missing."""
+    for name in names:
+        try:
+            __import__(name)
+        except ImportError as error:
+            raise ImportError(
+                f'{name} is missing: pip install "speechbrain-dslstm[export]"'
+            ) from error
+
+
 class ONNXModel(torch.nn.Module):
     """Waveforms and lengths -> log-posteriors, computed by onnxruntime.
 
@@ -40,13 +51,9 @@ class ONNXModel(torch.nn.Module):
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         super().__init__()
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise ImportError(
-                "onnxruntime is missing: pip install "
-                '"speechbrain-dslstm[export]"'
-            ) from error
+        require("onnxruntime")
+        import onnxruntime
+
         path = str(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or torch.get_num_threads()

@@ -1,9 +1,9 @@
-"""From a recording to an emotion, with a trained model.
+"""Emotions of recordings, predicted with a trained model.
 
 Read ``classifier`` first. ``files`` classifies many files, ``long_recordings``
-works window by window, ``streaming`` sample by sample (``receptive_field``
-says with which delay), ``speech_activity`` refuses silence and noise, and
-``explain`` shows what the DS-LSTM listened to.
+one file window by window, ``streaming`` audio as it arrives (with the delay
+that ``receptive_field`` defines). ``speech_activity`` refuses silence and
+noise, and ``explain`` shows which spectrogram the DS-LSTM reads when.
 """
 
 import lazy_loader

@@ -11,10 +11,7 @@ from .files import (
     classify_files as classify_files,
     find_audio as find_audio,
 )
-from .long_recordings import (
-    Segment as Segment,
-    classify_long as classify_long,
-)
+from .long_recordings import Segment as Segment, classify_long as classify_long
 from .speech_activity import (
     NoSpeechError as NoSpeechError,
     SpeechActivity as SpeechActivity,

@@ -212,16 +212,10 @@ def plot_explanation(
         (mel_y, found.mel_y, "mel y\nfine frequency"),
     ]:
         top = float(mel.max())
-        axes.imshow(
-            mel.T.numpy(),
-            origin="lower",
-            aspect="auto",
-            cmap="magma",
-            vmin=top - 70,
-            vmax=top,
-            extent=(0, found.seconds, 0, mel.shape[1]),
-            interpolation="nearest",
-        )
+        extent = (0, found.seconds, 0, mel.shape[1])
+        image = {"origin": "lower", "aspect": "auto", "cmap": "magma"}
+        image |= {"extent": extent, "interpolation": "nearest"}
+        axes.imshow(mel.T.numpy(), vmin=top - 70, vmax=top, **image)
         axes.set_ylabel(f"{name}\n(mel band)", color=FAINT)
 
     # A value holds from the end of the step before to the end of its own
@@ -265,12 +259,8 @@ def plot_explanation(
         axes.set_axisbelow(True)
         axes.grid(color="#e4e7eb", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(
-            loc="center left",
-            bbox_to_anchor=(1.01, 0.5),
-            frameon=False,
-            fontsize=9,
-        )
+        place = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)}
+        axes.legend(**place, frameon=False, fontsize=9)
     for axes in (mel_x, mel_y, posterior, gates):
         axes.tick_params(colors=INK)
     if title:

@@ -11,18 +11,13 @@ import torch
 
 import speechbrain_dslstm
 from speechbrain_dslstm import (
-    DualLevelClassifier,
     EmotionClassifier,
 )
 from speechbrain_dslstm.export import (
     export_onnx,
-    export_step_onnx,
     export_torch,
     quantize_onnx,
 )
-from speechbrain_dslstm.export.stream_graph import ExportableStep
-from speechbrain_dslstm.export.utterance_graph import ExportableClassifier
-from speechbrain_dslstm.inference import EmotionStream, with_normalization
 from speechbrain_dslstm.models import MFCCBranch
 from speechbrain_dslstm.pretrained import make_label_encoder
 
@@ -165,121 +160,3 @@ def test_torch_export(small_model, speech_clips, tmp_path):
         with torch.no_grad():
             found = module(wavs, counts)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-
-
-STREAMS = {
-    "dual_level": {},
-    "running": {"center": True},
-    "ds_lstm": {"p": 1.0},
-    "mfcc_lstm": {"p": 0.0},
-}
-
-
-@pytest.fixture(scope="module", params=STREAMS)
-def stream_model(request, small_model):
-    made = small_model(**STREAMS[request.param])
-    if request.param == "running":
-        made = with_normalization(made, "running")
-    return made
-
-
-def steps_of(clips, samples):
-    """Cut clips into whole steps, as many as the shortest clip has."""
-    steps = min(len(clip) for clip in clips) // samples
-    both = torch.stack([clip[: steps * samples] for clip in clips])
-    return both.split(samples, dim=1)
-
-
-def test_step_equals_the_stream(stream_model, speech_clips):
-    """They agree after every step of a batch, and the state has a constant size."""
-    module = ExportableStep(stream_model)
-    states = module.initial_state(batch=2)
-    streams = [EmotionStream(stream_model) for _ in range(2)]
-    clips = [torch.cat(speech_clips[:3]), torch.cat(speech_clips[3:6])]
-    shapes = [state.shape for state in states]
-    compared = 0
-    for t, chunk in enumerate(steps_of(clips, module.samples)):
-        with torch.no_grad():
-            found, *states = module(chunk, torch.tensor(t), tuple(states))
-        assert [state.shape for state in states] == shapes
-        for row, stream, piece in zip(found, streams, chunk, strict=True):
-            expected = stream.push(piece)
-            if expected is None:
-                assert not row.isfinite().any()
-            else:
-                compared += 1
-                torch.testing.assert_close(row, expected, atol=1e-5, rtol=0)
-    assert compared > 5
-
-
-def test_step_onnx(small_model, speech_clips, tmp_path):
-    """The graph was traced for two streams, and runs for one and three."""
-    made = classifier_of(with_normalization(small_model(), "running"))
-    session = open_session(export_step_onnx(made, tmp_path / "step.onnx"))
-    meta = session.get_modelmeta().custom_metadata_map
-    samples = int(meta["samples_per_step"])
-    names = [value.name for value in session.get_inputs()][2:]
-    outputs = [value.name for value in session.get_outputs()][1:]
-    assert outputs == [f"{name}_out" for name in names]
-    types = {"tensor(float)": np.float32, "tensor(double)": np.float64}
-    for batch in (1, 3):
-        states = {
-            value.name: np.zeros(
-                [n if isinstance(n, int) else batch for n in value.shape],
-                types[value.type],
-            )
-            for value in session.get_inputs()[2:]
-        }
-        clips = [torch.cat(speech_clips[k : k + 2]) for k in range(batch)]
-        streams = [made.stream() for _ in clips]
-        for t, chunk in enumerate(steps_of(clips, samples)):
-            inputs = {"chunk": chunk.numpy(), "step": np.array(t), **states}
-            found, *new = session.run(None, inputs)
-            states = dict(zip(names, new, strict=True))
-            for row, stream, piece in zip(found, streams, chunk, strict=True):
-                torch.testing.assert_close(
-                    torch.from_numpy(row), stream.push(piece), atol=1e-4, rtol=0
-                )
-        assert t > 3
-
-
-@pytest.mark.parametrize(
-    ("options", "match"),
-    [({"gate_norm": "batch"}, "gate_norm"), ({"bidirectional": True}, "backw")],
-)
-def test_what_cannot_be_exported(options, match, small_model):
-    with pytest.raises(ValueError, match=match):
-        ExportableClassifier(small_model(**options))
-
-
-@pytest.mark.parametrize("fault", [float("nan"), -float("inf"), 1001.0])
-def test_graphs_give_no_posteriors_for_what_is_no_audio(
-    fault, small_model, speech_clips
-):
-    """Only the spoiled item is NaN, and its stream stays NaN."""
-    model = small_model()
-    wavs = torch.stack([clip[:20480] for clip in speech_clips[:2]])
-    wavs[1, 5] = fault
-    counts = torch.tensor([20480, 20480])
-    step = ExportableStep(model)
-    states = step.initial_state(batch=2)
-    with torch.no_grad():
-        whole = ExportableClassifier(model)(wavs, counts)
-        for t, chunk in enumerate(wavs.split(step.samples, dim=1)):
-            running, *states = step(chunk, torch.tensor(t), tuple(states))
-    for found in (whole, running):
-        assert found[0].isfinite().all() and found[1].isnan().all()
-
-
-def test_branches_that_are_not_known(small_model):
-    class Other(MFCCBranch):
-        """Of another kind."""
-
-    model = small_model(p=0.0)
-    model.branches["mfcc"].__class__ = Other
-    with pytest.raises(ValueError, match='no Other .branch "mfcc"'):
-        ExportableClassifier(model)
-    with pytest.raises(ValueError, match='stretch "mel_x" to 230 frames'):
-        ExportableClassifier(DualLevelClassifier(2, resize=[230, 120]))
-    with pytest.raises(ValueError, match="own mean"):
-        ExportableStep(small_model(center=True))
