@@ -1,4 +1,4 @@
-"""Audio files: read as mono waveforms at a given rate, or refused by AudioError.
+"""Audio files as mono waveforms of a given rate, or an AudioError.
 
 All audio is checked here, that of files, folders, streams, recipes and ONNX
 alike: ``open_audio`` checks the kind of file and its header before anything is
@@ -66,7 +66,7 @@ class AudioError(ValueError):
 
 
 def printable(path: str | Path) -> str:
-    """File name for a message, with a backslash code for bytes that are no UTF-8.
+    """File name for a message, with codes for bytes that are no UTF-8.
 
     Arguments
     ---------

@@ -92,7 +92,7 @@ class Extractor(nn.Module):
         return {name: getattr(self, name) for name in names}
 
     def num_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
-        """Frames of ``n`` samples; raise ValueError for fewer than one sample."""
+        """Frames of ``n`` samples, which must be at least one (ValueError)."""
         _check_samples(n)
         return self.count_frames(n)
 

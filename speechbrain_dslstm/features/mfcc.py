@@ -191,12 +191,12 @@ class MFCC39(Extractor):
         return torch.cat([static, delta[..., :size, :], acceleration], dim=-1)
 
     def slope(self, x: torch.Tensor) -> torch.Tensor:
-        """Regression slope around each frame but the ``delta_window`` at each end."""
+        """Slope around each frame but ``delta_window`` frames at each end."""
         width = self.delta_window
         size = x.shape[-2] - 2 * width
 
         def from_frame(start):
-            """The frames that are ``start`` behind the first output's window."""
+            """As many frames as there are slopes, from ``start`` on."""
             return x.narrow(-2, start, size)
 
         rise = from_frame(width + 1) - from_frame(width - 1)

@@ -1,4 +1,4 @@
-"""Standardisation of features by the training set, by speaker, or by a running mean in a stream."""
+"""Standardisation of features by training set, by speaker or in a stream."""
 
 from collections.abc import Sequence
 
@@ -40,7 +40,7 @@ class FeatureNormalization(torch.nn.Module):
     Raises
     ------
     ValueError
-        Another source.
+        The source is unknown.
 
     Example
     -------
@@ -65,8 +65,8 @@ class FeatureNormalization(torch.nn.Module):
         super().__init__()
         if source not in self.SOURCES:
             raise ValueError(
-                f"normalization must be one of {', '.join(self.SOURCES)}, "
-                f"got {source!r}"
+                f"unknown normalization {source!r}; expected one of "
+                f"{', '.join(self.SOURCES)}"
             )
         self.source = source
         self.num_features = num_features
@@ -189,18 +189,18 @@ def _add_frames(
 
 
 class RunningNormalization(FeatureNormalization):
-    """Standardise, then take out the mean of the frames heard so far.
+    """Standardise, then subtract the mean of the frames received so far.
 
     The mean begins at the training set's, as if ``prior`` frames had been
-    heard already; with every frame it comes closer to the utterance's own.
+    received; with every frame it comes closer to the utterance's own.
 
     Arguments
     ---------
-    num_features : int
+    num_features
         Features per frame.
-    eps : float
+    eps
         Smallest standard deviation divided by.
-    prior : float
+    prior
         Frames that the training set's mean counts for.
 
     Example
@@ -210,49 +210,34 @@ class RunningNormalization(FeatureNormalization):
     tensor([1.0000, 0.6667])
     """
 
-    def __init__(self, num_features, eps=1e-5, prior=25.0):
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, prior: float = 25.0
+    ) -> None:
         super().__init__(num_features, eps)
         self.prior = prior
 
-    def forward(self, feats, counts, speakers=None):
-        """Standardise a batch.
-
-        Arguments
-        ---------
-        feats : torch.Tensor, [batch, time, features]
-            Features.
-        counts : torch.Tensor, int64, [batch]
-            Valid frames of each item.
-        speakers : list of str, optional
-            Not used: the statistics are the training set's.
-
-        Returns
-        -------
-        torch.Tensor, [batch, time, features]
-            Zero at padded frames.
-        """
+    def forward(
+        self,
+        feats: torch.Tensor,
+        counts: torch.Tensor,
+        speakers: Sequence[str] | None = None,
+    ) -> torch.Tensor:
+        """Standardise feats [batch, time, features]; ``speakers`` is ignored."""
         out, _ = self.step(super().forward(feats, counts), None)
         return zero_padding(out, counts)
 
-    def step(self, feats, state):
-        """Take the running mean out of the next standardised frames.
+    def step(
+        self,
+        feats: torch.Tensor,
+        state: tuple[int | torch.Tensor, torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, tuple[int | torch.Tensor, torch.Tensor]]:
+        """Subtract the running mean from the next standardised frames.
 
-        Arguments
-        ---------
-        feats : torch.Tensor, [batch, time, features]
-            Standardised features.
-        state : tuple or None
-            What the step before returned.
-
-        Returns
-        -------
-        feats : torch.Tensor, [batch, time, features]
-            Without the mean.
-        state : tuple
-            Sum and number of all frames.
+        ``state``, number and sum of the frames so far, comes from the previous
+        step; None at the start.
         """
         heard, total = state or (0, torch.zeros_like(feats[:, :1]).double())
-        # float64: however long the stream, its sum loses nothing
+        # float64: the sum stays exact enough however long the stream is
         sums = total + feats.double().cumsum(dim=1)
         frames = heard + torch.arange(1, feats.shape[1] + 1)
         frames = frames.to(sums).view(1, -1, 1) + self.prior

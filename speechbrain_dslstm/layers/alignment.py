@@ -20,7 +20,7 @@ __all__ = ["AveragePoolAlignment", "RateAlignment"]
 
 
 class AveragePoolAlignment(torch.nn.Module):
-    """Average pooling of the faster sequence x; then both are cut to one length.
+    """Average pooling of the faster sequence x; both are cut to one length.
 
     Arguments
     ---------
@@ -63,10 +63,7 @@ class AveragePoolAlignment(torch.nn.Module):
     def num_frames(
         self, frames_x: int | torch.Tensor, frames_y: int | torch.Tensor
     ) -> int | torch.Tensor:
-        """Aligned frames: min(frames_x // 2 - 1, frames_y) at the paper's sizes.
-
-        Never below 0.
-        """
+        """Aligned frames, min(frames_x // 2 - 1, frames_y) in the paper, or 0."""
         aligned = frames_x // self.stride - self.trim
         if isinstance(aligned, torch.Tensor):
             return torch.minimum(aligned, frames_y).clamp(min=0)

@@ -246,7 +246,7 @@ class StepBatchNorm(_RunningStatistics):
     def forward(
         self, x: torch.Tensor, step: int, valid: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Normalise x [batch, features] of the step with index ``step``, from 0.
+        """Normalise x [batch, features] of one step, counted from 0.
 
         ``valid``, [batch], is True for items that reach this step, all if left
         out; the output of the others is undefined.

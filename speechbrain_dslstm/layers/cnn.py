@@ -114,10 +114,10 @@ class LocalFeatureBlock(torch.nn.Module):
         return ClipConvPool(weight, self.padding, self.pool_size, shift)
 
     def forward(self, x: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """Filter, normalise and pool images [batch, in_channels, time, frequency].
+        """Filter, normalise and pool images [batch, channel, time, frequency].
 
-        ``counts``, [batch], are the valid frames. Images and features, [batch,
-        out_channels, time', frequency'], are zero at padded frames.
+        ``counts``, [batch], are the valid frames. Images and features are zero at
+        padded frames.
         """
         weight, frames = self.conv.weight, self._conv_size(counts, 0)
         sizes = self.padding, self.pool_size
@@ -126,8 +126,8 @@ class LocalFeatureBlock(torch.nn.Module):
             pooled = conv_pool(x, weight, *sizes, None, counts)
             out = self.norm(pooled.permute(0, 2, 3, 1), counts, relu=True)
             return out.permute(0, 3, 1, 2)
-        # Monotonic functions commute with the maximum: shift and ReLU may follow
-        # the pooling, once the scale, which may be negative, is applied before
+        # Increasing functions commute with the maximum, so shift and ReLU may
+        # follow the pooling; the scale, which may be negative, comes before it
         image = None
         if not self.training:
             scale, shift = self.norm.affine()
@@ -273,9 +273,9 @@ class LocalFeatureCNN(torch.nn.Module):
     def _clip_by_clip(
         self, x: torch.Tensor, counts: torch.Tensor
     ) -> torch.Tensor | None:
-        """Features in evaluation, each clip through all blocks while it is cached.
+        """Features in evaluation, one clip at a time, as fits a CPU's cache.
 
-        None where a block must run as it is.
+        None if a block must run as it is.
         """
         if torch.is_autocast_enabled(x.device.type):
             return None

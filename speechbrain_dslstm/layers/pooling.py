@@ -20,6 +20,6 @@ class MaskedMeanPooling(torch.nn.Module):
     """
 
     def forward(self, x: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """Mean of x [batch, time, features] over the ``counts`` [batch] valid frames."""
+        """Mean of x [batch, time, features] over counts [batch] valid frames."""
         total = zero_padding(x, counts).sum(dim=1)
         return total / counts.unsqueeze(1).to(total)

@@ -1,4 +1,11 @@
-"""The branches of a classifier: feature streams in, logits out."""
+"""Branches of a classifier: feature streams in, logits out.
+
+``MFCCBranch`` and ``SpectrogramBranch`` are the two levels of arXiv:1910.08874,
+``CNNLSTMBranch`` is its baseline, ``TextBranch`` a further level that reads
+transcripts.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -10,11 +17,12 @@ from speechbrain_dslstm.models.streams import FeatureSequence
 
 __all__ = ["MFCCBranch", "CNNLSTMBranch", "SpectrogramBranch", "TextBranch"]
 
-LSTM_GROUP = 16
+LSTM_GROUP = 16  # items of similar length that go through an LSTM together
+Streams = Mapping[str, FeatureSequence]
 
 
 def _lstm(input_size, hidden_size, num_layers, dropout, forget_bias):
-    """A standard LSTM, which warns of dropout with a single layer."""
+    """A standard LSTM, without dropout in a single layer, of which torch warns."""
     lstm = torch.nn.LSTM(
         input_size,
         hidden_size,
@@ -24,7 +32,7 @@ def _lstm(input_size, hidden_size, num_layers, dropout, forget_bias):
     )
     if forget_bias is not None:
         for name, bias in lstm.named_parameters():
-            # Gates i f g o; torch adds two biases
+            # Gates in the order i f g o; torch adds two biases
             if name.startswith("bias"):
                 forget = bias.detach()[hidden_size : 2 * hidden_size]
                 forget.fill_(forget_bias if "_ih_" in name else 0.0)
@@ -32,11 +40,10 @@ def _lstm(input_size, hidden_size, num_layers, dropout, forget_bias):
 
 
 def _lstm_mean(lstm, pooling, x, counts):
-    """Pooled output of an LSTM, [batch, hidden], without work on padding.
+    """Pooled output of an LSTM, [batch, hidden], with little work on padding.
 
-    Frames after an item's end cannot reach those before it, so nothing is
-    packed; but on a CPU long padding costs time, and items of similar length
-    go through together.
+    Padding cannot change the frames before it, so nothing is packed. On a CPU
+    long padding costs time, so items of similar length are grouped.
     """
     share = counts.sum() / (len(x) * x.shape[1])
     if x.device.type != "cpu" or len(x) <= LSTM_GROUP or share > 0.9:
@@ -56,7 +63,7 @@ def _recur(ds_lstm, x, y, counts):
     return ds_lstm(x, y, counts)[0]
 
 
-# torch.compiler.disable, but that the compiler is imported only when it runs
+# As torch.compiler.disable, but imports the compiler only when it runs
 @torch._disable_dynamo
 def _recur_outside(ds_lstm, x, y, counts):
     return ds_lstm(x, y, counts)[0]
@@ -67,20 +74,19 @@ class MFCCBranch(torch.nn.Module):
 
     Arguments
     ---------
-    n_classes : int
+    n_classes
         Classes K.
-    input_size : int
+    input_size
         Features per frame.
-    hidden_size : int
+    hidden_size
         Hidden units of the LSTM.
-    num_layers : int
+    num_layers
         Layers of the LSTM.
-    dropout : float
+    dropout
         Dropout probability between the layers and before the linear layer.
-    forget_bias : float, optional
-        Initial bias of the forget gates; 1 keeps what was read, and long
-        sequences learnable (Jozefowicz et al. 2015). torch's own, around 0,
-        if left out.
+    forget_bias
+        Initial bias of the forget gates; 1 makes long sequences learnable
+        (Jozefowicz et al. 2015). torch's own, around 0, if left out.
 
     Example
     -------
@@ -94,13 +100,13 @@ class MFCCBranch(torch.nn.Module):
 
     def __init__(
         self,
-        n_classes=4,
-        input_size=39,
-        hidden_size=200,
-        num_layers=2,
-        dropout=0.0,
-        forget_bias=None,
-    ):
+        n_classes: int = 4,
+        input_size: int = 39,
+        hidden_size: int = 200,
+        num_layers: int = 2,
+        dropout: float = 0.0,
+        forget_bias: float | None = None,
+    ) -> None:
         super().__init__()
         self.lstm = _lstm(
             input_size, hidden_size, num_layers, dropout, forget_bias
@@ -109,7 +115,7 @@ class MFCCBranch(torch.nn.Module):
         self.dropout = torch.nn.Dropout(dropout)
         self.head = torch.nn.Linear(hidden_size, n_classes)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, object]:
         """Constructor arguments that build the same layers."""
         return {
             "n_classes": self.head.out_features,
@@ -119,19 +125,8 @@ class MFCCBranch(torch.nn.Module):
             "dropout": self.dropout.p,
         }
 
-    def forward(self, streams):
-        """Logits of a batch.
-
-        Arguments
-        ---------
-        streams : dict of str to FeatureSequence
-            Holds "mfcc", [batch, time, input_size].
-
-        Returns
-        -------
-        torch.Tensor, [batch, n_classes]
-            Logits.
-        """
+    def forward(self, streams: Streams) -> torch.Tensor:
+        """ "mfcc" [batch, time, input_size] -> logits [batch, n_classes]."""
         mean = _lstm_mean(self.lstm, self.pooling, *streams["mfcc"])
         return self.head(self.dropout(mean))
 
@@ -143,21 +138,20 @@ class CNNLSTMBranch(torch.nn.Module):
 
     Arguments
     ---------
-    n_classes : int
+    n_classes
         Classes K.
-    cnns : dict of str to torch.nn.Module
-        For each stream's name its ``LocalFeatureCNN``.
-    hidden_size : int
+    cnns
+        The ``LocalFeatureCNN`` of each stream by its name.
+    hidden_size
         Hidden units of each LSTM.
-    num_layers : int
+    num_layers
         Layers of each LSTM.
-    dropout : float
+    dropout
         Dropout probability on the CNNs' output, between the layers and before
         the linear layer.
-    forget_bias : float, optional
-        Initial bias of the forget gates; 1 keeps what was read, and long
-        sequences learnable (Jozefowicz et al. 2015). torch's own, around 0,
-        if left out.
+    forget_bias
+        Initial bias of the forget gates; 1 makes long sequences learnable
+        (Jozefowicz et al. 2015). torch's own, around 0, if left out.
 
     Example
     -------
@@ -170,13 +164,13 @@ class CNNLSTMBranch(torch.nn.Module):
 
     def __init__(
         self,
-        n_classes,
-        cnns,
-        hidden_size=200,
-        num_layers=2,
-        dropout=0.0,
-        forget_bias=None,
-    ):
+        n_classes: int,
+        cnns: Mapping[str, torch.nn.Module],
+        hidden_size: int = 200,
+        num_layers: int = 2,
+        dropout: float = 0.0,
+        forget_bias: float | None = None,
+    ) -> None:
         super().__init__()
         self.inputs = tuple(cnns)
         self.cnns = torch.nn.ModuleDict(cnns)
@@ -196,7 +190,7 @@ class CNNLSTMBranch(torch.nn.Module):
         self.dropout = torch.nn.Dropout(dropout)
         self.head = torch.nn.Linear(hidden_size * len(cnns), n_classes)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, object]:
         """Constructor arguments that build the same layers."""
         first = next(iter(self.lstms.values()))
         return {
@@ -207,29 +201,12 @@ class CNNLSTMBranch(torch.nn.Module):
             "dropout": self.dropout.p,
         }
 
-    def min_frames(self):
-        """Frames of each stream that one frame of its LSTM needs.
-
-        Returns
-        -------
-        dict of str to int
-            Frames by stream name.
-        """
+    def min_frames(self) -> dict[str, int]:
+        """Frames of each stream that one frame of its LSTM needs."""
         return {name: cnn.min_frames(1) for name, cnn in self.cnns.items()}
 
-    def forward(self, streams):
-        """Logits of a batch.
-
-        Arguments
-        ---------
-        streams : dict of str to FeatureSequence
-            Holds every stream in ``inputs``, [batch, time, features].
-
-        Returns
-        -------
-        torch.Tensor, [batch, n_classes]
-            Logits.
-        """
+    def forward(self, streams: Streams) -> torch.Tensor:
+        """Streams [batch, time, features] -> logits [batch, n_classes]."""
         means = []
         for name, cnn in self.cnns.items():
             x, counts = cnn(*streams[name])
@@ -243,22 +220,27 @@ class SpectrogramBranch(torch.nn.Module):
 
     Arguments
     ---------
-    n_classes : int
+    n_classes
         Classes K.
-    cnn_x : torch.nn.Module, optional
-        ``LocalFeatureCNN`` for mel x; the paper's sizes if left out.
-    cnn_y : torch.nn.Module, optional
-        ``LocalFeatureCNN`` for mel y; the paper's sizes if left out.
-    alignment : torch.nn.Module, optional
-        Brings both to one length.
-    ds_lstm : torch.nn.Module, optional
+    cnn_x
+        ``LocalFeatureCNN`` for mel x; the paper's sizes if left out. Any
+        module with ``output_size`` and ``min_frames`` that maps features and
+        counts to features and counts fits, such as ``SelfSupervisedFrames``.
+    cnn_y
+        The same for mel y.
+    alignment
+        Gives both one length; ``AveragePoolAlignment`` if left out.
+    ds_lstm
         ``DSLSTM`` of the CNNs' output sizes; two layers of 200 if left out.
-    dropout : float
+    dropout
         Dropout probability on the CNNs' output and before the linear layer.
-    inputs : tuple of two str
-        Streams that ``cnn_x`` and ``cnn_y`` read. Either may be any module
-        with ``output_size`` and ``min_frames`` that maps features and counts
-        to features and counts, such as ``SelfSupervisedFrames``.
+    inputs
+        Names of the two streams that ``cnn_x`` and ``cnn_y`` read.
+
+    Raises
+    ------
+    ValueError
+        The DS-LSTM was built for other sizes than the CNNs' outputs.
 
     Example
     -------
@@ -271,14 +253,14 @@ class SpectrogramBranch(torch.nn.Module):
 
     def __init__(
         self,
-        n_classes=4,
-        cnn_x=None,
-        cnn_y=None,
-        alignment=None,
-        ds_lstm=None,
-        dropout=0.0,
-        inputs=("mel_x", "mel_y"),
-    ):
+        n_classes: int = 4,
+        cnn_x: torch.nn.Module | None = None,
+        cnn_y: torch.nn.Module | None = None,
+        alignment: torch.nn.Module | None = None,
+        ds_lstm: DSLSTM | None = None,
+        dropout: float = 0.0,
+        inputs: Sequence[str] = ("mel_x", "mel_y"),
+    ) -> None:
         super().__init__()
         self.inputs = tuple(inputs)
         self.cnn_x = cnn_x or LocalFeatureCNN(128, kernel_size=(2, 4))
@@ -289,14 +271,14 @@ class SpectrogramBranch(torch.nn.Module):
         expected = self.ds_lstm.input_size_x, self.ds_lstm.input_size_y
         if sizes != expected:
             raise ValueError(
-                f"the CNNs give {sizes} features a frame, the DS-LSTM was "
-                f"built for {expected}"
+                f"the CNNs give {sizes} features per frame, but the DS-LSTM "
+                f"was built for {expected}"
             )
         self.pooling = MaskedMeanPooling()
         self.dropout = torch.nn.Dropout(dropout)
         self.head = torch.nn.Linear(self.ds_lstm.output_size, n_classes)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, object]:
         """Constructor arguments that build the same layers."""
         return {
             "n_classes": self.head.out_features,
@@ -308,31 +290,14 @@ class SpectrogramBranch(torch.nn.Module):
             "dropout": self.dropout.p,
         }
 
-    def min_frames(self):
-        """Frames of mel x and mel y that one aligned frame needs.
-
-        Returns
-        -------
-        dict of str to int
-            Frames by stream name.
-        """
+    def min_frames(self) -> dict[str, int]:
+        """Frames of each stream that one aligned frame needs."""
         frames_x = self.cnn_x.min_frames(self.alignment.min_frames)
         frames_y = self.cnn_y.min_frames(1)
         return dict(zip(self.inputs, (frames_x, frames_y), strict=True))
 
-    def forward(self, streams):
-        """Logits of a batch.
-
-        Arguments
-        ---------
-        streams : dict of str to FeatureSequence
-            Holds both of ``inputs``, such as "mel_x", [batch, time, bands].
-
-        Returns
-        -------
-        torch.Tensor, [batch, n_classes]
-            Logits.
-        """
+    def forward(self, streams: Streams) -> torch.Tensor:
+        """Both ``inputs`` [batch, time, bands] -> logits [batch, n_classes]."""
         x, counts_x = self.cnn_x(*streams[self.inputs[0]])
         y, counts_y = self.cnn_y(*streams[self.inputs[1]])
         x, y, counts = self.alignment(x, y, counts_x, counts_y)
@@ -345,17 +310,17 @@ class TextBranch(torch.nn.Module):
 
     Arguments
     ---------
-    n_classes : int
-        Outputs.
-    vocab_size : int
-        Tokens of the tokenizer, at most.
-    embedding_size : int
-        Features of a token.
-    hidden_size : int
+    n_classes
+        Classes K.
+    vocab_size
+        Largest number of tokens of the tokenizer.
+    embedding_size
+        Features per token.
+    hidden_size
         Hidden units of the LSTM.
-    num_layers : int
+    num_layers
         Layers of the LSTM.
-    dropout : float
+    dropout
         Dropout probability on the embedding, between the layers and before
         the linear layer.
 
@@ -371,13 +336,13 @@ class TextBranch(torch.nn.Module):
 
     def __init__(
         self,
-        n_classes=4,
-        vocab_size=1000,
-        embedding_size=64,
-        hidden_size=128,
-        num_layers=1,
-        dropout=0.0,
-    ):
+        n_classes: int = 4,
+        vocab_size: int = 1000,
+        embedding_size: int = 64,
+        hidden_size: int = 128,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         self.embedding = torch.nn.Embedding(vocab_size, embedding_size)
         self.dropout = torch.nn.Dropout(dropout)
@@ -386,19 +351,8 @@ class TextBranch(torch.nn.Module):
             n_classes, embedding_size, hidden_size, num_layers, dropout
         )
 
-    def forward(self, streams):
-        """Logits of a batch.
-
-        Arguments
-        ---------
-        streams : dict of str to FeatureSequence
-            Holds "text": token ids [batch, tokens] and counts.
-
-        Returns
-        -------
-        torch.Tensor, [batch, n_classes]
-            Logits.
-        """
+    def forward(self, streams: Streams) -> torch.Tensor:
+        """Token ids "text" [batch, tokens] -> logits [batch, n_classes]."""
         tokens, counts = streams["text"]
         feats = self.dropout(self.embedding(tokens))
         return self.level({"mfcc": FeatureSequence(feats, counts)})

@@ -14,13 +14,13 @@ class TemperatureScaling(torch.nn.Module):
 
     Arguments
     ---------
-    temperature : float
-        Above 1: less confident; 1: unchanged.
+    temperature
+        Above 1 posteriors become less confident; 1 leaves them unchanged.
 
     Raises
     ------
     ValueError
-        A temperature that is not a positive number.
+        The temperature is not a positive number.
 
     Example
     -------
@@ -29,7 +29,7 @@ class TemperatureScaling(torch.nn.Module):
     tensor([[0.7500, 0.2500]])
     """
 
-    def __init__(self, temperature=1.0):
+    def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
         if not (0 < temperature < math.inf):
             raise ValueError(
@@ -37,24 +37,13 @@ class TemperatureScaling(torch.nn.Module):
             )
         self.temperature = float(temperature)
 
-    def forward(self, log_posteriors):
-        """Scale a batch.
-
-        Arguments
-        ---------
-        log_posteriors : torch.Tensor, [batch, n_classes]
-            Log-posteriors or logits.
-
-        Returns
-        -------
-        torch.Tensor, [batch, n_classes]
-            Log-posteriors.
-        """
-        # Left alone, so that an uncalibrated model stays bit by bit itself
+    def forward(self, log_posteriors: torch.Tensor) -> torch.Tensor:
+        """Log-posteriors or logits [batch, n_classes] -> log-posteriors."""
+        # Unchanged to the last bit for a model without calibration
         if self.temperature == 1.0:
             return log_posteriors
         return (log_posteriors / self.temperature).log_softmax(dim=-1)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """The temperature, for print."""
         return f"{self.temperature:g}"

@@ -1,13 +1,14 @@
-"""From waveforms to log-posteriors: composition of the other modules only.
+"""The dual-level model: waveforms in, log-posteriors of emotion classes out.
 
-Source of the dual-level model: arXiv:1910.08874. A standard LSTM reads the
-MFCCs, a DS-LSTM reads the local features of two mel-spectrograms, and the
-logits are averaged::
+Source: arXiv:1910.08874. A standard LSTM reads the MFCCs, a DS-LSTM reads the
+local features of two mel-spectrograms, and their logits are averaged::
 
     logits = p * spectrogram logits + (1 - p) * MFCC logits
 
 Symbols: B batch, S samples, T frames, H hidden units, K classes, p weight.
 """
+
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -15,7 +16,7 @@ from speechbrain_dslstm.features.mel import LogMelSpectrogram
 from speechbrain_dslstm.features.mfcc import MFCC39
 from speechbrain_dslstm.lengths import to_counts
 from speechbrain_dslstm.models.branches import MFCCBranch, SpectrogramBranch
-from speechbrain_dslstm.models.streams import FeatureStream
+from speechbrain_dslstm.models.streams import FeatureSequence, FeatureStream
 
 __all__ = ["DualLevelClassifier"]
 
@@ -23,30 +24,36 @@ __all__ = ["DualLevelClassifier"]
 class DualLevelClassifier(torch.nn.Module):
     """The dual-level model: waveforms in, log-posteriors of K classes out.
 
-    Every part can be given, so that a YAML decides; what is left out has the
-    paper's sizes. Normalisation statistics are part of the state: collect
-    them with ``update_normalization`` before training.
+    Every part can be given, as from a YAML; parts left out have the paper's
+    sizes. Normalisation statistics are part of the state: collect them with
+    ``update_normalization`` before training.
 
     Arguments
     ---------
-    n_classes : int
+    n_classes
         Classes K.
-    streams : dict of str to FeatureStream, optional
+    streams
         "mfcc", "mel_x" and "mel_y"; 16 kHz and the paper's sizes if left out.
-    spectrogram : torch.nn.Module, optional
-        ``SpectrogramBranch``.
-    mfcc : torch.nn.Module, optional
+    spectrogram
+        ``SpectrogramBranch`` or ``CNNLSTMBranch``.
+    mfcc
         ``MFCCBranch``.
-    p : float
+    p
         Weight of the spectrogram branch; with 0 or 1 only one branch is built.
-    resize : tuple of int, optional
-        Frames of mel x and mel y that every clip is stretched to, [230, 120]
+    resize
+        Frames of mel x and mel y to which every clip is stretched, [230, 120]
         in the paper's code; native variable length if left out.
-    text : torch.nn.Module, optional
+    text
         ``TextBranch``: a third level that reads transcripts.
-    text_weight : float
-        Weight of the text; the others share the rest as ``p`` says. With 1
-        only the text is read.
+    text_weight
+        Weight of the text; the others share the rest in the ratio of ``p``.
+        With 1 only the text is read.
+
+    Raises
+    ------
+    ValueError
+        A weight is outside [0, 1], text has a weight but no branch, or
+        ``resize`` is not two positive numbers.
 
     Example
     -------
@@ -63,24 +70,27 @@ class DualLevelClassifier(torch.nn.Module):
 
     def __init__(
         self,
-        n_classes=4,
-        streams=None,
-        spectrogram=None,
-        mfcc=None,
-        p=0.5,
-        resize=None,
-        text=None,
-        text_weight=0.0,
-    ):
+        n_classes: int = 4,
+        streams: Mapping[str, FeatureStream] | None = None,
+        spectrogram: torch.nn.Module | None = None,
+        mfcc: torch.nn.Module | None = None,
+        p: float = 0.5,
+        resize: Sequence[int] | None = None,
+        text: torch.nn.Module | None = None,
+        text_weight: float = 0.0,
+    ) -> None:
         super().__init__()
         for name, value in (("p", p), ("text_weight", text_weight)):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
         if text_weight > 0 and text is None:
-            raise ValueError(f"text_weight is {text_weight}, but text is None")
+            raise ValueError(
+                f"text_weight is {text_weight}, but there is no text branch"
+            )
         if resize is not None and (len(resize) != 2 or min(resize) < 1):
             raise ValueError(
-                f"resize must be the frames of mel x and mel y, got {resize}"
+                "resize must be two positive numbers, the frames of mel x and "
+                f"mel y, got {resize}"
             )
         self.n_classes = n_classes
         self.p = p
@@ -110,8 +120,8 @@ class DualLevelClassifier(torch.nn.Module):
                 self.streams[name].resize = frames
         self.min_samples = self._min_samples()
 
-    def get_config(self) -> dict:
-        """Constructor arguments that build the same model; not the text's weight."""
+    def get_config(self) -> dict[str, object]:
+        """Constructor arguments that build the same model, without text."""
         branches = dict(self.branches)
         return {
             "n_classes": self.n_classes,
@@ -134,43 +144,24 @@ class DualLevelClassifier(torch.nn.Module):
         return n
 
     @property
-    def reads_text(self):
-        """Whether transcripts are needed beside the waveforms."""
+    def reads_text(self) -> bool:
+        """Whether the model reads transcripts beside the waveforms."""
         return "text" in self.branches
 
-    def features(self, wavs, wav_lens=None):
-        """Normalised features of every stream.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor, [batch, samples]
-            Waveforms in [-1, 1]. A clip shorter than ``min_samples`` counts
-            as followed by silence.
-        wav_lens : torch.Tensor, [batch], optional
-            Relative lengths (floats) or sample counts (integers).
-
-        Returns
-        -------
-        dict of str to FeatureSequence
-            Features by stream name.
-        """
+    def features(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> dict[str, FeatureSequence]:
+        """Normalised features of every stream; arguments as of ``extract``."""
         return self.normalize(self.extract(wavs, wav_lens))
 
-    def extract(self, wavs, wav_lens=None):
-        """Features of every stream as the extractors give them.
+    def extract(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> dict[str, FeatureSequence]:
+        """Raw features of every stream, by name.
 
-        Arguments
-        ---------
-        wavs : torch.Tensor, [batch, samples]
-            Waveforms in [-1, 1]. A clip shorter than ``min_samples`` counts
-            as followed by silence.
-        wav_lens : torch.Tensor, [batch], optional
-            Relative lengths (floats) or sample counts (integers).
-
-        Returns
-        -------
-        dict of str to FeatureSequence
-            Features by stream name.
+        ``wavs``, [batch, samples], are in [-1, 1]; a clip shorter than
+        ``min_samples`` is padded with silence. ``wav_lens``, [batch], are
+        relative lengths (floats) or sample counts (integers).
         """
         wavs, counts = self._prepare(wavs, wav_lens)
         return {
@@ -178,20 +169,15 @@ class DualLevelClassifier(torch.nn.Module):
             for name, stream in self.streams.items()
         }
 
-    def normalize(self, extracted, speakers=None):
-        """Normalise, and stretch where that is wanted, what ``extract`` gave.
+    def normalize(
+        self,
+        extracted: Mapping[str, FeatureSequence],
+        speakers: list[str] | None = None,
+    ) -> dict[str, FeatureSequence]:
+        """Normalise, and stretch if set, the features of ``extract``.
 
-        Arguments
-        ---------
-        extracted : dict of str to FeatureSequence
-            Features by stream name; "text" stays as it is.
-        speakers : list of str, optional
-            Speaker of each item, for the normalisation "speaker".
-
-        Returns
-        -------
-        dict of str to FeatureSequence
-            Features by stream name.
+        A stream "text" stays as it is. ``speakers`` holds the speaker of each
+        item, for the normalisation "speaker".
         """
         found = {
             name: stream.normalize(*extracted[name], speakers)
@@ -201,29 +187,19 @@ class DualLevelClassifier(torch.nn.Module):
             found["text"] = extracted["text"]
         return found
 
-    def update_normalization(self, wavs, wav_lens=None):
-        """Add a batch of training waveforms to the feature statistics.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor, [batch, samples]
-            Waveforms in [-1, 1].
-        wav_lens : torch.Tensor, [batch], optional
-            Relative lengths (floats) or sample counts (integers).
-        """
+    def update_normalization(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> None:
+        """Add training waveforms to the feature statistics; see ``extract``."""
         with torch.no_grad():
             self.update_statistics(self.extract(wavs, wav_lens))
 
-    def update_statistics(self, extracted, speakers=None):
-        """Add a batch to the feature statistics.
-
-        Arguments
-        ---------
-        extracted : dict of str to FeatureSequence
-            What ``extract`` gave.
-        speakers : list of str, optional
-            Speaker of each item, for the normalisation "speaker".
-        """
+    def update_statistics(
+        self,
+        extracted: Mapping[str, FeatureSequence],
+        speakers: list[str] | None = None,
+    ) -> None:
+        """Add features of ``extract`` to the statistics, see ``normalize``."""
         for name, stream in self.streams.items():
             stream.normalization.update(*extracted[name], speakers)
 
@@ -238,46 +214,45 @@ class DualLevelClassifier(torch.nn.Module):
             wavs = torch.nn.functional.pad(
                 wavs, (0, self.min_samples - samples)
             )
-        # What follows a short clip must be silence before it counts as valid
+        # Samples behind a short clip become valid: they must be silence
         steps = torch.arange(wavs.shape[1], device=wavs.device)
         wavs = wavs.masked_fill(steps >= counts.unsqueeze(1), 0)
         return wavs, counts.clamp(min=self.min_samples)
 
     def forward(
         self,
-        wavs=None,
-        wav_lens=None,
-        streams=None,
-        return_branches=False,
-        text=None,
-    ):
+        wavs: torch.Tensor | None = None,
+        wav_lens: torch.Tensor | None = None,
+        streams: Mapping[str, FeatureSequence] | None = None,
+        return_branches: bool = False,
+        text: FeatureSequence | None = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Log-posteriors of a batch of waveforms, or of their features.
 
         Arguments
         ---------
-        wavs : torch.Tensor, [batch, samples]
+        wavs : [batch, samples]
             Waveforms in [-1, 1].
-        wav_lens : torch.Tensor, [batch], optional
+        wav_lens : [batch]
             Relative lengths (floats) or sample counts (integers).
-        streams : dict of str to FeatureSequence, optional
-            Instead of waveforms: normalised features by stream name, as
-            ``features`` gives them.
-        return_branches : bool
-            Also return each branch's logits, which the loss needs.
-        text : FeatureSequence, optional
-            Token ids [batch, tokens] and counts, where a branch reads them.
+        streams
+            Normalised features from ``features``, instead of waveforms.
+        return_branches
+            Also return each branch's outputs, which the loss reads.
+        text
+            Token ids [batch, tokens] and counts, if a branch reads text.
 
         Returns
         -------
-        torch.Tensor, [batch, n_classes]
-            Log-posteriors; with ``return_branches`` followed by a dict of
-            each branch's outputs: logits, [batch, n_classes], and behind them
-            further columns where its linear layer has more (dimensions).
+        [batch, n_classes]
+            Log-posteriors; with ``return_branches`` followed by a dict of each
+            branch's outputs: logits, [batch, n_classes], and further columns
+            if its linear layer has more (dimensions).
 
         Raises
         ------
         ValueError
-            A wrong shape or impossible lengths, or no text where it is read.
+            Shapes or lengths do not fit, or required text is missing.
         """
         if streams is None:
             streams = self.features(wavs, wav_lens)
@@ -285,7 +260,7 @@ class DualLevelClassifier(torch.nn.Module):
             streams = {**streams, "text": text}
         if self.reads_text and "text" not in streams:
             raise ValueError(
-                "this model reads transcripts: give their tokens as text"
+                "this model reads transcripts: pass their tokens as text"
             )
         outputs = {
             name: branch(streams) for name, branch in self.branches.items()
@@ -294,24 +269,13 @@ class DualLevelClassifier(torch.nn.Module):
         log_posteriors = logits.log_softmax(dim=-1)
         return (log_posteriors, outputs) if return_branches else log_posteriors
 
-    def fuse(self, outputs):
-        """Weighted mean of the branches.
-
-        Arguments
-        ---------
-        outputs : dict of str to torch.Tensor, [batch, outputs]
-            What each branch gave.
-
-        Returns
-        -------
-        torch.Tensor, [batch, outputs]
-            Fused logits and, behind them, dimensions.
-        """
+    def fuse(self, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Weighted sum of the branches' outputs: logits and dimensions."""
         weights = self.branch_weights
         return sum(weights[name] * value for name, value in outputs.items())
 
     @property
-    def branch_weights(self):
+    def branch_weights(self) -> dict[str, float]:
         """Weight of each branch in the fusion and in the loss."""
         rest = 1 - self.text_weight
         weights = {

@@ -1,20 +1,22 @@
-"""The models as an embedding of an utterance, for other people's recipes."""
+"""Utterance embeddings from the models, for SpeechBrain's own recipes."""
 
 import torch
+
+from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 
 __all__ = ["DualSequenceEmbedding"]
 
 
 class DualSequenceEmbedding(torch.nn.Module):
-    """What SpeechBrain's recipes call ``embedding_model``.
+    """Model as the ``embedding_model`` of a SpeechBrain recipe.
 
-    It takes the place of an ``ECAPA_TDNN``, but reads waveforms: its two
-    spectrograms are parts of the model. ``compute_features`` in front of it is
-    then ``speechbrain_dslstm.models.Waveform``.
+    It replaces an ``ECAPA_TDNN``, but reads waveforms, because its features
+    are part of the model; ``compute_features`` in front of it is then
+    ``speechbrain_dslstm.models.Waveform``.
 
     Arguments
     ---------
-    model : DualLevelClassifier
+    model
         Built with the size of the embedding as its number of classes.
 
     Example
@@ -26,24 +28,17 @@ class DualSequenceEmbedding(torch.nn.Module):
     torch.Size([2, 1, 192])
     """
 
-    def __init__(self, model):
+    def __init__(self, model: DualLevelClassifier) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, wavs, lengths=None):
-        """Embed a batch.
+    def forward(
+        self, wavs: torch.Tensor, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Embed waveforms [batch, samples] or [batch, samples, 1].
 
-        Arguments
-        ---------
-        wavs : torch.Tensor, [batch, samples] or [batch, samples, 1]
-            Waveforms in [-1, 1].
-        lengths : torch.Tensor, [batch], optional
-            Relative lengths (floats) or sample counts (integers).
-
-        Returns
-        -------
-        torch.Tensor, [batch, 1, embedding]
-            Embeddings, not normalised.
+        ``lengths``, [batch], are relative lengths (floats) or sample counts
+        (integers). Embeddings, [batch, 1, embedding], are not normalised.
         """
         if wavs.dim() == 3:
             wavs = wavs.squeeze(2)

@@ -1,10 +1,10 @@
 """Frames of a self-supervised encoder (wav2vec2, HuBERT, WavLM) as a stream.
 
-The encoder itself is SpeechBrain's wrapper of it. Two things it leaves to the
-caller are done here: the waveforms are normalised over their valid samples,
-not over the padding, and encoders whose first layer normalises over time
-(``feat_extract_norm`` "group": the base models) read clips of equal length
-together, since no mask reaches that layer. So padding changes no frame.
+The encoder is SpeechBrain's wrapper, which lets padding change the frames in
+two ways. Both are avoided here: waveforms are normalised over their valid
+samples only; and encoders whose first layer normalises over time
+(``feat_extract_norm`` "group": the base models) read clips of different length
+separately, since no mask reaches that layer.
 
 Symbols: B batch, S samples, T frames, L layers, D encoder size.
 """
@@ -18,7 +18,7 @@ __all__ = ["SelfSupervisedFrames", "Waveform"]
 
 
 class Waveform(torch.nn.Module):
-    """The waveform as a feature of one value a sample, for ``FeatureStream``.
+    """Waveform as a feature of one value per sample, for ``FeatureStream``.
 
     Example
     -------
@@ -26,65 +26,44 @@ class Waveform(torch.nn.Module):
     torch.Size([2, 16000, 1])
     """
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, int]:
         """Constructor arguments: there are none."""
         return {}
 
-    def num_frames(self, n):
-        """Frames of ``n`` samples.
-
-        Arguments
-        ---------
-        n : int or torch.Tensor
-            Samples.
-
-        Returns
-        -------
-        int or torch.Tensor
-            The same number.
-        """
+    def num_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
+        """Frames of ``n`` samples: the same number."""
         return n
 
-    def forward(self, wavs, wav_lens=None):
-        """Add a feature axis.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor, [batch, samples]
-            Waveforms.
-        wav_lens : torch.Tensor, optional
-            Not used.
-
-        Returns
-        -------
-        torch.Tensor, [batch, samples, 1]
-            The same values.
-        """
+    def forward(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Add a feature axis: [batch, samples] -> [batch, samples, 1]."""
         return wavs.unsqueeze(-1)
 
 
 class SelfSupervisedFrames(torch.nn.Module):
-    """Weighted sum over the layers of an encoder, padding-free.
+    """Weighted sum over the layers of an encoder, the same in any padded batch.
 
-    Takes the place of a ``LocalFeatureCNN`` in ``SpectrogramBranch``.
+    It replaces a ``LocalFeatureCNN`` in ``SpectrogramBranch``.
 
     Arguments
     ---------
-    encoder : torch.nn.Module
-        One of ``speechbrain.integrations.huggingface``: ``Wav2Vec2``,
-        ``HuBERT`` or ``WavLM``, built with ``output_all_hiddens=True``. Its
-        ``freeze`` decides whether it is trained.
-    layer : int, optional
-        Take this layer's frames alone; 0 is the input of the first. None: a
-        trained weighted sum over all layers.
-    gradient_checkpointing : bool
-        Compute the layers again on the way back instead of keeping them:
-        less memory, more time. Only where the encoder is trained.
+    encoder
+        ``Wav2Vec2``, ``HuBERT`` or ``WavLM`` of
+        ``speechbrain.integrations.huggingface``, built with
+        ``output_all_hiddens=True``. Its ``freeze`` decides whether it is
+        trained.
+    layer
+        Use the frames of this layer alone; 0 is the input of the first. None:
+        a trained weighted sum over all layers.
+    gradient_checkpointing
+        Compute the layers again in the backward pass instead of storing them:
+        less memory, more time. No effect on a frozen encoder.
 
     Raises
     ------
     ValueError
-        An encoder that returns its last layer only, or no such layer.
+        The encoder returns its last layer only, or has no such layer.
 
     Example
     -------
@@ -110,11 +89,16 @@ class SelfSupervisedFrames(torch.nn.Module):
             [2., 0., 0., 0.]]), tensor([4, 1]))
     """
 
-    def __init__(self, encoder, layer=None, gradient_checkpointing=False):
+    def __init__(
+        self,
+        encoder: torch.nn.Module,
+        layer: int | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> None:
         super().__init__()
         if not encoder.output_all_hiddens:
             raise ValueError("build the encoder with output_all_hiddens=True")
-        # Not encoder.config, of which the model has a copy
+        # Not encoder.config: the model reads its own copy
         config = encoder.model.config
         layers = config.num_hidden_layers + 1
         if layer is not None and not 0 <= layer < layers:
@@ -126,10 +110,10 @@ class SelfSupervisedFrames(torch.nn.Module):
         )
         self.output_size = config.hidden_size
         self.alone = config.feat_extract_norm == "group"
-        # The wrapper's own normalisation reads padding
+        # Done here, because the wrapper's normalisation reads padding
         self.normalize_wav = encoder.normalize_wav
         encoder.normalize_wav = False
-        # A layer that training leaves out would be missing from the sum
+        # A layer dropped in training would be missing from the sum
         config.layerdrop = 0.0
         if layer is None:
             self.layer_weights = torch.nn.Parameter(torch.zeros(layers))
@@ -138,72 +122,31 @@ class SelfSupervisedFrames(torch.nn.Module):
                 {"use_reentrant": False}
             )
 
-    def train(self, mode=True):
-        """Set the mode; a frozen encoder stays in evaluation.
-
-        Arguments
-        ---------
-        mode : bool
-            Training or evaluation.
-
-        Returns
-        -------
-        SelfSupervisedFrames
-            Itself.
-        """
+    def train(self, mode: bool = True) -> "SelfSupervisedFrames":
+        """Set the mode; a frozen encoder stays in evaluation mode."""
         super().train(mode)
         if self.encoder.freeze:
             self.encoder.eval()
         return self
 
-    def num_frames(self, n):
-        """Frames of ``n`` samples.
-
-        Arguments
-        ---------
-        n : int or torch.Tensor
-            Samples.
-
-        Returns
-        -------
-        int or torch.Tensor
-            Frames, never below 0.
-        """
+    def num_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
+        """Frames of ``n`` samples, never below 0."""
         for kernel, stride in self.convolutions:
             n = (n - kernel) // stride + 1
         return n.clamp(min=0) if isinstance(n, torch.Tensor) else max(0, n)
 
-    def min_frames(self, frames):
-        """Smallest number of samples that gives so many frames.
-
-        Arguments
-        ---------
-        frames : int
-            Frames wanted.
-
-        Returns
-        -------
-        int
-            Samples.
-        """
+    def min_frames(self, frames: int) -> int:
+        """Samples that ``frames`` frames need."""
         for kernel, stride in reversed(self.convolutions):
             frames = (frames - 1) * stride + kernel
         return frames
 
-    def forward(self, wavs, counts):
-        """Frames of a batch.
+    def forward(
+        self, wavs: torch.Tensor, counts: torch.Tensor
+    ) -> FeatureSequence:
+        """Waveforms [batch, samples, 1] -> frames [batch, time, output_size].
 
-        Arguments
-        ---------
-        wavs : torch.Tensor, [batch, samples, 1]
-            Waveforms in [-1, 1], as ``Waveform`` gives them.
-        counts : torch.Tensor, int64, [batch]
-            Valid samples.
-
-        Returns
-        -------
-        FeatureSequence
-            Frames [batch, time, output_size] and their counts.
+        ``counts``, [batch], are the valid samples.
         """
         wavs = self._normalize(wavs.squeeze(-1), counts)
         frames = self.num_frames(counts)

@@ -1,114 +1,57 @@
-"""Training targets and losses: classes, soft labels, dimensions."""
+"""Training targets, and the losses of emotion classes and dimensions.
+
+Classes: ``vote_shares`` and ``mix_targets`` make the targets, ``fusion_loss``
+is the loss of arXiv:1910.08874, ``class_weights`` are its optional weights.
+Dimensions (valence, arousal, dominance): a branch gives ``count_outputs``
+outputs, first the logits, then one value per dimension, and
+``dimension_loss`` is 1 - the concordance correlation coefficient (Lin 1989).
+
+Symbols: B batch, K classes, D dimensions.
+"""
 
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
 from speechbrain_dslstm.utils.distributed import sum_over_ranks
 
 __all__ = [
-    "fusion_loss",
-    "class_weights",
     "vote_shares",
     "mix_targets",
+    "class_weights",
+    "fusion_loss",
     "count_outputs",
     "concordance",
     "dimension_loss",
 ]
 
 
-def fusion_loss(logits, targets, p=0.5, label_smoothing=0.0, weight=None):
-    """Loss of the paper: p * CE(spectrogram) + (1 - p) * CE(MFCC).
+def vote_shares(
+    votes: Mapping[str, Sequence[str]],
+    names: Mapping[str, str],
+    labels: Sequence[str],
+    emotion: str,
+) -> torch.Tensor:
+    """Turn the votes of an utterance's listeners into class probabilities.
+
+    Each listener has one vote, shared equally by the labels ticked; labels
+    outside the classes are left out. The actors' own votes do not count.
 
     Arguments
     ---------
-    logits : dict of str to torch.Tensor, [batch, classes]
-        Logits of the branches "spectrogram" and "mfcc", or of one of them.
-    targets : torch.Tensor, int64, [batch]
-        True classes; or probabilities, [batch, classes], for soft labels.
-    p : float or dict of str to float
-        Weight of the spectrogram branch, or of each branch by its name.
-    label_smoothing : float
-        Probability spread evenly over the classes.
-    weight : torch.Tensor, [classes], optional
-        Weight of each class.
+    votes
+        Labels ticked by each rater; names of listeners begin with "E".
+    names
+        Labels in the votes -> classes; other labels are outside.
+    labels
+        The K classes in their order.
+    emotion
+        Class of the utterance, used where no vote is left.
 
     Returns
     -------
-    torch.Tensor, []
-        Mean loss of the batch.
-
-    Example
-    -------
-    >>> logits = {"mfcc": torch.zeros(1, 4), "spectrogram": torch.zeros(1, 4)}
-    >>> fusion_loss(logits, torch.tensor([2]))
-    tensor(1.3863)
-    """
-    weights = p if isinstance(p, dict) else {"spectrogram": p, "mfcc": 1 - p}
-    return sum(
-        weights[name]
-        * torch.nn.functional.cross_entropy(
-            value, targets, weight=weight, label_smoothing=label_smoothing
-        )
-        for name, value in logits.items()
-    )
-
-
-def class_weights(emotions, labels):
-    """Weights that make each class count the same.
-
-    Arguments
-    ---------
-    emotions : iterable of str
-        Of every clip of the training side.
-    labels : list of str, [K]
-        The classes in their order.
-
-    Returns
-    -------
-    torch.Tensor, [K]
-        Inverse frequencies whose mean over the clips is 1.
-
-    Raises
-    ------
-    ValueError
-        A class without a clip.
-
-    Example
-    -------
-    >>> class_weights(["anger", "anger", "anger", "fear"], ["anger", "fear"])
-    tensor([0.6667, 2.0000])
-    """
-    counts = Counter(emotions)
-    missing = [label for label in labels if not counts[label]]
-    if missing:
-        raise ValueError(f"no training clip of {', '.join(missing)}")
-    total = sum(counts[label] for label in labels)
-    return torch.tensor(
-        [total / (len(labels) * counts[label]) for label in labels]
-    )
-
-
-def vote_shares(votes, names, labels, emotion):
-    """How an utterance's listeners voted, as probabilities of the classes.
-
-    Each listener has one vote and spreads it over what was ticked; what is
-    outside the classes is left out. The actors' own votes do not count.
-
-    Arguments
-    ---------
-    votes : dict of str to list of str
-        For each rater, "E1" a listener, what was ticked.
-    names : dict of str to str
-        Names in the votes -> classes; others are outside.
-    labels : list of str, [K]
-        The classes in their order.
-    emotion : str
-        The class of the utterance, where no vote is left.
-
-    Returns
-    -------
-    torch.Tensor, [K]
+    [K]
         Probabilities.
 
     Example
@@ -131,26 +74,33 @@ def vote_shares(votes, names, labels, emotion):
     return shares / shares.sum()
 
 
-def mix_targets(targets, n_classes, soft=None, share=0.0, mix=None):
-    """Targets of a batch as the loss takes them.
+def mix_targets(
+    targets: torch.Tensor,
+    n_classes: int,
+    soft: torch.Tensor | None = None,
+    share: float = 0.0,
+    mix: tuple[torch.Tensor, float] | None = None,
+) -> torch.Tensor:
+    """Targets of a batch: classes, or probabilities from votes and mixup.
 
     Arguments
     ---------
-    targets : torch.Tensor, int64, [batch]
+    targets : [batch]
         True classes.
-    n_classes : int
+    n_classes
         Classes K.
-    soft : torch.Tensor, [batch, n_classes], optional
+    soft : [batch, n_classes]
         Probabilities from votes.
-    share : float
-        Share of them in the targets; the rest is the true class.
-    mix : tuple of (torch.Tensor, float), optional
-        Partners and weight of ``augment.mixup``.
+    share
+        Their weight in the targets; the rest is the true class.
+    mix
+        Partners, [batch], and weight of ``features.mixup``.
 
     Returns
     -------
-    torch.Tensor
-        The classes, [batch], or their probabilities, [batch, n_classes].
+    [batch] or [batch, n_classes]
+        The true classes if neither ``soft`` nor ``mix`` is given, else
+        probabilities.
 
     Example
     -------
@@ -173,14 +123,95 @@ def mix_targets(targets, n_classes, soft=None, share=0.0, mix=None):
     return probabilities
 
 
-def count_outputs(n_classes, dimensions):
-    """Outputs of a branch: a logit for each class, a value a dimension.
+def class_weights(
+    emotions: Iterable[str], labels: Sequence[str]
+) -> torch.Tensor:
+    """Weights that give every class the same share of the loss.
 
     Arguments
     ---------
-    n_classes : int
-        Classes.
-    dimensions : list of str
+    emotions
+        Emotion of every training clip.
+    labels
+        The K classes in their order.
+
+    Returns
+    -------
+    [K]
+        Inverse frequencies, whose mean over the clips is 1.
+
+    Raises
+    ------
+    ValueError
+        A class has no clip.
+
+    Example
+    -------
+    >>> class_weights(["anger", "anger", "anger", "fear"], ["anger", "fear"])
+    tensor([0.6667, 2.0000])
+    """
+    counts = Counter(emotions)
+    missing = [label for label in labels if not counts[label]]
+    if missing:
+        raise ValueError(f"no training clip of {', '.join(missing)}")
+    total = sum(counts[label] for label in labels)
+    return torch.tensor(
+        [total / (len(labels) * counts[label]) for label in labels]
+    )
+
+
+def fusion_loss(
+    logits: Mapping[str, torch.Tensor],
+    targets: torch.Tensor,
+    p: float | Mapping[str, float] = 0.5,
+    label_smoothing: float = 0.0,
+    weight: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Loss of the paper: p * CE(spectrogram) + (1 - p) * CE(MFCC).
+
+    Arguments
+    ---------
+    logits
+        Logits of each branch by its name, [batch, classes].
+    targets : [batch] or [batch, classes]
+        True classes, or probabilities for soft labels.
+    p
+        Weight of the branch "spectrogram" beside "mfcc", or weights of all
+        branches by name.
+    label_smoothing
+        Probability spread evenly over the classes.
+    weight : [classes]
+        Weight of each class.
+
+    Returns
+    -------
+    []
+        Mean loss of the batch.
+
+    Example
+    -------
+    >>> logits = {"mfcc": torch.zeros(1, 4), "spectrogram": torch.zeros(1, 4)}
+    >>> fusion_loss(logits, torch.tensor([2]))
+    tensor(1.3863)
+    """
+    weights = p if isinstance(p, Mapping) else {"spectrogram": p, "mfcc": 1 - p}
+    return sum(
+        weights[name]
+        * torch.nn.functional.cross_entropy(
+            value, targets, weight=weight, label_smoothing=label_smoothing
+        )
+        for name, value in logits.items()
+    )
+
+
+def count_outputs(n_classes: int, dimensions: Sequence[str]) -> int:
+    """Outputs of a branch: a logit per class and a value per dimension.
+
+    Arguments
+    ---------
+    n_classes
+        Classes K.
+    dimensions
         Such as ["valence", "arousal"].
 
     Returns
@@ -196,25 +227,30 @@ def count_outputs(n_classes, dimensions):
     return n_classes + len(dimensions)
 
 
-def concordance(predicted, truth, eps=1e-8, over_ranks=False):
+def concordance(
+    predicted: torch.Tensor,
+    truth: torch.Tensor,
+    eps: float = 1e-8,
+    over_ranks: bool = False,
+) -> torch.Tensor:
     """Concordance correlation coefficient of each dimension.
 
     Arguments
     ---------
-    predicted : torch.Tensor, [batch, dimensions]
+    predicted : [batch, dimensions]
         Predictions.
-    truth : torch.Tensor, [batch, dimensions]
+    truth : [batch, dimensions]
         Ratings on the same scale.
-    eps : float
-        Added below the line, for a batch without any spread.
-    over_ranks : bool
-        Over the batches of all ranks of a distributed run, each of which must
-        make this call; the gradient is that of the ranks' mean.
+    eps
+        Added to the denominator, for a batch of equal ratings.
+    over_ranks
+        Compute it over the batches of all ranks of a distributed run. Every
+        rank must make the call; the gradient is that of the ranks' mean.
 
     Returns
     -------
-    torch.Tensor, [dimensions]
-        In [-1, 1].
+    [dimensions]
+        Coefficients in [-1, 1].
 
     Example
     -------
@@ -232,26 +268,33 @@ def concordance(predicted, truth, eps=1e-8, over_ranks=False):
     return 2 * covariance / (spread + (mean_x - mean_y).square() + eps)
 
 
-def dimension_loss(outputs, truth, weights, n_classes, over_ranks=False):
+def dimension_loss(
+    outputs: Mapping[str, torch.Tensor],
+    truth: torch.Tensor,
+    weights: Mapping[str, float],
+    n_classes: int,
+    over_ranks: bool = False,
+) -> torch.Tensor:
     """Weighted sum over the branches of 1 - mean concordance.
 
     Arguments
     ---------
-    outputs : dict of str to torch.Tensor, [batch, n_classes + dimensions]
-        What the model gives with ``return_branches``.
-    truth : torch.Tensor, [batch, dimensions]
-        Ratings as ``to_scale`` gives them.
-    weights : dict of str to float
-        Of the branches.
-    n_classes : int
-        Columns to pass over.
-    over_ranks : bool
-        As in ``concordance``.
+    outputs
+        Outputs of each branch by its name, [batch, n_classes + dimensions].
+    truth : [batch, dimensions]
+        Ratings, scaled by ``corpora.to_scale``.
+    weights
+        Weight of each branch.
+    n_classes
+        Logits in front of the dimensions.
+    over_ranks
+        See ``concordance``.
 
     Returns
     -------
-    torch.Tensor, []
-        In [0, 2]. It is over a batch: the larger, the truer.
+    []
+        Loss in [0, 2]. It is estimated over the batch, so that larger batches
+        estimate it better.
 
     Example
     -------

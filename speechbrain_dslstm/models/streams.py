@@ -1,4 +1,4 @@
-"""Feature streams: an extractor, its normalisation and the padded batch it gives."""
+"""Inputs of a model: extractor, normalisation and, optionally, fixed length."""
 
 from typing import NamedTuple
 
@@ -10,14 +10,14 @@ __all__ = ["FeatureSequence", "FeatureStream"]
 
 
 class FeatureSequence(NamedTuple):
-    """A padded batch of feature sequences and how long each one is.
+    """A padded batch of feature sequences with their lengths.
 
     Arguments
     ---------
-    feats : torch.Tensor, [batch, time, features]
+    feats : [batch, time, features]
         Features, zero at padded frames.
-    counts : torch.Tensor, int64, [batch]
-        Valid frames.
+    counts : [batch]
+        Valid frames, int64.
 
     Example
     -------
@@ -29,26 +29,26 @@ class FeatureSequence(NamedTuple):
     counts: torch.Tensor
 
 
-Sequence = FeatureSequence  # the name before 0.2
+Sequence = FeatureSequence  # the former name
 
 
 class FeatureStream(torch.nn.Module):
-    """An extractor, its normalisation and, as an option, a fixed length.
+    """An extractor, its normalisation and, optionally, a fixed length.
 
     Arguments
     ---------
-    extractor : torch.nn.Module
+    extractor
         ``extractor(wavs, wav_lens) -> [batch, time, num_features]``, with
         ``num_frames(samples)``.
-    num_features : int
+    num_features
         Features per frame.
-    resize : int, optional
-        Stretch every item to so many frames by nearest neighbour, as the
-        paper's code does. None: native variable length.
-    center_utterances : bool
-        Take out each utterance's own mean, see ``FeatureNormalization``.
-    normalization : str
-        Whose statistics: "training", "speaker" or "none", see there.
+    resize
+        Stretch every item to this number of frames by nearest neighbour, as
+        the paper's code does. None: native variable length.
+    center_utterances
+        Subtract each utterance's own mean, see ``FeatureNormalization``.
+    normalization
+        Statistics used: "training", "speaker" or "none", see there.
 
     Example
     -------
@@ -63,12 +63,12 @@ class FeatureStream(torch.nn.Module):
 
     def __init__(
         self,
-        extractor,
-        num_features,
-        resize=None,
-        center_utterances=False,
-        normalization="training",
-    ):
+        extractor: torch.nn.Module,
+        num_features: int,
+        resize: int | None = None,
+        center_utterances: bool = False,
+        normalization: str = "training",
+    ) -> None:
         super().__init__()
         self.extractor = extractor
         self.normalization = FeatureNormalization(
@@ -78,7 +78,7 @@ class FeatureStream(torch.nn.Module):
         )
         self.resize = resize
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, object]:
         """Constructor arguments that build the same stream."""
         return {
             "extractor": self.extractor,
@@ -88,39 +88,17 @@ class FeatureStream(torch.nn.Module):
             "normalization": self.normalization.source,
         }
 
-    def extract(self, wavs, counts):
-        """Features as the extractor gives them.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor, [batch, samples]
-            Waveforms in [-1, 1].
-        counts : torch.Tensor, int64, [batch]
-            Valid samples.
-
-        Returns
-        -------
-        FeatureSequence
-            Features and frame counts.
-        """
+    def extract(
+        self, wavs: torch.Tensor, counts: torch.Tensor
+    ) -> FeatureSequence:
+        """Raw features of wavs [batch, samples] with counts [batch] valid ones."""
         feats = self.extractor(wavs, counts)
         return FeatureSequence(feats, self.extractor.num_frames(counts))
 
-    def stretch(self, feats, counts):
-        """Bring each item to ``resize`` frames, where that is set.
-
-        Arguments
-        ---------
-        feats : torch.Tensor, [batch, time, num_features]
-            Features as the extractor gives them.
-        counts : torch.Tensor, int64, [batch]
-            Valid frames.
-
-        Returns
-        -------
-        FeatureSequence
-            Features and frame counts.
-        """
+    def stretch(
+        self, feats: torch.Tensor, counts: torch.Tensor
+    ) -> FeatureSequence:
+        """Stretch each item to ``resize`` frames, if that is set."""
         if self.resize is None:
             return FeatureSequence(feats, counts)
         # Nearest neighbour of each item's own valid frames
@@ -130,39 +108,22 @@ class FeatureStream(torch.nn.Module):
         counts = torch.full_like(counts, self.resize)
         return FeatureSequence(feats.gather(1, index), counts)
 
-    def forward(self, wavs, counts):
-        """Normalised features.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor, [batch, samples]
-            Waveforms in [-1, 1].
-        counts : torch.Tensor, int64, [batch]
-            Valid samples.
-
-        Returns
-        -------
-        FeatureSequence
-            Features and frame counts.
-        """
+    def forward(
+        self, wavs: torch.Tensor, counts: torch.Tensor
+    ) -> FeatureSequence:
+        """Normalised features of waveforms [batch, samples], stretched."""
         return self.normalize(*self.extract(wavs, counts))
 
-    def normalize(self, feats, counts, speakers=None):
-        """Normalise what ``extract`` gave, and stretch it.
+    def normalize(
+        self,
+        feats: torch.Tensor,
+        counts: torch.Tensor,
+        speakers: list[str] | None = None,
+    ) -> FeatureSequence:
+        """Normalise and stretch features of ``extract``.
 
-        Arguments
-        ---------
-        feats : torch.Tensor, [batch, time, num_features]
-            Features as the extractor gives them.
-        counts : torch.Tensor, int64, [batch]
-            Valid frames.
-        speakers : list of str, optional
-            Speaker of each item, see ``FeatureNormalization``.
-
-        Returns
-        -------
-        FeatureSequence
-            Features and frame counts.
+        ``speakers`` holds the speaker of each item, for the normalisation
+        "speaker".
         """
         feats = self.normalization(feats, counts, speakers)
         return self.stretch(feats, counts)

@@ -65,14 +65,14 @@ def test_three_levels():
     found, outputs = net(wavs, text=tokens, return_branches=True)
     mean = sum(outputs.values()) / 3
     torch.testing.assert_close(found, mean.log_softmax(1))
-    with pytest.raises(ValueError, match="give their tokens as text"):
+    with pytest.raises(ValueError, match="pass their tokens as text"):
         net(wavs)
     alone = DualLevelClassifier(4, text=text, text_weight=1.0).eval()
     assert alone.reads_text and not alone.streams
     expected = text({"text": tokens}).log_softmax(1)
     torch.testing.assert_close(alone(wavs, text=tokens), expected)
     assert not DualLevelClassifier(4).reads_text
-    with pytest.raises(ValueError, match="text_weight is 0.5, but text is"):
+    with pytest.raises(ValueError, match="text_weight is 0.5, but there is no text branch"):
         DualLevelClassifier(4, text_weight=0.5)
 
 
