@@ -11,6 +11,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_dslstm.corpora import manifest
 from speechbrain_dslstm.corpora.clips import read_audio_facts
+from speechbrain_dslstm.corpora.manifest import check_dimensions, to_scale
 
 
 def record(path, **changes):
@@ -251,3 +252,11 @@ def test_no_json_and_no_repeats(tmp_path):
         path.write_text(text)
         with pytest.raises(ValueError, match=message):
             manifest.read_manifest(path)
+
+
+def test_dimensions_on_a_scale_and_missing_ones():
+    assert to_scale([1.0, 5.0]).tolist() == [-1.0, 1.0]
+    entries = {"a": {"valence": 3.0}, "b": {}}
+    check_dimensions(entries, [], "emodb")
+    with pytest.raises(ValueError, match=r"emodb has no valence \(utterance b"):
+        check_dimensions(entries, ["valence"], "emodb")

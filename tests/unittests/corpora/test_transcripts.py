@@ -72,7 +72,9 @@ def test_three_levels():
     expected = text({"text": tokens}).log_softmax(1)
     torch.testing.assert_close(alone(wavs, text=tokens), expected)
     assert not DualLevelClassifier(4).reads_text
-    with pytest.raises(ValueError, match="text_weight is 0.5, but there is no text branch"):
+    with pytest.raises(
+        ValueError, match="text_weight is 0.5, but there is no text branch"
+    ):
         DualLevelClassifier(4, text_weight=0.5)
 
 

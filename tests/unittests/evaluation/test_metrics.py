@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, strategies as st
 
 from speechbrain_dslstm.evaluation import (
+    DimensionStats,
     EmotionStats,
     expected_calibration_error,
     format_confusion,
@@ -20,6 +21,7 @@ from speechbrain_dslstm.evaluation import (
     scores,
     scores_from_confusion,
 )
+from speechbrain_dslstm.models import concordance
 
 LABELS = ["anger", "happiness", "neutral", "sadness"]
 answers = st.lists(
@@ -307,3 +309,23 @@ def test_bad_batch_names_the_utterances(log_probs, targets, message):
 def test_bad_labels(labels):
     with pytest.raises(ValueError, match="labels must differ"):
         EmotionStats(labels)
+
+
+def test_dimension_stats_are_over_all_batches(tmp_path):
+    """Not the mean of the batches' concordances."""
+    x, y = torch.randn(7, 2), torch.randn(7, 2)
+    stats = DimensionStats(["valence", "arousal"])
+    stats.append(list("abc"), x[:3], y[:3])
+    stats.append(list("defg"), x[3:], y[3:])
+    found = stats.summarize()
+    expected = concordance(x, y)
+    assert found["ccc_valence"] == pytest.approx(expected[0].item(), abs=1e-6)
+    assert found["ccc"] == pytest.approx(expected.mean().item(), abs=1e-6)
+    assert all(type(value) is float for value in found.values())
+    stats.write(tmp_path / "dimensions.csv")
+    with open(tmp_path / "dimensions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == list("abcdefg")
+    assert float(rows[4]["arousal"]) == pytest.approx(y[4, 1].item(), abs=1e-6)
+    predicted = float(rows[4]["arousal_predicted"])
+    assert predicted == pytest.approx(x[4, 1].item(), abs=1e-6)

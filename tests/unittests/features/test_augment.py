@@ -1,9 +1,10 @@
 """Augmentation: the named streams, in order, and never the padding."""
 
+import pytest
 import torch
 from speechbrain.augment.freq_domain import SpectrogramDrop
 
-from speechbrain_dslstm.features import StreamAugment
+from speechbrain_dslstm.features import StreamAugment, mixup
 from speechbrain_dslstm.lengths import length_mask
 from speechbrain_dslstm.models import FeatureSequence
 
@@ -81,3 +82,21 @@ def test_what_was_given_is_left_alone():
     frames, bands = kept.any(dim=1).sum(), kept.any(dim=0).sum()
     assert frames in (7, 8) and bands in (3, 4)
     torch.testing.assert_close(out[0][kept], torch.ones(int(frames * bands)))
+
+
+def test_mixup_of_features():
+    streams = {
+        "mfcc": FeatureSequence(torch.randn(3, 9, 2), torch.tensor([9, 4, 6])),
+        "mel_x": FeatureSequence(torch.randn(3, 5, 4), torch.tensor([5, 2, 3])),
+    }
+    mixed, partners, weight = mixup(streams, 0.4)
+    assert sorted(partners.tolist()) == [0, 1, 2] and 0 <= weight <= 1
+    for name, (feats, counts) in streams.items():
+        expected = weight * feats + (1 - weight) * feats[partners]
+        torch.testing.assert_close(mixed[name].feats, expected)
+        longer = torch.maximum(counts, counts[partners])
+        assert mixed[name].counts.tolist() == longer.tolist()
+    with pytest.raises(ValueError, match="must be positive, got 0"):
+        mixup(streams, 0)
+    with pytest.raises(ValueError, match="cannot mix token ids"):
+        mixup({"text": streams["mfcc"]}, 0.4)

@@ -1,13 +1,23 @@
-"""Targets of a batch: weights of classes, listeners' votes, mixtures."""
+"""Targets (listeners' votes, mixtures), losses of classes and of dimensions.
 
+Run as a script, this file is one of the two processes of a distributed test.
+"""
+
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from speechbrain_dslstm.corpora import get_labels, vote_names
-from speechbrain_dslstm.features import mixup
 from speechbrain_dslstm.models import (
-    FeatureSequence,
     class_weights,
+    concordance,
+    dimension_loss,
     fusion_loss,
     mix_targets,
     vote_shares,
@@ -78,19 +88,110 @@ def test_mixture_of_losses():
     torch.testing.assert_close(loss, 0.3 * own + 0.7 * other)
 
 
-def test_mixup_of_features():
-    streams = {
-        "mfcc": FeatureSequence(torch.randn(3, 9, 2), torch.tensor([9, 4, 6])),
-        "mel_x": FeatureSequence(torch.randn(3, 5, 4), torch.tensor([5, 2, 3])),
-    }
-    mixed, partners, weight = mixup(streams, 0.4)
-    assert sorted(partners.tolist()) == [0, 1, 2] and 0 <= weight <= 1
-    for name, (feats, counts) in streams.items():
-        expected = weight * feats + (1 - weight) * feats[partners]
-        torch.testing.assert_close(mixed[name].feats, expected)
-        longer = torch.maximum(counts, counts[partners])
-        assert mixed[name].counts.tolist() == longer.tolist()
-    with pytest.raises(ValueError, match="must be positive, got 0"):
-        mixup(streams, 0)
-    with pytest.raises(ValueError, match="cannot mix token ids"):
-        mixup({"text": streams["mfcc"]}, 0.4)
+# Dimensions: concordance against its definition in NumPy
+
+
+def definition(x, y):
+    """Lin 1989, population moments."""
+    covariance = np.cov(x, y, bias=True)
+    between = (x.mean() - y.mean()) ** 2
+    return 2 * covariance[0, 1] / (np.trace(covariance) + between)
+
+
+def test_concordance():
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(40, 3))
+    x = 0.5 * y + rng.normal(size=(40, 3)) + 0.2
+    found = concordance(torch.tensor(x), torch.tensor(y))
+    expected = [definition(x[:, d], y[:, d]) for d in range(3)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_a_wrong_level_or_range_is_not_forgiven():
+    y = torch.linspace(-1, 1, 9).unsqueeze(1)
+    assert concordance(y, y).item() == pytest.approx(1)
+    assert concordance(-y, y).item() == pytest.approx(-1)
+    assert concordance(0.3 * y, y) < 0.6 and concordance(y + 0.5, y) < 0.8
+    assert concordance(torch.zeros(9, 1), y).item() == 0
+
+
+def test_a_batch_without_spread_is_no_nan():
+    x = torch.full((1, 2), 0.5, requires_grad=True)
+    concordance(x, torch.full((1, 2), 0.5)).sum().backward()
+    assert x.grad.isfinite().all()
+
+
+def test_loss_is_over_the_branches():
+    truth = torch.randn(8, 2)
+    outputs = {"mfcc": torch.randn(8, 6), "spectrogram": torch.randn(8, 6)}
+    weights = {"mfcc": 0.25, "spectrogram": 0.75}
+    found = dimension_loss(outputs, truth, weights, 4)
+    expected = sum(
+        weights[name] * (1 - concordance(outputs[name][:, 4:], truth).mean())
+        for name in weights
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_it_can_be_learnt():
+    truth = torch.randn(32, 2).clamp(-1, 1)
+    feats = truth @ torch.randn(2, 8)
+    head = torch.nn.Linear(8, 2)
+    optimizer = torch.optim.Adam(head.parameters(), 0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = dimension_loss({"mfcc": head(feats)}, truth, {"mfcc": 1.0}, 0)
+        loss.backward()
+        optimizer.step()
+    assert concordance(head(feats), truth).min() > 0.99
+
+
+# One process and two of them, with five clips and with three
+SHARES = [slice(0, 5), slice(5, 8)]
+
+
+def loss_of(rows, over_ranks=False):
+    """The loss of some clips and its gradient."""
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randn(8, 2, generator=generator) + 0.5
+    wide = torch.randn(8, 6, generator=generator)
+    wide[5:] *= 3
+    outputs = {"mfcc": wide[rows].requires_grad_()}
+    loss = dimension_loss(outputs, truth[rows], {"mfcc": 0.7}, 4, over_ranks)
+    loss.backward()
+    return loss.detach(), outputs["mfcc"].grad
+
+
+def test_two_ranks_are_one_process(tmp_path):
+    """DDP takes the mean of the gradients, so each rank's is twice as large."""
+    command = [sys.executable, __file__, str(tmp_path)]
+    ranks = [subprocess.Popen([*command, str(rank)]) for rank in range(2)]
+    try:
+        assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    loss, grad = loss_of(slice(0, 8))
+    for rank, rows in enumerate(SHARES):
+        found, found_grad = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(found, loss)
+        torch.testing.assert_close(found_grad / 2, grad[rows])
+        assert not torch.isclose(loss_of(rows)[0], loss)
+
+
+def run_rank(folder, rank):
+    """One of the two processes."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=(folder / "store").resolve().as_uri(),
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
+    )
+    torch.save(loss_of(SHARES[rank], True), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run_rank(Path(sys.argv[1]), int(sys.argv[2]))
