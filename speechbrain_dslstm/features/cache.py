@@ -1,14 +1,14 @@
 """Features on disk: computed once, read by all epochs, folds and seeds.
 
-There is one file for each utterance and extractor. Its name is a hash of all
-that decides what is in it: the corpus, the extractor and its settings, the
-audio, and the variant. So an entry is never out of date, and any number of
-processes may share a folder.
+Each utterance and extractor has one file. Its name is a hash of everything that
+its content depends on: the corpus, the extractor's class and settings, the
+audio, and the variant of the audio. So an entry is never out of date, and any
+number of processes may share a folder.
 
-Nothing is thrown out. The three features of the paper take 80 KB for each
-second of speech (EMO-DB 0.12 GB, IEMOCAP 2 GB), and as much again for each
-variant. A folder can be deleted at any time. A killed process may leave a
-hidden ``.tmp`` file, which nobody reads.
+Nothing is ever removed. The three features of the paper take 80 KB per second
+of speech (EMO-DB 0.12 GB, IEMOCAP 2 GB), and as much again for each variant. A
+folder can be deleted at any time. A killed process may leave a hidden ``.tmp``
+file, which is never read.
 """
 
 import copy
@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import zlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -32,27 +33,27 @@ logger = get_logger(__name__)
 
 
 class FeatureCache:
-    """Gives the features of an utterance, from disk if they are there.
+    """Features of utterances, read from disk or computed and written there.
 
-    It computes what is missing on the CPU, with copies of the extractors. It
-    holds no open files, and goes to the workers of a ``DataLoader`` as it is.
+    Missing features are computed on the CPU, by copies of the extractors. The
+    cache holds no open files, so workers of a ``DataLoader`` can receive it.
 
     Arguments
     ---------
-    folder : str or pathlib.Path
-        Where the entries are; made if needed.
-    extractors : dict of str to torch.nn.Module
-        Name of a feature -> its extractor, such as ``MFCC39()``. Features
-        with the same settings share their entries, whatever their names.
-    corpus : str
-        Name of the corpus, which is also that of a sub-folder.
+    folder
+        Folder of the entries; created if needed.
+    extractors
+        Extractors by name of the feature, such as ``MFCC39()``. Features with
+        the same settings share their entries, whatever their names.
+    corpus
+        Name of the corpus and of its sub-folder.
 
     Raises
     ------
     ValueError
-        No extractors, one without ``get_config()`` or with values that are
-        not numbers and texts, a corpus that cannot be the name of a folder, or a
-        folder that cannot be made.
+        There are no extractors, one has no ``get_config()`` or settings other
+        than numbers and texts, ``corpus`` cannot be the name of a folder, or
+        the folder cannot be created.
 
     Example
     -------
@@ -68,7 +69,12 @@ class FeatureCache:
     True
     """
 
-    def __init__(self, folder, extractors, corpus):
+    def __init__(
+        self,
+        folder: str | Path,
+        extractors: Mapping[str, torch.nn.Module],
+        corpus: str,
+    ) -> None:
         if not extractors:
             raise ValueError("a feature cache needs at least one extractor")
         if corpus in ("", "..") or corpus != Path(corpus).name:
@@ -79,7 +85,7 @@ class FeatureCache:
         self.extractors = {}
         self.entries = {}
         for name, extractor in extractors.items():
-            # The model moves its own ones to its device
+            # Copies, because the model's own ones move to its device
             self.extractors[name] = copy.deepcopy(extractor).cpu().float()
             kind = f"{type(extractor).__name__}-{_key(extractor, corpus)}"
             self.entries[name] = self.folder / corpus / kind
@@ -89,44 +95,34 @@ class FeatureCache:
         except OSError as error:
             raise self._cannot_write(error) from error
 
-    def get(self, load_wav, path=None, audio_hash=None, variant=""):
-        """Get the features of one utterance.
+    def get(
+        self,
+        load_wav: Callable[[], torch.Tensor],
+        path: str | Path | None = None,
+        audio_hash: str | None = None,
+        variant: str = "",
+    ) -> dict[str, torch.Tensor]:
+        """Features of one utterance by name, float32, [frames, output_size].
 
         Arguments
         ---------
-        load_wav : callable
-            Returns the waveform, [samples]; called only where a feature is
+        load_wav
+            Returns the waveform, [samples]; called only if a feature is
             missing.
-        path : str or pathlib.Path, optional
-            The audio file, told by its content. It is read once in the life
-            of the process (and again if its size or time changes).
-        audio_hash : str, optional
-            A hash of the audio, such as a manifest's ``audio_hash``, instead
-            of ``path``: then no file is opened but the cache's own.
-        variant : str
-            What ``load_wav`` does to the audio, such as "speed 0.9".
-
-        Returns
-        -------
-        dict of str to torch.Tensor, float32, [frames, output_size]
-            Name of a feature -> the feature.
+        path
+            Audio file, identified by its content. A process reads it once, and
+            again if its size or time changes.
+        audio_hash
+            Hash of the audio, such as a manifest's ``audio_hash``, instead of
+            ``path``: then only files of the cache are opened.
+        variant
+            Change of the audio by ``load_wav``, such as "speed 0.9".
 
         Raises
         ------
         ValueError
-            Both or none of ``path`` and ``audio_hash``, a waveform that is
-            not [samples], or a folder that cannot be written to.
-
-        Example
-        -------
-        >>> from speechbrain_dslstm.features import MFCC39
-        >>> cache = FeatureCache(
-        ...     getfixture("tmp_path"), {"mfcc": MFCC39()}, "tones"
-        ... )
-        >>> cache.get(lambda: torch.rand(8000))
-        Traceback (most recent call last):
-            ...
-        ValueError: expected either a path or an audio_hash, got neither
+            Both or none of ``path`` and ``audio_hash`` are given, the waveform
+            is not [samples], or the folder is not writable.
         """
         files = self._files(self._content(path, audio_hash), variant)
         feats = {feature: _read(file) for feature, file in files.items()}
@@ -139,35 +135,13 @@ class FeatureCache:
             self._write(files[feature], feats[feature])
         return feats
 
-    def has(self, audio_hash, variant=""):
-        """Whether ``get`` would find all features, if none is damaged.
-
-        Arguments
-        ---------
-        audio_hash : str
-            As of ``get``.
-        variant : str
-            As of ``get``.
-
-        Returns
-        -------
-        bool
-            Whether there are such files.
-
-        Example
-        -------
-        >>> from speechbrain_dslstm.features import MFCC39
-        >>> folder, extractors = getfixture("tmp_path"), {"mfcc": MFCC39()}
-        >>> cache = FeatureCache(folder, extractors, "tones")
-        >>> _ = cache.get(lambda: torch.rand(8000), audio_hash="a0")
-        >>> cache.has("a0"), cache.has("a0", "speed 90")
-        (True, False)
-        """
+    def has(self, audio_hash: str, variant: str = "") -> bool:
+        """Whether every feature of an utterance has a file, damaged or not."""
         files = self._files(self._content(None, audio_hash), variant)
         return all(file.exists() for file in files.values())
 
     def _files(self, content, variant):
-        """Where an utterance's features are: feature -> path."""
+        """Paths of an utterance's features, by name."""
         name = hashlib.sha256(f"{content}\n{variant}".encode()).hexdigest()
         return {
             feature: folder / f"{name[:32]}.safetensors"
@@ -175,7 +149,7 @@ class FeatureCache:
         }
 
     def _content(self, path, audio_hash):
-        """What tells an utterance's audio from all others."""
+        """Text that identifies an utterance's audio by its content."""
         if (path is None) == (audio_hash is None):
             got = "neither" if path is None else "both"
             raise ValueError(
@@ -197,7 +171,7 @@ class FeatureCache:
             try:
                 replace_file(file, save(tensors), durable=False)
             except FileNotFoundError:
-                # The folder has been deleted meanwhile
+                # The folder was deleted in between
                 replace_file(file, save(tensors), durable=False)
         except OSError as error:
             raise self._cannot_write(error) from error
@@ -205,13 +179,13 @@ class FeatureCache:
     def _cannot_write(self, error):
         return ValueError(
             f"cannot write to the feature cache {self.folder}: "
-            f"{error.strerror or error}; choose another folder, or do without "
-            "a cache"
+            f"{error.strerror or error}; choose another folder, or run "
+            "without a cache"
         )
 
 
 def _key(extractor, corpus):
-    """Hash of what decides the features of given audio."""
+    """Hash of all that the features of given audio depend on."""
     # Without the module: moving a class must not throw away its entries
     kind = type(extractor).__qualname__
     if not hasattr(extractor, "get_config"):
@@ -229,12 +203,12 @@ def _key(extractor, corpus):
 
 
 def _check(feats):
-    """Checksum of the values and the number of frames, as a tensor."""
+    """Checksum of the values and of the number of frames, as a tensor."""
     return torch.tensor(zlib.crc32(feats.contiguous().numpy(), len(feats)))
 
 
 def _read(file):
-    """An entry's features; None where there is none or it is damaged."""
+    """Features of an entry; None if it is missing or damaged."""
     try:
         data = file.read_bytes()
     except FileNotFoundError:
@@ -247,7 +221,7 @@ def _read(file):
     except (SafetensorError, KeyError, ValueError) as error:
         trouble = error
     logger.warning(
-        "%s of the feature cache is damaged (%s): computed again",
+        "%s of the feature cache is damaged (%s); computing it again",
         file,
         trouble,
     )
@@ -257,22 +231,22 @@ def _read(file):
 class SpeedCache:
     """Features of clips at several speeds, from a cache.
 
-    A clip that is used gets entries for all its speeds, so that from the
-    second epoch on no audio is read, whatever speed is drawn.
+    The first use of a clip makes the entries of all its speeds, so that from
+    the second epoch on no audio is read, whatever speed is drawn.
 
     Arguments
     ---------
-    cache : FeatureCache
-        Where the features are.
-    load : callable
-        Takes a clip's path and a speed in per cent, returns the waveform,
+    cache
+        Cache of the features.
+    load
+        Takes a clip's path and a speed in per cent, and returns the waveform,
         [samples], at ``sample_rate``.
-    speeds : list of int
+    speeds
         In per cent.
-    sample_rate : int
+    sample_rate
         In Hz.
-    min_samples : int
-        A waveform that is shorter gets silence behind it, as the model does.
+    min_samples
+        Shorter waveforms are padded with silence, as by the model.
 
     Example
     -------
@@ -289,31 +263,27 @@ class SpeedCache:
     loads a.wav 100
     """
 
-    def __init__(self, cache, load, speeds, sample_rate, min_samples):
+    def __init__(
+        self,
+        cache: FeatureCache,
+        load: Callable[[str, int], torch.Tensor],
+        speeds: Sequence[int],
+        sample_rate: int,
+        min_samples: int,
+    ) -> None:
         self.cache = cache
         self.load = load
         self.speeds = speeds
         self.sample_rate = sample_rate
         self.min_samples = min_samples
 
-    def get(self, path, audio_hash, duration, percent):
-        """Features of a clip at one speed.
+    def get(
+        self, path: str, audio_hash: str, duration: float, percent: int
+    ) -> dict[str, torch.Tensor]:
+        """Features of a clip at a speed in per cent, by name, [frames, size].
 
-        Arguments
-        ---------
-        path : str
-            The audio, read only where it must be.
-        audio_hash : str
-            Hash of its samples.
-        duration : float
-            In seconds.
-        percent : int
-            The speed.
-
-        Returns
-        -------
-        dict of str to torch.Tensor, [frames, size]
-            Features by name.
+        ``path`` is read only if features are missing; ``audio_hash`` is the
+        hash of its samples, ``duration`` is in seconds.
         """
         feats = self._at(path, audio_hash, duration, percent)
         for speed in self.speeds:
@@ -324,7 +294,7 @@ class SpeedCache:
 
     def _at(self, path, audio_hash, duration, percent):
         def load_wav():
-            """The waveform, once it is known to be needed."""
+            """Load the waveform, and pad it with silence."""
             wav = self.load(path, percent)
             missing = max(0, self.min_samples - len(wav))
             return torch.nn.functional.pad(wav, (0, missing))
@@ -333,11 +303,11 @@ class SpeedCache:
         return self.cache.get(load_wav, audio_hash=audio_hash, variant=variant)
 
     def _variant(self, duration, percent):
-        """What decides the waveform besides the samples of the audio."""
-        # The hash does not know their rate
+        """Text of all that the waveform depends on beside the audio's samples."""
+        # The hash of the samples does not cover their rate
         variant = f"speed {percent}, {duration} s to {self.sample_rate} Hz"
         samples = duration * self.sample_rate * 100 / percent
-        # Other systems have other limits, and share the longer clips
+        # Systems with other limits share the entries of longer clips
         if samples < 1.02 * self.min_samples:
             variant += f", {self.min_samples} samples"
         return variant
