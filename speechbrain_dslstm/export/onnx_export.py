@@ -138,15 +138,11 @@ def export_step_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
 
     Example
     -------
-    >>> from speechbrain_dslstm.pretrained import make_label_encoder
-    >>> classifier = EmotionClassifier.from_model(
-    ...     DualLevelClassifier(2, resize=[230, 120]),
-    ...     make_label_encoder(["a", "b"]),
-    ...     16000,
-    ... )
+    >>> source = "pretrained/emotion-dslstm-emodb"
+    >>> classifier = EmotionClassifier.from_hparams(source)
     >>> export_step_onnx(classifier, "step.onnx")
     Traceback (most recent call last):
-    ValueError: a stream cannot stretch "mel_x" to 230 frames, ...
+    ValueError: this model subtracts each utterance's own mean, which a stream ...
     """
     require("onnx", "onnxscript")
     model = _on_cpu(classifier)

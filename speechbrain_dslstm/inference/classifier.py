@@ -65,22 +65,13 @@ class EmotionClassifier(Pretrained):
 
     Example
     -------
-    >>> folder = getfixture("tmp_path")
-    >>> yaml = '''
-    ... sample_rate: 16000
-    ... model: !new:speechbrain_dslstm.DualLevelClassifier
-    ...     n_classes: 2
-    ... '''
-    >>> from speechbrain_dslstm import DualLevelClassifier
-    >>> from speechbrain_dslstm.pretrained import save_pretrained
-    >>> model = DualLevelClassifier(n_classes=2)
-    >>> save_pretrained(folder, yaml, model, ["anger", "sadness"])
-    >>> classifier = EmotionClassifier.from_hparams(folder)
+    >>> source = "pretrained/emotion-dslstm-emodb"
+    >>> classifier = EmotionClassifier.from_hparams(source)
     >>> out_prob, score, index, text_lab = classifier.classify_batch(
     ...     torch.randn(3, 16000)
     ... )
     >>> out_prob.shape, score.shape, len(text_lab)
-    (torch.Size([3, 2]), torch.Size([3]), 3)
+    (torch.Size([3, 7]), torch.Size([3]), 3)
     """
 
     MODULES_NEEDED = ["embedding_model", "classifier"]

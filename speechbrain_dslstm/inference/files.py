@@ -157,11 +157,9 @@ def classify_files(
 
     Example
     -------
-    >>> from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
-    >>> from speechbrain_dslstm.pretrained import make_label_encoder
-    >>> classifier = EmotionClassifier.from_model(
-    ...     DualLevelClassifier(1), make_label_encoder(["anger"]), 16000
-    ... )
+    >>> from speechbrain_dslstm import EmotionClassifier
+    >>> source = "pretrained/emotion-dslstm-emodb"
+    >>> classifier = EmotionClassifier.from_hparams(source)
     >>> classify_files(classifier, ["missing.wav"])[0].error
     'cannot read audio from missing.wav: no such file'
     """

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Protocol
@@ -101,11 +102,9 @@ def classify_long(
     Example
     -------
     >>> import soundfile
-    >>> from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
-    >>> from speechbrain_dslstm.pretrained import make_label_encoder
-    >>> classifier = EmotionClassifier.from_model(
-    ...     DualLevelClassifier(1), make_label_encoder(["anger"]), 16000
-    ... )
+    >>> from speechbrain_dslstm import EmotionClassifier
+    >>> source = "pretrained/emotion-dslstm-emodb"
+    >>> classifier = EmotionClassifier.from_hparams(source)
     >>> path = getfixture("tmp_path") / "silence.wav"
     >>> soundfile.write(path, torch.zeros(16000 * 9).numpy(), 16000)
     >>> for found in classify_long(classifier, path):
@@ -151,15 +150,9 @@ def _windows(
 
 def _segments(classifier, windows, rate, unknown_below, speech_only):
     """Classify ``WINDOWS_AT_ONCE`` windows at a time."""
-    options = rate, unknown_below, speech_only
-    waiting = []
-    for item in windows:
-        waiting.append(item)
-        if len(waiting) == WINDOWS_AT_ONCE:
-            yield from _classify(classifier, waiting, *options)
-            waiting = []
-    if waiting:
-        yield from _classify(classifier, waiting, *options)
+    windows = iter(windows)
+    while some := list(islice(windows, WINDOWS_AT_ONCE)):
+        yield from _classify(classifier, some, rate, unknown_below, speech_only)
 
 
 def _classify(classifier, windows, rate, unknown_below, speech_only):
