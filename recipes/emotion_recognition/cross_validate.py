@@ -25,7 +25,7 @@ from report import add_options, make_report
 from speechbrain_dslstm.corpora import prepare
 from speechbrain_dslstm.evaluation import format_confusion
 from speechbrain_dslstm.hparams import read_hparams, run_folder
-from speechbrain_dslstm.report import DIGITS, NORMALIZATIONS, read_runs
+from speechbrain_dslstm.report import DIGITS, NORMALIZATIONS, gather_runs
 from speechbrain_dslstm.splits import PROTOCOLS, count_folds
 from speechbrain_dslstm.training import Job, run_jobs
 
@@ -216,7 +216,7 @@ def main() -> None:
     wrong = []
     if finished:
         try:
-            show(make_report(read_runs(*finished), options, options.report))
+            show(make_report(gather_runs(*finished), options, options.report))
         except (OSError, ValueError) as error:
             wrong.append(f"no report: {error}")
     if failed:

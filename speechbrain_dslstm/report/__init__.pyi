@@ -4,13 +4,5 @@ from .html import (
     write_json as write_json,
     write_report as write_report,
 )
-from .predictions import (
-    DIGITS as DIGITS,
-    gather_runs as gather_runs,
-    read_report as read_report,
-)
-from .runs import (
-    NORMALIZATIONS as NORMALIZATIONS,
-    RULES as RULES,
-    read_runs as read_runs,
-)
+from .predictions import DIGITS as DIGITS, gather_runs as gather_runs
+from .runs import NORMALIZATIONS as NORMALIZATIONS, RULES as RULES

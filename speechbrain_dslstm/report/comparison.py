@@ -73,7 +73,7 @@ def build_report(
     Arguments
     ---------
     runs
-        What ``gather_runs`` or ``read_runs`` returned.
+        What ``gather_runs`` returned.
     reference
         The system that all others are compared with, if it is among the runs.
     baselines

@@ -22,7 +22,7 @@ from speechbrain_dslstm.report.runs import (
     task_of,
 )
 
-__all__ = ["DIGITS", "gather_runs", "read_report"]
+__all__ = ["DIGITS", "gather_runs"]
 
 # One character for a class or a fold
 DIGITS = string.digits + string.ascii_letters
@@ -105,7 +105,7 @@ def encode_answers(run: dict, ids: list[str]) -> dict[str, dict[str, str]]:
 
 
 def _decode(entry: dict, utterances: dict[tuple, dict]) -> dict:
-    """Decode a report's entry into a run as ``read_runs`` returns it."""
+    """Decode a report's entry into a run, as ``gather_runs`` says."""
     for name in KEPT:
         entry[name]
     task, labels = task_of(entry), entry["labels"]
@@ -181,18 +181,28 @@ def gather_runs(*places: str | Path) -> list[dict]:
     Arguments
     ---------
     *places
-        Folders as for ``read_runs``, and files as for ``read_report``.
+        Output folders of train.py or folders above them, such as ``runs``, and
+        JSON files of reports, such as ``results/emodb.json``.
 
     Returns
     -------
     list of dict
-        What ``read_runs`` and ``read_report`` return.
+        For each run its corpus, label_set, protocol, normalization, system,
+        "labels" and "n_folds"; "folds", sorted by seed and number; "answers",
+        a list of ``Answer``; and "unfinished", the number of folds that have
+        begun and not ended. A fold has the content of its ``results.json``,
+        "speakers" of each subset, "values" by rule and metric, and "curves". In
+        a run from a report, folds have only seed, number and values, and
+        "kept" is the report's entry of the run.
 
     Raises
     ------
+    FileNotFoundError
+        A file of a finished fold is missing; the message names it.
     ValueError
-        A place does not exist, two places hold the same run, or one of them
-        cannot be read.
+        A place does not exist or has no finished fold, a file is damaged, two
+        places hold the same run or fold, or a report's answers do not give its
+        scores; the message names the place.
 
     Example
     -------
@@ -222,35 +232,7 @@ def gather_runs(*places: str | Path) -> list[dict]:
 
 
 def read_report(path: str | Path) -> list[dict]:
-    """Read the runs of a report's JSON file.
-
-    Arguments
-    ---------
-    path
-        What report.py or cross_validate.py wrote with ``--results``, such as
-        ``results/emodb.json``, or the report.json of a report.
-
-    Returns
-    -------
-    list of dict
-        As ``read_runs`` returns them, but the folds have only "seed", "fold"
-        and "values"; "kept" is the run's entry in the report.
-
-    Raises
-    ------
-    ValueError
-        The file is no report, or its answers do not give its scores; the
-        message names it and what is wrong.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "x.json"
-    >>> _ = path.write_text("{}")
-    >>> read_report(path)
-    Traceback (most recent call last):
-        ...
-    ValueError: ...x.json is no report of report.py: it has no 'utterances'
-    """
+    """Read the runs of a report's JSON file, as ``gather_runs`` says."""
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
         utterances = {task_of(one): one for one in report["utterances"]}

@@ -22,7 +22,7 @@ from speechbrain_dslstm.evaluation.results import read_rows
 from speechbrain_dslstm.hparams import IDENTITY, TASK
 from speechbrain_dslstm.splits.protocols import PROTOCOLS
 
-__all__ = ["NORMALIZATIONS", "RULES", "read_runs"]
+__all__ = ["NORMALIZATIONS", "RULES"]
 
 RULES = {
     "validation": "chosen on validation",
@@ -98,37 +98,7 @@ def caveats(protocol: str, rule: str, normalization: str) -> list[str]:
 
 
 def read_runs(*folders: str | Path) -> list[dict]:
-    """Find all runs below some folders.
-
-    Arguments
-    ---------
-    *folders
-        Output folders of train.py or folders above them, such as ``runs``.
-
-    Returns
-    -------
-    list of dict
-        For each run the ``IDENTITY``, "labels" and "n_folds"; "folds", sorted
-        by seed and number, each with the content of its ``results.json``,
-        "speakers" of each subset, "values" by rule and metric, and "curves";
-        "answers", a list of ``Answer``; and "unfinished", the number of folds
-        that have begun and not ended.
-
-    Raises
-    ------
-    FileNotFoundError
-        A file of a finished fold is missing; the message names it.
-    ValueError
-        There is no finished fold, a file is damaged, two folders hold the same
-        fold, or the folds of a run do not belong together.
-
-    Example
-    -------
-    >>> read_runs("no/such/folder")
-    Traceback (most recent call last):
-        ...
-    ValueError: no finished fold below no/such/folder; ...
-    """
+    """Find all runs below some folders of train.py, as ``gather_runs`` says."""
     runs, where = {}, {}
     paths = {p for one in folders for p in Path(one).rglob("save/run.json")}
     for path in sorted(paths):
@@ -177,7 +147,7 @@ def read_runs(*folders: str | Path) -> list[dict]:
 
 
 def _read_fold(folder: Path) -> dict:
-    """Read a finished fold, as described in ``read_runs``, with its answers."""
+    """Read a finished fold, as ``gather_runs`` says, with its answers."""
     fold, save = _read_json(folder / "results.json"), folder / "save"
     clips = {
         name: _read_json(save / f"{name}.json")

@@ -7,8 +7,8 @@ import pytest
 
 from speechbrain_dslstm.report import (
     build_report,
+    gather_runs,
     read_baselines,
-    read_runs,
     write_report,
 )
 
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="package")
 def report(folder, baselines):
     """The report of it."""
-    return build_report(read_runs(folder), "dual_level", baselines, 500)
+    return build_report(gather_runs(folder), "dual_level", baselines, 500)
 
 
 @pytest.fixture(scope="package")

@@ -13,7 +13,7 @@ from speechbrain_dslstm.report import (
     DIGITS,
     build_report,
     comparison,
-    read_runs,
+    gather_runs,
 )
 
 
@@ -146,7 +146,7 @@ def test_seeds_count_together(report):
 def test_an_incomplete_seed_is_not_pooled(tmp_path):
     miniature.write(tmp_path, "ds_lstm")
     miniature.write(tmp_path, "ds_lstm", seed=5, folds=[1])
-    report = build_report(read_runs(tmp_path), "ds_lstm", resamples=200)
+    report = build_report(gather_runs(tmp_path), "ds_lstm", resamples=200)
     (entry,) = report["runs"]
     assert entry["status"] == "seed 5: 1 of 3 folds, seed 1234: 3 of 3 folds"
     assert entry["rules"]["validation"]["seeds_pooled"] == [1234]
@@ -194,7 +194,7 @@ def test_chain_from_flattering_to_honest(report):
 def test_chain_of_partial_runs_says_what_is_missing(tmp_path):
     miniature.write(tmp_path, protocol="random")
     miniature.write(tmp_path, protocol="session", folds=[0])
-    (chain,) = build_report(read_runs(tmp_path), resamples=200)["chains"]
+    (chain,) = build_report(gather_runs(tmp_path), resamples=200)["chains"]
     steps = {s["from"] + s["to"]: s for s in chain["steps"]}
     assert steps["bc"]["missing"] == "not the same utterances (96 and 32)"
     assert "ua" in steps["ab"] and "ua" in steps["c'c"]
@@ -205,7 +205,7 @@ def test_a_chain_is_of_one_normalisation(tmp_path):
         miniature.write(tmp_path, protocol=protocol, normalization="none")
     miniature.write(tmp_path, normalization="training", skill=0.1)
     miniature.write(tmp_path, normalization="speaker")
-    (chain,) = build_report(read_runs(tmp_path), resamples=200)["chains"]
+    (chain,) = build_report(gather_runs(tmp_path), resamples=200)["chains"]
     used = [row["normalization"] for row in chain["rows"]]
     assert used == ["none"] * 4 + ["speaker"]
 
@@ -251,13 +251,13 @@ def test_different_splits_are_noted(tmp_path):
     path = place / "fold1_seed1234" / "results.json"
     results = json.loads(path.read_text())
     path.write_text(json.dumps(results | {"split_hash": "0123456789ab"}))
-    notes = build_report(read_runs(tmp_path), resamples=200)["notes"]
+    notes = build_report(gather_runs(tmp_path), resamples=200)["notes"]
     assert len(notes) == 1 and "fold 1: runs have different splits" in notes[0]
 
 
 def test_without_the_reference_nothing_is_compared(tmp_path):
     miniature.write(tmp_path, "ds_lstm")
-    report = build_report(read_runs(tmp_path), resamples=200)
+    report = build_report(gather_runs(tmp_path), resamples=200)
     assert report["comparisons"] == []
     assert "there is no run of dual_level" in report["notes"][0]
 
@@ -267,7 +267,7 @@ def test_runs_without_normalisation_are_compared(tmp_path):
     miniature.write(tmp_path, "dual_level")
     miniature.write(tmp_path, "paper", "session", "none")
     miniature.write(tmp_path, "paper", "session", "speaker")
-    report = build_report(read_runs(tmp_path), resamples=200)
+    report = build_report(gather_runs(tmp_path), resamples=200)
     (row,) = report["comparisons"]
     assert row["system"] == "paper" and row["normalization"] == "none"
     (chain,) = [c for c in report["chains"] if c["system"] == "paper"]
@@ -288,7 +288,7 @@ def test_equal_answers_share_a_bootstrap(tmp_path, monkeypatch):
 
     monkeypatch.setattr(comparison, "bootstrap_scores", count)
     place = miniature.write(tmp_path, "dual_level")
-    build_report(read_runs(tmp_path), resamples=200)
+    build_report(gather_runs(tmp_path), resamples=200)
     best = [one["test_best_epoch"] for one in fold_results(place, ".")]
     epochs = {tuple(one[name]["epoch"] for one in best) for name in METRICS}
     assert len(drawn) <= 1 + len(epochs)

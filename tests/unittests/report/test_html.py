@@ -12,8 +12,8 @@ import pytest
 from speechbrain_dslstm.report import (
     RULES,
     build_report,
+    gather_runs,
     read_baselines,
-    read_runs,
     write_json,
     write_report,
 )
@@ -63,7 +63,7 @@ def test_markup_in_names_is_escaped(tmp_path):
     baseline = {"corpus": "emodb", "protocol": "session", "ua": 0.5}
     baseline |= {"normalization": "training", "source": "a|b"}
     report = build_report(
-        read_runs(tmp_path / "runs"),
+        gather_runs(tmp_path / "runs"),
         baselines=[{**baseline, "system": "<b>SVM</b>"}],
         resamples=200,
     )
@@ -98,7 +98,7 @@ def test_json_of_a_large_report_stays_below_300_kb(tmp_path):
     for protocol in ("random", "paper"):
         miniature.write(runs, "system_0", protocol, entries=entries, epochs=15)
     path = tmp_path / "report.json"
-    write_json(build_report(read_runs(runs), "system_0", resamples=200), path)
+    write_json(build_report(gather_runs(runs), "system_0", resamples=200), path)
     assert 50_000 < path.stat().st_size < 300_000
 
 

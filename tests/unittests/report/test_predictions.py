@@ -9,11 +9,10 @@ import pytest
 from speechbrain_dslstm.report import (
     build_report,
     gather_runs,
-    read_report,
-    read_runs,
     write_json,
 )
-from speechbrain_dslstm.report.predictions import encode_answers
+from speechbrain_dslstm.report.predictions import encode_answers, read_report
+from speechbrain_dslstm.report.runs import read_runs
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 

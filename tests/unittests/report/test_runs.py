@@ -6,7 +6,7 @@ import shutil
 import miniature_runs as miniature
 import pytest
 
-from speechbrain_dslstm.report import build_report, read_runs
+from speechbrain_dslstm.report import build_report, gather_runs
 from speechbrain_dslstm.report.runs import caveats
 
 
@@ -25,12 +25,12 @@ def test_a_run_without_test_epochs_has_no_test_rule(tmp_path):
     place = miniature.write(tmp_path, "ds_lstm")
     for path in place.glob("*/save/test_epochs.jsonl"):
         path.unlink()
-    (entry,) = build_report(read_runs(tmp_path), resamples=200)["runs"]
+    (entry,) = build_report(gather_runs(tmp_path), resamples=200)["runs"]
     assert list(entry["rules"]) == ["validation"]
     place = miniature.write(tmp_path, "ds_lstm", "paper")
     (place / "fold0_seed1234/save/test_epochs.jsonl").unlink()
     with pytest.raises(FileNotFoundError, match="train this fold again"):
-        read_runs(place / "fold0_seed1234")
+        gather_runs(place / "fold0_seed1234")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_damaged_fold_is_named(tmp_path, name, text):
     else:
         file.write_text(text)
     with pytest.raises((ValueError, OSError), match=results.parent.name):
-        read_runs(tmp_path)
+        gather_runs(tmp_path)
 
 
 def test_damaged_run_that_has_not_ended_is_named(tmp_path):
@@ -63,7 +63,7 @@ def test_damaged_run_that_has_not_ended_is_named(tmp_path):
     results.unlink()
     (results.parent / "save" / "run.json").write_text("{}")
     with pytest.raises(ValueError, match="is damaged .*train the fold again"):
-        read_runs(tmp_path)
+        gather_runs(tmp_path)
 
 
 def break_file(name, change):
@@ -105,7 +105,7 @@ def test_spoilt_folders_are_refused(tmp_path, spoil, message):
     place = miniature.write(tmp_path)
     spoil(place / "fold1_seed1234")
     with pytest.raises(ValueError, match=message):
-        read_runs(tmp_path)
+        gather_runs(tmp_path)
 
 
 def test_folds_that_test_the_same_clip_are_refused(tmp_path):
@@ -116,12 +116,12 @@ def test_folds_that_test_the_same_clip_are_refused(tmp_path):
     results = json.loads((one / "results.json").read_text())
     (two / "results.json").write_text(json.dumps(results | {"fold": 1}))
     with pytest.raises(ValueError, match="is tested in folds 0 and 1"):
-        read_runs(tmp_path)
+        gather_runs(tmp_path)
 
 
 def test_unfinished_folds_are_counted(tmp_path):
     place = miniature.write(tmp_path)
     (place / "fold2_seed1234" / "results.json").unlink()
-    (run,) = read_runs(tmp_path)
+    (run,) = gather_runs(tmp_path)
     assert run["unfinished"] == 1
     assert [fold["fold"] for fold in run["folds"]] == [0, 1]
