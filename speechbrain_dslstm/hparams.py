@@ -20,7 +20,7 @@ import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML, MappingNode, Node
 
-__all__ = ["load_hparams", "resolve_hparams", "run_folder"]
+__all__ = ["load_hparams", "resolve_hparams"]
 
 SHARED = "recipe"
 INCLUDE = "!include:"
@@ -48,17 +48,13 @@ def load_hparams(
     hparams_file
         The system's YAML.
     overrides
-        YAML of keys and values that replace those of the files.
+        YAML of keys and values that replace those of the files; a key that is
+        in neither file raises a KeyError.
 
     Returns
     -------
     dict
         The keys of both files.
-
-    Raises
-    ------
-    KeyError
-        An override of a key that is in neither file.
 
     Example
     -------
@@ -126,22 +122,7 @@ def resolve_hparams(hparams_file: str | Path, overrides: str = "") -> str:
 def run_folder(hparams: Mapping[str, Any]) -> str:
     """Folder of a run: ``output_folder``, or one named after its settings.
 
-    Arguments
-    ---------
-    hparams
-        The keys of a system's YAML.
-
-    Returns
-    -------
-    str
-        Such as runs/dual_level/emodb/session/training/fold0_seed1234.
-
-    Example
-    -------
-    >>> names = ["system", "corpus", "protocol", "normalization"]
-    >>> hparams = dict(zip(names, "abcd")) | {"output_folder": None}
-    >>> run_folder(hparams | {"fold": 1, "seed": 2})
-    'runs/a/b/c/d/fold1_seed2'
+    Such as runs/dual_level/emodb/session/training/fold0_seed1234.
     """
     if hparams["output_folder"] is not None:
         return str(hparams["output_folder"])

@@ -27,7 +27,7 @@ from speechbrain_dslstm.evaluation import format_confusion
 from speechbrain_dslstm.hparams import read_hparams, run_folder
 from speechbrain_dslstm.report import DIGITS, NORMALIZATIONS, gather_runs
 from speechbrain_dslstm.splits import PROTOCOLS, count_folds
-from speechbrain_dslstm.training import Job, run_jobs
+from speechbrain_dslstm.training.launcher import Job, run_jobs
 
 TRAIN = Path(__file__).with_name("train.py")
 

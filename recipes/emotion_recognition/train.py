@@ -67,18 +67,11 @@ from speechbrain_dslstm.models import (
 from speechbrain_dslstm.pretrained import save_pretrained
 from speechbrain_dslstm.training import (
     AtomicCheckpointer,
-    ClipReader,
     ReliableBrain,
-    ReproducibleDataset,
     StopSignals,
-    collect_statistics,
-    evaluation_options,
-    extract_batch,
-    loader_options,
-    open_cache,
-    prepare_data,
-    prepare_tokenizer,
+    data,
 )
+from speechbrain_dslstm.training.preparation import prepare_data
 from speechbrain_dslstm.utils.distributed import (
     ddp_loss_scale,
     init_group,
@@ -119,7 +112,7 @@ class EmotionBrain(ReliableBrain):
     def extract(self, batch: PaddedBatch, training: bool) -> Streams:
         """Compute the features of each stream, or take them from the cache."""
         augment = self.hparams.wav_augment if training else None
-        return extract_batch(self.hparams.model, batch, augment)
+        return data.extract_batch(self.hparams.model, batch, augment)
 
     def replicate(self, values: torch.Tensor) -> torch.Tensor:
         """Repeat values [batch, ...] for each augmented copy of a clip."""
@@ -246,7 +239,7 @@ class EmotionBrain(ReliableBrain):
 
 def dataio_prep(
     hparams: dict[str, Any], tokenizer: Any = None
-) -> dict[str, ReproducibleDataset]:
+) -> dict[str, data.ReproducibleDataset]:
     """Make the datasets "train", "valid" and "test" from their manifests.
 
     "train" draws a speed for each clip; "plain" holds the same clips as they
@@ -279,7 +272,7 @@ def dataio_prep(
     def token_pipeline(text):
         return to_tokens(tokenizer, text)
 
-    cache = open_cache(hparams)
+    cache = data.open_cache(hparams)
     streams = list(hparams["model"].streams)
     keys = ["id", "speaker", "emotion_encoded"]
     keys += ["emotion_soft"] if hparams["soft_labels"] else []
@@ -288,7 +281,7 @@ def dataio_prep(
     keys += ["sig"] if cache is None else streams
 
     def dataset(subset, speeds):
-        clips = ClipReader(hparams, cache, speeds)
+        clips = data.ClipReader(hparams, cache, speeds)
 
         @takes("wav")
         @provides("sig")
@@ -302,7 +295,7 @@ def dataio_prep(
 
         items = [label_pipeline, vote_pipeline, dimension_pipeline]
         items += [token_pipeline, audio_pipeline, feature_pipeline]
-        return ReproducibleDataset.from_json(
+        return data.ReproducibleDataset.from_json(
             Path(hparams["output_folder"], "save", f"{subset}.json"),
             replacements={"data_root": hparams["data_folder"]},
             dynamic_items=[one for one in items if one.provides[0] in keys],
@@ -363,14 +356,16 @@ def run(signals: StopSignals) -> None:
         overrides=nest_overrides(hparams_file, overrides),
     )
     run_on_main(prepare_data, args=[hparams, hash_settings(sys.argv[1:])])
-    tokenizer = prepare_tokenizer(hparams)
+    tokenizer = data.open_tokenizer(hparams)
     datasets = dataio_prep(hparams, tokenizer)
     parts = {name: hparams[name] for name in ("model", "epoch_counter")}
     checkpointer = AtomicCheckpointer(folder / "save", recoverables=parts)
     saved = checkpointer.find_checkpoint() is not None
     # No checkpoint holds the speakers' statistics, and --debug loads none
     if hparams["normalization"] == "speaker" or run_opts.debug or not saved:
-        collect_statistics(hparams["model"], datasets, hparams["normalization"])
+        data.collect_statistics(
+            hparams["model"], datasets, hparams["normalization"]
+        )
     brain = EmotionBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -387,19 +382,19 @@ def run(signals: StopSignals) -> None:
         weights = class_weights(emotions, hparams["labels"])
         brain.class_weights = weights.to(brain.device)
     if hparams["test_every_epoch"]:
-        options = evaluation_options(hparams)
+        options = data.evaluation_options(hparams)
         # Not the Brain's loader, which would resume in the middle
         brain.test_loader = make_dataloader(datasets["test"], **options)
-    options = loader_options(hparams, datasets["train"])
+    options = data.loader_options(hparams, datasets["train"])
     brain.fit(
         hparams["epoch_counter"],
         brain.make_train_loader(datasets["train"], **options),
         datasets["valid"],
-        valid_loader_kwargs=evaluation_options(hparams),
+        valid_loader_kwargs=data.evaluation_options(hparams),
     )
     scores = {}
     for name in ("valid", "test"):
-        options = evaluation_options(hparams)
+        options = data.evaluation_options(hparams)
         brain.evaluate(datasets[name], "score", test_loader_kwargs=options)
         scores[name] = brain.scores
     if if_main_process():

@@ -1,7 +1,7 @@
-"""Checkpoints that outlive kills, full disks, flipped bits and wrong clocks.
+"""Checkpoints that survive kills, full disks, flipped bits and wrong clocks.
 
-A checkpoint is a folder as SpeechBrain's own ``Checkpointer`` writes and reads
-it, with one file more: ``SHA256SUMS``, as ``sha256sum --check`` reads it.
+A checkpoint is a folder that SpeechBrain's own ``Checkpointer`` can load, with
+one more file: ``SHA256SUMS``, in the format of ``sha256sum --check``.
 """
 
 import hashlib
@@ -11,6 +11,9 @@ import os
 import shutil
 import time
 import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import yaml
 from speechbrain.utils.checkpoints import (
@@ -35,13 +38,13 @@ __all__ = ["AtomicCheckpointer", "CheckpointError"]
 logger = get_logger(__name__)
 
 SUMS = "SHA256SUMS"
-# In the meta, so that a checkpoint whose sums are gone is not taken for one
-# of SpeechBrain's own
+# In the meta file: a checkpoint without its sums must not pass for one that
+# SpeechBrain's own Checkpointer has written
 SUMS_KEY = "checksums"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint that could not be saved, or none that can be loaded.
+    """A checkpoint cannot be saved, or none can be loaded.
 
     Example
     -------
@@ -53,29 +56,30 @@ class CheckpointError(RuntimeError):
 
 
 class _Damaged(Exception):
-    """Why a folder is no complete checkpoint."""
+    """A folder is not a complete checkpoint; the message says why."""
 
 
 class AtomicCheckpointer(Checkpointer):
-    """A checkpointer whose checkpoints are there whole or not at all.
+    """A checkpointer whose checkpoints exist either completely or not at all.
 
     SpeechBrain's own writes into the final folder, so a run that is killed
-    while it saves leaves a part that the next start takes for the newest
-    checkpoint, and fails. This one writes aside, records hashes, syncs, and
-    renames. What is loaded is checked first; a damaged checkpoint is named in
-    one warning, and the next best one is loaded. A checkpoint counts as newer
-    than those before it whatever the clock says. Of several ranks the first
-    one decides and writes.
+    while saving leaves an incomplete checkpoint, which the next start takes for
+    the newest and cannot load. This one writes to another folder, records
+    hashes, syncs, and renames. It checks what it loads: a damaged checkpoint is
+    named in one warning, and the next best is loaded. A new checkpoint counts
+    as newer than earlier ones whatever the clock says. Of several ranks, the
+    first decides and writes.
 
-    Checkpoints of SpeechBrain's own are loaded, too, after what checks are
-    possible without hashes.
+    Checkpoints of SpeechBrain's own are loaded as well, after the checks that
+    are possible without hashes. Arguments and methods are those of
+    ``Checkpointer``; the docstrings here say only what differs.
 
     Arguments
     ---------
-    *args : tuple
-        As of ``Checkpointer``.
-    **kwargs : dict
-        As of ``Checkpointer``.
+    *args
+        As for ``Checkpointer``.
+    **kwargs
+        As for ``Checkpointer``.
 
     Example
     -------
@@ -92,7 +96,7 @@ class AtomicCheckpointer(Checkpointer):
     ASIDE = "SAVING"
     REPLACED = "REPLACED"
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._read_before = {}
         self._damaged = {}
@@ -104,23 +108,26 @@ class AtomicCheckpointer(Checkpointer):
                 if not final.exists():
                     os.rename(old, final)
 
-    def _new_checkpoint_dirpath(self):
+    def _new_checkpoint_dirpath(self) -> Path:
         path = super()._new_checkpoint_dirpath()
         return _renamed(path, CKPT_PREFIX, self.ASIDE)
 
-    def _custom_checkpoint_dirpath(self, name):
+    def _custom_checkpoint_dirpath(self, name: str) -> Path:
         path = super()._custom_checkpoint_dirpath(name)
         return _renamed(path, CKPT_PREFIX, self.ASIDE)
 
     def _save_checkpoint_metafile(
-        self, fpath, meta_to_include=None, end_of_epoch=True
-    ):
-        """Write a meta file that can be read back, with a growing time."""
+        self,
+        fpath: Path,
+        meta_to_include: Mapping[str, Any] | None = None,
+        end_of_epoch: bool = True,
+    ) -> dict[str, Any]:
+        """Write a meta file that YAML can read back, with a growing time."""
         if self._newest is None:
             times = map(ckpt_recency, self.list_checkpoints())
             self._newest = max(times, default=-math.inf)
         now = max(time.time(), math.nextafter(self._newest, math.inf))
-        # Tensors and numpy's numbers would save, and then never load
+        # YAML writes tensors and NumPy's numbers, but does not read them again
         given = {
             key: value.item() if hasattr(value, "item") else value
             for key, value in (meta_to_include or {}).items()
@@ -131,27 +138,13 @@ class AtomicCheckpointer(Checkpointer):
         self._newest = max(self._newest, meta["unixtime"])
         return meta
 
-    def save_checkpoint(self, *args, verbosity=logging.INFO, **kwargs):
-        """Save as ``Checkpointer.save_checkpoint`` does, but atomically.
+    def save_checkpoint(
+        self, *args: Any, verbosity: int = logging.INFO, **kwargs: Any
+    ) -> Checkpoint | None:
+        """Save atomically; ``verbosity`` is the level of the line in the log.
 
-        Arguments
-        ---------
-        *args : tuple
-            As of ``Checkpointer.save_checkpoint``.
-        verbosity : int
-            Level of the line in the log.
-        **kwargs : dict
-            As of ``Checkpointer.save_checkpoint``.
-
-        Returns
-        -------
-        Checkpoint
-            What was saved; None on every rank but the first.
-
-        Raises
-        ------
-        CheckpointError
-            It could not be written; the checkpoints before are as they were.
+        Where that fails, a CheckpointError says so, and the earlier checkpoints
+        are unchanged.
         """
         if if_main_process():
             self._remove_left_overs()
@@ -166,14 +159,14 @@ class AtomicCheckpointer(Checkpointer):
                 raise
             self._remove_left_overs()
             raise self._cannot_save(error) from error
-        # Not before all ranks see the same folders
+        # All ranks must see the same folders afterwards
         ddp_barrier()
         if saved is not None:
             logger.log(verbosity, f"Saved a checkpoint in {saved.path}")
         return saved
 
-    def _put_in_place(self, aside):
-        """Hash, sync and rename what was written aside."""
+    def _put_in_place(self, aside: Checkpoint) -> Checkpoint:
+        """Hash, sync and rename the folder that has just been written."""
         files = sorted(aside.path.iterdir())
         lines = [f"{_sha256(path)}  {path.name}\n" for path in files]
         sums = aside.path / SUMS
@@ -193,100 +186,48 @@ class AtomicCheckpointer(Checkpointer):
         }
         return aside._replace(path=final, paramfiles=paths)
 
-    def _remove_left_overs(self):
+    def _remove_left_overs(self) -> None:
         for prefix in (self.ASIDE, self.REPLACED):
             for left_over in self.checkpoints_dir.glob(f"{prefix}+*"):
                 shutil.rmtree(left_over, ignore_errors=True)
 
-    def _cannot_save(self, error):
+    def _cannot_save(self, error: Exception) -> CheckpointError:
         free = shutil.disk_usage(self.checkpoints_dir).free / 2**20
         reason = str(error).split("\n")[0]
-        # What torch's writer says of a file that cannot grow
+        # Torch's writer gives no reason for a file that cannot grow
         if "inline_container" in reason or "PytorchStreamWriter" in reason:
             reason = f"the disk or the quota is full ({reason})"
         return CheckpointError(
             f"could not save a checkpoint in {self.checkpoints_dir}: {reason}; "
-            f"{free:.0f} MB are free there. Those saved before are as they "
-            "were: make room and run the same command again"
+            f"{free:.0f} MB are free there. The earlier checkpoints are intact: "
+            "make room and run the same command again"
         )
 
     def save_and_keep_only(
-        self,
-        meta=None,
-        end_of_epoch=True,
-        name=None,
-        num_to_keep=1,
-        keep_recent=True,
-        importance_keys=(),
-        **kwargs,
-    ):
-        """Save, then delete, as ``Checkpointer.save_and_keep_only`` does.
+        self, *args: Any, importance_keys: Iterable = (), **kwargs: Any
+    ) -> None:
+        """Save a checkpoint, then delete the less important ones.
 
-        SpeechBrain's own appends to a list that all calls share, so every
-        save took longer than the one before.
-
-        Arguments
-        ---------
-        meta : mapping, optional
-            As of ``Checkpointer.save_and_keep_only``.
-        end_of_epoch : bool
-            As of ``Checkpointer.save_and_keep_only``.
-        name : str, optional
-            As of ``Checkpointer.save_and_keep_only``.
-        num_to_keep : int
-            As of ``Checkpointer.save_and_keep_only``.
-        keep_recent : bool
-            As of ``Checkpointer.save_and_keep_only``.
-        importance_keys : list of callable
-            As of ``Checkpointer.save_and_keep_only``.
-        **kwargs : dict
-            As of ``Checkpointer.save_and_keep_only``.
+        SpeechBrain's own appends to a list that all calls share, so that each
+        save takes longer than the one before.
         """
-        super().save_and_keep_only(
-            meta=meta or {},
-            end_of_epoch=end_of_epoch,
-            name=name,
-            num_to_keep=num_to_keep,
-            keep_recent=keep_recent,
-            importance_keys=list(importance_keys),
-            **kwargs,
-        )
+        keys = list(importance_keys)
+        super().save_and_keep_only(*args, importance_keys=keys, **kwargs)
 
     @main_process_only
     def delete_checkpoints(
         self,
         *,
-        num_to_keep=1,
-        min_keys=None,
-        max_keys=None,
-        importance_keys=(ckpt_recency,),
-        ckpt_predicate=None,
-        verbosity=logging.INFO,
-    ):
-        """Delete as ``Checkpointer.delete_checkpoints`` does, but safely.
+        num_to_keep: int = 1,
+        min_keys: Iterable[str] | None = None,
+        max_keys: Iterable[str] | None = None,
+        importance_keys: Iterable[Callable] = (ckpt_recency,),
+        ckpt_predicate: Callable | None = None,
+        verbosity: int = logging.INFO,
+    ) -> None:
+        """Delete so that a kill leaves no part of a checkpoint.
 
-        A kill leaves no part of a checkpoint, and the last one that is intact
-        stays, whatever is asked for, unless nothing is to be kept.
-
-        Arguments
-        ---------
-        num_to_keep : int
-            As of ``Checkpointer.delete_checkpoints``.
-        min_keys : list of str, optional
-            As of ``Checkpointer.delete_checkpoints``.
-        max_keys : list of str, optional
-            As of ``Checkpointer.delete_checkpoints``.
-        importance_keys : list of callable
-            As of ``Checkpointer.delete_checkpoints``.
-        ckpt_predicate : callable, optional
-            As of ``Checkpointer.delete_checkpoints``.
-        verbosity : int
-            Level of the lines in the log.
-
-        Raises
-        ------
-        ValueError
-            A negative number to keep.
+        The last intact checkpoint stays, unless ``num_to_keep`` is 0.
         """
         if num_to_keep < 0:
             raise ValueError(f"num_to_keep must be >= 0, got {num_to_keep}")
@@ -314,40 +255,13 @@ class AtomicCheckpointer(Checkpointer):
             self._read_before.pop(checkpoint.path, None)
             logger.log(verbosity, f"Deleted checkpoint in {checkpoint.path}")
 
-    def find_checkpoint(
-        self,
-        importance_key=None,
-        max_key=None,
-        min_key=None,
-        ckpt_predicate=None,
-    ):
-        """Pick as ``Checkpointer.find_checkpoint`` does the first intact one.
+    def find_checkpoint(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
+        """Return the first intact checkpoint in the order asked for, or None.
 
-        Arguments
-        ---------
-        importance_key : callable, optional
-            As of ``Checkpointer.find_checkpoint``.
-        max_key : str, optional
-            As of ``Checkpointer.find_checkpoint``.
-        min_key : str, optional
-            As of ``Checkpointer.find_checkpoint``.
-        ckpt_predicate : callable, optional
-            As of ``Checkpointer.find_checkpoint``.
-
-        Returns
-        -------
-        Checkpoint or None
-            None where there is none that was asked for.
-
-        Raises
-        ------
-        CheckpointError
-            There are some, and all are damaged: to start anew without a word
-            would throw away what can perhaps be saved.
+        If there are checkpoints and all are damaged, a CheckpointError says so:
+        starting anew could overwrite what can still be rescued.
         """
-        ranked = self.find_checkpoints(
-            importance_key, max_key, min_key, ckpt_predicate
-        )
+        ranked = self.find_checkpoints(*args, **kwargs)
         for checkpoint in ranked:
             if self._is_intact(checkpoint):
                 return checkpoint
@@ -360,71 +274,47 @@ class AtomicCheckpointer(Checkpointer):
             )
         return None
 
-    def recover_if_possible(self, *args, **kwargs):
-        """Load what ``find_checkpoint`` picks; the same on every rank.
-
-        Arguments
-        ---------
-        *args : tuple
-            As of ``find_checkpoint``.
-        **kwargs : dict
-            As of ``find_checkpoint``.
-
-        Returns
-        -------
-        Checkpoint or None
-            What was loaded.
-
-        Raises
-        ------
-        CheckpointError
-            All are damaged.
-        """
+    def recover_if_possible(
+        self, *args: Any, **kwargs: Any
+    ) -> Checkpoint | None:
+        """Load what ``find_checkpoint`` returns; the same on every rank."""
         chosen, trouble = self._choose(*args, **kwargs)
         if trouble is not None:
             raise CheckpointError(trouble)
         if chosen is None:
-            logger.info("Would load a checkpoint here, but none found yet.")
+            logger.info("there is no checkpoint to load")
         else:
             super().load_checkpoint(chosen)
         return chosen
 
     @main_process_only
-    def _choose(self, *args, **kwargs):
-        """Checkpoint and error message of the first rank, on all ranks."""
+    def _choose(
+        self, *args: Any, **kwargs: Any
+    ) -> tuple[Checkpoint | None, str | None]:
+        """Broadcast the first rank's checkpoint and error message."""
         try:
             return self.find_checkpoint(*args, **kwargs), None
         except CheckpointError as error:
             return None, str(error)
 
-    def load_checkpoint(self, checkpoint):
-        """Load a checkpoint, or nothing of it where it is damaged.
-
-        Arguments
-        ---------
-        checkpoint : Checkpoint
-            From this checkpointer.
-
-        Raises
-        ------
-        CheckpointError
-            It is damaged.
-        """
-        trouble = self._trouble(checkpoint)
-        if trouble is not None:
-            raise CheckpointError(f"{checkpoint.path} is damaged: {trouble}")
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Load a checkpoint; if it is damaged, load nothing and raise."""
+        try:
+            self._check(checkpoint)
+        except (_Damaged, OSError) as error:
+            raise CheckpointError(
+                f"{checkpoint.path} is damaged: {error}"
+            ) from error
         super().load_checkpoint(checkpoint)
 
-    def _list_checkpoint_dirs(self):
-        with os.scandir(self.checkpoints_dir) as entries:
-            return [
-                self.checkpoints_dir / entry.name
-                for entry in entries
-                if entry.name.startswith(CKPT_PREFIX) and entry.is_dir()
-            ]
+    def _list_checkpoint_dirs(self) -> list[Path]:
+        folders = self.checkpoints_dir.glob(f"{CKPT_PREFIX}*")
+        return [folder for folder in folders if folder.is_dir()]
 
-    def _construct_checkpoint_objects(self, checkpoint_dirs):
-        """Checkpoints of those folders that are complete at first sight."""
+    def _construct_checkpoint_objects(
+        self, checkpoint_dirs: list[Path]
+    ) -> list[Checkpoint]:
+        """Make checkpoints of the folders whose meta file is intact."""
         found = []
         for folder in checkpoint_dirs:
             try:
@@ -433,8 +323,8 @@ class AtomicCheckpointer(Checkpointer):
                 self._warn(folder, str(error))
         return found
 
-    def _read(self, folder):
-        """A checkpoint, from its meta file; read again only if it changed."""
+    def _read(self, folder: Path) -> Checkpoint:
+        """Read a folder's meta file, if it has changed since the last time."""
         try:
             facts = os.stat(f"{folder}/{METAFNAME}")
         except FileNotFoundError:
@@ -446,38 +336,36 @@ class AtomicCheckpointer(Checkpointer):
             self._read_before[folder] = identity, checkpoint
         return checkpoint
 
-    def _is_intact(self, checkpoint):
-        """Check all files; one warning where something is wrong."""
-        trouble = self._trouble(checkpoint)
-        if trouble is not None:
-            self._warn(checkpoint.path, trouble)
-        return trouble is None
-
-    def _trouble(self, checkpoint):
-        """What is wrong with a checkpoint's files, or None."""
+    def _is_intact(self, checkpoint: Checkpoint) -> bool:
+        """Check all files; warn once if one of them is damaged."""
         try:
-            if SUMS_KEY in checkpoint.meta:
-                _check_sums(checkpoint.path)
-            else:
-                self._check_without_sums(checkpoint)
+            self._check(checkpoint)
         except (_Damaged, OSError) as error:
-            return str(error)
-        return None
+            self._warn(checkpoint.path, str(error))
+            return False
+        return True
 
-    def _check_without_sums(self, checkpoint):
-        """What can be seen in a checkpoint of SpeechBrain's own."""
+    def _check(self, checkpoint: Checkpoint) -> None:
+        """Raise at the first damage to a checkpoint's files."""
+        if SUMS_KEY in checkpoint.meta:
+            _check_sums(checkpoint.path)
+        else:
+            self._check_without_sums(checkpoint)
+
+    def _check_without_sums(self, checkpoint: Checkpoint) -> None:
+        """Check a checkpoint that SpeechBrain's own Checkpointer has written."""
         for path in checkpoint.paramfiles.values():
             with open(path, "rb") as file:
                 start = file.read(2)
             if not start:
                 raise _Damaged(f"{path.name} is empty")
-            # What torch writes is a zip archive, which has checksums
+            # Torch writes zip archives, which hold checksums
             if start == b"PK":
                 try:
                     with zipfile.ZipFile(path) as archive:
                         broken = archive.testzip()
                 except (zipfile.BadZipFile, ValueError, EOFError) as error:
-                    raise _Damaged(f"{path.name} is cut") from error
+                    raise _Damaged(f"{path.name} is cut off") from error
                 if broken is not None:
                     raise _Damaged(f"{path.name} is damaged at {broken}")
         if self.allow_partial_load:
@@ -488,22 +376,22 @@ class AtomicCheckpointer(Checkpointer):
             if name not in checkpoint.paramfiles and not optional:
                 raise _Damaged(f"{name}{PARAMFILE_EXT} is missing")
 
-    def _warn(self, folder, reason):
-        if self._damaged.get(folder) is None:
+    def _warn(self, folder: Path, reason: str) -> None:
+        if folder not in self._damaged:
             self._damaged[folder] = reason
             logger.warning(
-                f"{folder} is damaged ({reason}): it is left alone, and an "
-                "earlier checkpoint is used"
+                f"{folder} is damaged ({reason}): an earlier checkpoint is "
+                "used, and the folder is left as it is"
             )
 
 
-def _renamed(path, old, new):
-    """The path of the same folder under another prefix."""
+def _renamed(path: Path, old: str, new: str) -> Path:
+    """Path of the same folder with another prefix."""
     return path.with_name(new + path.name.removeprefix(old))
 
 
-def _sha256(path):
-    """Hexadecimal digest of a file's content."""
+def _sha256(path: Path) -> str:
+    """Hash a file's content."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):
@@ -511,8 +399,8 @@ def _sha256(path):
     return digest.hexdigest()
 
 
-def _read_meta(folder):
-    """Meta data and parameter files of a checkpoint's folder."""
+def _read_meta(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """Read a checkpoint's meta data, and find its parameter files."""
     path = folder / METAFNAME
     try:
         meta = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -523,17 +411,17 @@ def _read_meta(folder):
     if (folder / SUMS).exists() or SUMS_KEY in meta:
         sums = _read_sums(folder)
         if sums.get(METAFNAME) != _sha256(path):
-            raise _Damaged(f"{METAFNAME} has not the recorded hash")
+            raise _Damaged(f"{METAFNAME} differs from its recorded hash")
     recent = meta.get("unixtime")
     number = isinstance(recent, int | float) and math.isfinite(recent)
     if not number or not isinstance(meta.get("end-of-epoch"), bool):
-        raise _Damaged(f"{METAFNAME} is cut")
+        raise _Damaged(f"{METAFNAME} is cut off")
     files = folder.glob(f"*{PARAMFILE_EXT}")
     return meta, {file.stem: file for file in files}
 
 
-def _read_sums(folder):
-    """Name of each file -> its recorded hash."""
+def _read_sums(folder: Path) -> dict[str, str]:
+    """Read the recorded hash of each file."""
     try:
         text = (folder / SUMS).read_text(encoding="utf-8")
     except (ValueError, OSError) as error:
@@ -545,11 +433,11 @@ def _read_sums(folder):
     files = {METAFNAME, *(f.name for f in folder.glob(f"*{PARAMFILE_EXT}"))}
     unlisted = sorted(files - sums.keys())
     if unlisted or not text.endswith("\n"):
-        raise _Damaged(f"{SUMS} is cut")
+        raise _Damaged(f"{SUMS} is cut off")
     return sums
 
 
-def _check_sums(folder):
+def _check_sums(folder: Path) -> None:
     """Compare every file with its recorded hash."""
     for name, digest in _read_sums(folder).items():
         path = folder / name
@@ -557,5 +445,5 @@ def _check_sums(folder):
             raise _Damaged(f"{name} is missing")
         if _sha256(path) != digest:
             empty = path.stat().st_size == 0
-            what = "is empty" if empty else "has not the recorded hash"
+            what = "is empty" if empty else "differs from its recorded hash"
             raise _Damaged(f"{name} {what}")

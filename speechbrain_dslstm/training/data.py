@@ -6,6 +6,7 @@ them.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.dataio.sampler import BalancingDataSampler, DynamicBatchSampler
+from speechbrain.tokenizers.SentencePiece import SentencePiece
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.audio import LONGEST_CLIP, load_audio
+from speechbrain_dslstm.corpora.transcripts import load_tokenizer
 from speechbrain_dslstm.features.augment import change_speed
 from speechbrain_dslstm.features.cache import FeatureCache, SpeedCache
 from speechbrain_dslstm.lengths import to_counts
@@ -24,42 +27,11 @@ from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 from speechbrain_dslstm.models.streams import FeatureSequence
 from speechbrain_dslstm.training.signals import shield_worker
 
-__all__ = [
-    "ClipReader",
-    "ReproducibleDataset",
-    "collect_statistics",
-    "evaluation_options",
-    "extract_batch",
-    "loader_options",
-    "open_cache",
-]
-
 logger = get_logger(__name__)
 
 
 def open_cache(hparams: Mapping[str, Any]) -> FeatureCache | None:
-    """Open the cache of features, if ``feature_cache`` names a folder.
-
-    Arguments
-    ---------
-    hparams
-        The loaded hyperparameters.
-
-    Returns
-    -------
-    FeatureCache or None
-        A cache for the model's extractors.
-
-    Raises
-    ------
-    ValueError
-        ``wav_augment`` is set as well.
-
-    Example
-    -------
-    >>> open_cache({"feature_cache": None}) is None
-    True
-    """
+    """Open the cache for the model's features, if ``feature_cache`` is set."""
     if hparams["feature_cache"] is None:
         return None
     if hparams["wav_augment"] is not None:
@@ -75,28 +47,21 @@ def open_cache(hparams: Mapping[str, Any]) -> FeatureCache | None:
     )
 
 
+def open_tokenizer(hparams: Mapping[str, Any]) -> SentencePiece | None:
+    """Train or load the tokenizer, if the model reads transcripts."""
+    if not hparams["model"].reads_text:
+        return None
+    return load_tokenizer(
+        Path(hparams["output_folder"], "save", "tokenizer"),
+        hparams["text_vocab_size"],
+        hparams["text_model_type"],
+    )
+
+
 class ClipReader:
-    """Reads clips, or their features, at speeds drawn at random.
+    """Reads clips, or their features, at speeds in per cent drawn at random.
 
-    Arguments
-    ---------
-    hparams
-        The loaded hyperparameters.
-    cache
-        From ``open_cache``; ``features`` needs one.
-    speeds
-        In per cent; one is drawn each time that a clip is read.
-
-    Example
-    -------
-    >>> import soundfile
-    >>> path = str(getfixture("tmp_path") / "a.wav")
-    >>> soundfile.write(path, np.zeros(1600), 16000)
-    >>> from speechbrain_dslstm import DualLevelClassifier
-    >>> hparams = {"features": {"sample_rate": 16000}}
-    >>> hparams["model"] = DualLevelClassifier()
-    >>> ClipReader(hparams, None, [50]).waveform(path).shape
-    torch.Size([3200])
+    ``features`` needs the cache from ``open_cache``.
     """
 
     def __init__(
@@ -147,24 +112,6 @@ def loader_options(
 
     Batches hold clips of similar length. With ``balanced_sampling`` clips are
     drawn so that all emotions are equally frequent, whatever their length.
-
-    Arguments
-    ---------
-    hparams
-        The loaded hyperparameters.
-    dataset
-        The training subset.
-
-    Returns
-    -------
-    dict
-        Options of ``make_dataloader``.
-
-    Example
-    -------
-    >>> hparams = {"num_workers": 0, "num_buckets": 1, "batch_size": 16}
-    >>> loader_options(hparams | {"balanced_sampling": False}, dataset=[])
-    {'num_workers': 0, 'batch_size': 16, 'shuffle': True}
     """
     options = {"num_workers": hparams["num_workers"]}
     if hparams["balanced_sampling"]:
@@ -191,24 +138,9 @@ def loader_options(
 
 
 def evaluation_options(hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """Choose the options of a loader for validation or test.
+    """Choose a loader's options for validation or test.
 
-    Arguments
-    ---------
-    hparams
-        The loaded hyperparameters.
-
-    Returns
-    -------
-    dict
-        Options of ``make_dataloader``; never shared, as SpeechBrain changes
-        them.
-
-    Example
-    -------
-    >>> options = evaluation_options({"num_workers": 0, "eval_batch_size": 8})
-    >>> options["batch_size"]
-    8
+    Do not share the dict between loaders: SpeechBrain changes it.
     """
     return {
         "batch_size": hparams["eval_batch_size"],
@@ -226,28 +158,9 @@ def collect_statistics(
 ) -> None:
     """Collect the model's feature statistics; no label is read.
 
-    Arguments
-    ---------
-    model
-        Receives the statistics, see ``FeatureNormalization``.
-    datasets
-        "plain", the training subset without augmentation, "valid" and "test".
-    normalization
-        "training": over the training subset alone. "speaker": over all clips
-        of each speaker, so over all three subsets. "none": nothing.
-
-    Example
-    -------
-    >>> from speechbrain_dslstm import DualLevelClassifier
-    >>> model = DualLevelClassifier(p=0.0)
-    >>> items = {
-    ...     str(seconds): {"sig": torch.rand(8000 * seconds), "speaker": "f1"}
-    ...     for seconds in (1, 2)
-    ... }
-    >>> plain = DynamicItemDataset(items, [], ["id", "sig", "speaker"])
-    >>> collect_statistics(model, {"plain": plain}, "training")
-    >>> model.streams["mfcc"].normalization.count
-    tensor(146., dtype=torch.float64)
+    With ``normalization`` "training", they are of the dataset "plain" alone:
+    the training subset without augmentation. With "speaker", they are of all
+    clips of each speaker, so of "plain", "valid" and "test".
     """
     subsets = {"training": ["plain"], "speaker": ["plain", "valid", "test"]}
     if normalization in subsets:
@@ -274,31 +187,10 @@ def extract_batch(
     batch: PaddedBatch,
     augment: Callable | None = None,
 ) -> dict[str, FeatureSequence]:
-    """Compute a batch's features, or take those that it brings from the cache.
+    """Compute a batch's features by stream name, or take those from the cache.
 
-    Arguments
-    ---------
-    model
-        Has the extractors.
-    batch
-        From one of the recipe's datasets.
-    augment
-        SpeechBrain's ``Augmenter`` of waveforms.
-
-    Returns
-    -------
-    dict of str to FeatureSequence
-        Features by stream name, before normalisation; and the tokens as
-        "text", if the model reads them.
-
-    Example
-    -------
-    >>> from speechbrain.dataio.batch import PaddedBatch
-    >>> from speechbrain_dslstm import DualLevelClassifier
-    >>> batch = PaddedBatch([{"sig": torch.rand(8000)}])
-    >>> found = extract_batch(DualLevelClassifier(p=0.0), batch)
-    >>> found["mfcc"].feats.shape
-    torch.Size([1, 48, 39])
+    ``augment`` is SpeechBrain's ``Augmenter`` of waveforms. Features are not
+    normalised. "text" holds the tokens, if the model reads them.
     """
     if hasattr(batch, "sig"):
         sig = batch.sig if augment is None else augment(*batch.sig)
@@ -320,18 +212,12 @@ def _with_counts(data: torch.Tensor, lens: torch.Tensor) -> FeatureSequence:
 
 
 class ReproducibleDataset(DynamicItemDataset):
-    """Dataset whose items draw the same numbers in whichever worker.
+    """Dataset whose items draw the same random numbers in any worker.
 
     The state of a worker's own generator depends on what it has read before,
     which is lost when a run resumes in the middle of an epoch. So each item
     that a worker reads starts from a seed made of the epoch's seed and the
     item's number. Without workers, items draw from the process' generators.
-
-    Example
-    -------
-    >>> dataset = ReproducibleDataset({"a": {"text": "no"}}, [], ["id", "text"])
-    >>> dataset[0]
-    {'id': 'a', 'text': 'no'}
     """
 
     def __getitem__(self, index: int) -> dict[str, Any]:

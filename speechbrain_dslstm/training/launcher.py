@@ -16,8 +16,6 @@ from tqdm import tqdm
 
 from speechbrain_dslstm.hparams import hash_settings
 
-__all__ = ["Job", "run_jobs"]
-
 POLL_SECONDS = 0.1
 # Between two looks at how far the folds are
 LOOK_SECONDS = 2
@@ -27,27 +25,9 @@ GRACE_SECONDS = 10
 
 @dataclass
 class Job:
-    """One fold to train.
+    """One fold to train: the script, its YAML and options without the device.
 
-    Arguments
-    ---------
-    script
-        The training script.
-    arguments
-        Its YAML and options, but the device.
-    folder
-        Folder that it writes, which is also the name of the job.
-    epochs
-        Largest number of epochs.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> job = Job(Path("train.py"), ["ds_lstm.yaml"], folder, epochs=3)
-    >>> (folder / "save").mkdir()
-    >>> _ = (folder / "save" / "epochs.jsonl").write_text("{}\\n{}\\n")
-    >>> job.progress
-    0.5
+    ``folder`` is the output folder, ``epochs`` the largest number of epochs.
     """
 
     script: Path
@@ -88,28 +68,10 @@ def run_jobs(
 ) -> list[str]:
     """Run all jobs that are not done, one at a time on each device.
 
-    A job that fails does not stop the others. A signal or an error here ends
-    the processes that have been started.
-
-    Arguments
-    ---------
-    jobs
-        The folds.
-    devices
-        Such as cuda:1; None leaves the choice to the job's arguments. A device
-        that is listed twice runs two jobs.
-    threads
-        CPU threads of each process.
-
-    Returns
-    -------
-    list of str
-        A message for each job that failed.
-
-    Example
-    -------
-    >>> run_jobs([], [None], threads=1)
-    []
+    A device such as cuda:1 that is listed twice runs two jobs; None leaves the
+    choice to the job's options. Each process has ``threads`` CPU threads. A
+    job that fails does not stop the others; the messages of those are returned.
+    A signal, or an error here, ends the processes.
     """
     waiting = collections.deque(job for job in jobs if not job.done)
     free, running, failed = list(devices), {}, []
@@ -128,7 +90,6 @@ def run_jobs(
         # A line for each minute is enough in a log file
         mininterval=1 if sys.stderr.isatty() else 60,
         miniters=0,
-        disable=not jobs,
     )
     look = 0.0
     try:

@@ -1,13 +1,12 @@
-"""What keeps a training run whole: bad numbers, signals, lost processes.
+"""NaN and Inf in training: skip the steps, and keep them out of checkpoints.
 
-``StepGuard`` finds the steps whose loss or gradients are NaN or Inf,
-``check_finite`` keeps such numbers out of checkpoints, ``StopSignals`` turns
-the signals of a scheduler into a request to save and end, and ``init_group``
-starts the group of ranks with a timeout. All decisions are taken by all ranks
-together: a rank that went its own way would leave the others waiting.
+All ranks decide together: a rank that decided alone would leave the others
+waiting for its gradients.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,36 +16,19 @@ from torch.nn.utils import get_total_norm
 
 from speechbrain_dslstm.utils.distributed import any_rank
 
-__all__ = ["check_finite", "StepGuard"]
+__all__ = ["StepGuard"]
 
 logger = get_logger(__name__)
 MODES = ("skip", "stop")
 
 
-def check_finite(recoverables, device):
-    """Refuse to save weights, statistics or moments that are NaN or Inf.
+def check_finite(
+    recoverables: Mapping[str, Any], device: torch.device | str
+) -> None:
+    """Raise FloatingPointError on all ranks where a state holds NaN or Inf.
 
-    Arguments
-    ---------
-    recoverables : dict of str to object
-        Those of the checkpointer; what has a ``state_dict`` is looked at.
-    device : torch.device or str
-        Where the group's backend reduces.
-
-    Raises
-    ------
-    FloatingPointError
-        On every rank, where one finds any.
-
-    Example
-    -------
-    >>> model = torch.nn.Linear(1, 1)
-    >>> check_finite({"model": model}, "cpu")
-    >>> _ = torch.nn.init.constant_(model.bias, float("inf"))
-    >>> check_finite({"model": model}, "cpu")
-    Traceback (most recent call last):
-        ...
-    FloatingPointError: NaN or Inf in model.bias: no checkpoint is written, ...
+    ``recoverables`` are a checkpointer's objects; those that have a
+    ``state_dict`` are checked. The ranks' flags are reduced on ``device``.
     """
     found = []
     for name, one in recoverables.items():
@@ -54,16 +36,16 @@ def check_finite(recoverables, device):
             found += _nonfinite(name, one.state_dict())
     if any_rank([bool(found)], device)[0]:
         more = f" and {len(found) - 5} more" if found[5:] else ""
-        where = ", ".join(found[:5]) or "what another rank holds"
+        where = ", ".join(found[:5]) or "the state of another rank"
         raise FloatingPointError(
-            f"NaN or Inf in {where}{more}: no checkpoint is written, the "
-            "earlier ones stay. A smaller learning rate or max_grad_norm may "
-            "help"
+            f"NaN or Inf in {where}{more}: no checkpoint is saved, and the "
+            "earlier ones are kept. A smaller learning rate or max_grad_norm "
+            "may help"
         )
 
 
-def _nonfinite(name, state):
-    """Names of the tensors in a state that are not finite."""
+def _nonfinite(name: str, state: Any) -> list[str]:
+    """Name the tensors in a state that hold NaN or Inf."""
     if isinstance(state, torch.Tensor):
         return [] if bool(torch.isfinite(state).all()) else [name]
     items = []
@@ -79,19 +61,24 @@ def _nonfinite(name, state):
 
 
 class StepGuard:
-    """Finds training steps that are NaN or Inf, and undoes what they left.
+    """Finds training steps with NaN or Inf, and undoes their traces.
 
-    A step is all micro-batches whose gradients are accumulated. Of a bad one
-    nothing stays, neither in the weights nor in running statistics.
+    A step consists of all micro-batches whose gradients are accumulated. A bad
+    step changes neither weights nor running statistics.
 
     Arguments
     ---------
-    model : torch.nn.Module
-        In training; its buffers are put back.
-    mode : str
-        "skip", or "stop" at the first.
-    patience : int
-        Steps in a row that are skipped before the run stops all the same.
+    model
+        The model in training; a bad step's changes to its buffers are undone.
+    mode
+        "skip" such steps, or "stop" at the first.
+    patience
+        Largest number of consecutive steps that are skipped.
+
+    Raises
+    ------
+    ValueError
+        Another mode.
 
     Example
     -------
@@ -107,10 +94,13 @@ class StepGuard:
     tensor([0.])
     """
 
-    def __init__(self, model, mode, patience):
+    def __init__(
+        self, model: torch.nn.Module, mode: str, patience: int
+    ) -> None:
         if mode not in MODES:
             raise ValueError(
-                f"on_nonfinite must be one of {MODES}, got {mode!r}"
+                f"unknown on_nonfinite {mode!r}; expected one of "
+                f"{', '.join(MODES)}"
             )
         self.model = model
         self.mode = mode
@@ -118,75 +108,50 @@ class StepGuard:
         self.in_a_row = 0
         self._clear()
 
-    def _clear(self):
+    def _clear(self) -> None:
         self.buffers = None
         self.ids = []
         self.bad_ids = []
         self.values = []
 
-    def start(self, ids):
-        """Note a micro-batch, before the model sees it.
-
-        Arguments
-        ---------
-        ids : list of str
-            Its utterances.
-        """
+    def start(self, ids: Sequence[str]) -> None:
+        """Register a micro-batch by its utterances, before the model sees it."""
         if self.buffers is None:
             self.buffers = [one.clone() for one in self.model.buffers()]
         self.ids.append(list(ids))
 
-    def check_loss(self, loss):
-        """Look at the loss of the micro-batch that was started last.
+    def check_loss(self, loss: torch.Tensor) -> None:
+        """Check the loss [] of the newest micro-batch.
 
-        Arguments
-        ---------
-        loss : torch.Tensor, []
-            The loss; nothing is raised yet, so that all ranks go through the
-            same reductions.
+        Nothing is raised yet, so that all ranks take part in all reductions.
         """
         if not torch.isfinite(loss):
             self.bad_ids += self.ids[-1]
             self.values.append(f"{loss.item():g}")
 
-    def is_bad(self, gradients, scaler=None):
-        """Whether the step must not be taken, as far as this rank sees.
+    def is_bad(
+        self,
+        gradients: Sequence[torch.Tensor],
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> bool:
+        """Tell whether this rank's loss or gradients are NaN or Inf.
 
-        Arguments
-        ---------
-        gradients : list of torch.Tensor
-            Of all parameters that have one.
-        scaler : torch.amp.GradScaler, optional
-            Gradients that overflow are its business, as long as its scale has
-            not sunk below 1.
-
-        Returns
-        -------
-        bool
-            True where the loss or a gradient is NaN or Inf.
+        Gradients that overflow are left to the ``scaler`` as long as its scale
+        is at least 1.
         """
         if self.values:
             return True
-        # Not the Euclidean norm, which overflows for large finite values
+        # The Euclidean norm overflows for large finite values
         if not gradients or torch.isfinite(get_total_norm(gradients, math.inf)):
             return False
         scaled = scaler is not None and scaler.is_enabled()
         return not (scaled and scaler.get_scale() >= 1)
 
-    def end(self, bad, step):
-        """End the step; after a bad one put the buffers back and report it.
+    def end(self, bad: bool, step: str) -> None:
+        """End a step, which is ``bad`` on all ranks or on none.
 
-        Arguments
-        ---------
-        bad : bool
-            As all ranks have agreed.
-        step : str
-            Which step it is, for the message.
-
-        Raises
-        ------
-        FloatingPointError
-            A bad step, in mode "stop" or after too many.
+        A bad step is undone and logged under the name ``step``. In mode "stop",
+        or after too many, it raises a FloatingPointError.
         """
         if not bad:
             self.in_a_row = 0
@@ -209,8 +174,8 @@ class StepGuard:
             )
         logger.warning(f"{message}. The step is skipped")
 
-    def _reason(self):
-        """What was bad, with the utterances of every rank it may come from."""
+    def _reason(self) -> str:
+        """Describe a bad step with the utterances that may have caused it."""
         own = (self.values, self.bad_ids, sum(self.ids, []))
         ranks = [own]
         if is_distributed_initialized():

@@ -1,4 +1,4 @@
-"""What the recipe's training loop needs beside SpeechBrain's Brain."""
+"""Learning-rate schedule, early stopping and the average of weights."""
 
 import math
 
@@ -9,7 +9,6 @@ from speechbrain.utils.epoch_loop import EpochCounterWithStopper
 __all__ = [
     "EarlyStoppingEpochCounter",
     "WeightAverage",
-    "split_parameters",
     "warmup_cosine",
 ]
 
@@ -18,18 +17,22 @@ __all__ = [
 class EarlyStoppingEpochCounter(EpochCounterWithStopper):
     """Epoch counter that stops when a score no longer grows.
 
-    SpeechBrain's own stopper is not registered with the checkpointer, so it
-    forgets everything on resume, and for a growing score it takes a plateau
-    for progress.
+    SpeechBrain's own stopper has no checkpoint hooks, so it starts anew after
+    a resume; and for a score that should grow it takes a plateau for progress.
 
     Arguments
     ---------
-    limit : int
-        Most epochs.
-    patience : int, optional
+    limit
+        Largest number of epochs.
+    patience
         Epochs without a better score before the stop; None never stops.
-    warmup : int
-        Epochs before the score is looked at.
+    warmup
+        Epochs at the start whose scores do not count.
+
+    Raises
+    ------
+    ValueError
+        A patience below 1.
 
     Example
     -------
@@ -40,39 +43,40 @@ class EarlyStoppingEpochCounter(EpochCounterWithStopper):
     3
     """
 
-    def __init__(self, limit, patience=None, warmup=0):
+    def __init__(
+        self, limit: int, patience: int | None = None, warmup: int = 0
+    ) -> None:
         if patience is not None and patience < 1:
             raise ValueError(f"patience must be at least 1, got {patience}")
         # An error, 1 - score, so that a plateau counts as no progress
         super().__init__(limit, patience or limit + 1, warmup, "min")
 
-    # The decorator registers only what stands in the class itself
+    # The decorator registers only methods of the class itself
     _save = EpochCounterWithStopper._save
     _recover = EpochCounterWithStopper._recover
 
-    def update_score(self, score):
-        """Take the validation score of the epoch that just ended.
-
-        Arguments
-        ---------
-        score : float
-            In [0, 1], larger is better.
-        """
+    def update_score(self, score: float) -> None:
+        """Add the epoch's validation score in [0, 1]; larger is better."""
         self.update_metric(1.0 - float(score))
 
 
 class WeightAverage(torch.nn.Module):
     """Exponential moving average of a model's weights, for evaluation.
 
-    An average over many steps of a noisy, short training is a better model
-    than its last step, and its validation score is less of a lottery.
+    After a short and noisy training, an average over many steps is a better
+    model than the last step, and its validation score varies less.
 
     Arguments
     ---------
-    model : torch.nn.Module
+    model
         The model in training; it is copied, with its buffers.
-    decay : float
-        Weight of the old average in each step.
+    decay
+        Weight of the old average in each step, in [0, 1).
+
+    Raises
+    ------
+    ValueError
+        Another decay.
 
     Example
     -------
@@ -87,7 +91,7 @@ class WeightAverage(torch.nn.Module):
     0.5
     """
 
-    def __init__(self, model, decay=0.98):
+    def __init__(self, model: torch.nn.Module, decay: float = 0.98) -> None:
         super().__init__()
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"decay must be in [0, 1), got {decay}")
@@ -98,20 +102,14 @@ class WeightAverage(torch.nn.Module):
         )
 
     @property
-    def model(self):
-        """The model that holds the average."""
+    def model(self) -> torch.nn.Module:
+        """The model with the averaged weights."""
         return self.averaged.module
 
-    def update(self, model):
-        """Add the weights of one more training step.
-
-        Arguments
-        ---------
-        model : torch.nn.Module
-            The model in training.
-        """
+    def update(self, model: torch.nn.Module) -> None:
+        """Add the weights of the model in training after one more step."""
         self.averaged.update_parameters(model)
-        # An average of integers is cut off, so a counter would never grow
+        # The average of integers is truncated, so that a counter stood still
         for averaged, newest in zip(
             self.model.buffers(), model.buffers(), strict=True
         ):
@@ -119,30 +117,32 @@ class WeightAverage(torch.nn.Module):
                 averaged.copy_(newest)
 
 
-def warmup_cosine(optimizer, total_steps, warmup=0.1):
-    """Learning rate that rises in a line and falls along half a cosine.
+def warmup_cosine(
+    optimizer: torch.optim.Optimizer, total_steps: int, warmup: float = 0.1
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Let the learning rate rise linearly and fall along half a cosine.
 
-    It scales the rate that each group of the optimiser has, so optimisers of
-    different rates can share it.
+    The schedule scales the rate of each parameter group, so that optimisers
+    with different rates can share it.
 
     Arguments
     ---------
-    optimizer : torch.optim.Optimizer
-        Has its largest rate already.
-    total_steps : int
+    optimizer
+        Its rates are the largest ones.
+    total_steps
         Steps of the whole run.
-    warmup : float
-        Share of them in which the rate rises.
+    warmup
+        Share of the steps in which the rate rises, in [0, 1).
 
     Returns
     -------
-    torch.optim.lr_scheduler.LambdaLR
+    LambdaLR
         To be stepped after each batch.
 
     Raises
     ------
     ValueError
-        A share outside [0, 1).
+        Another share.
 
     Example
     -------
@@ -160,8 +160,7 @@ def warmup_cosine(optimizer, total_steps, warmup=0.1):
         raise ValueError(f"warmup must be in [0, 1), got {warmup}")
     rising = round(warmup * total_steps)
 
-    def scale(step):
-        """Factor of the largest rate, from 0 to 1."""
+    def scale(step: int) -> float:
         if step < rising:
             return (step + 1) / rising
         done = (step - rising) / max(1, total_steps - rising)
@@ -170,30 +169,10 @@ def warmup_cosine(optimizer, total_steps, warmup=0.1):
     return torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
 
 
-def split_parameters(model, kind):
-    """Trainable parameters of modules of one kind, and all others.
-
-    Arguments
-    ---------
-    model : torch.nn.Module
-        The whole model.
-    kind : type
-        Class of the modules in question.
-
-    Returns
-    -------
-    inside : list of torch.nn.Parameter
-        Those of modules of that class.
-    outside : list of torch.nn.Parameter
-        The rest.
-
-    Example
-    -------
-    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.PReLU())
-    >>> inside, outside = split_parameters(model, torch.nn.PReLU)
-    >>> len(inside), len(outside)
-    (1, 2)
-    """
+def split_parameters(
+    model: torch.nn.Module, kind: type
+) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
+    """Split trainable parameters into those in modules of a class, and others."""
     inside = {
         id(parameter)
         for module in model.modules()

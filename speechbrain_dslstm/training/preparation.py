@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speechbrain.tokenizers.SentencePiece import SentencePiece
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.corpora import prepare
@@ -20,7 +19,6 @@ from speechbrain_dslstm.corpora.manifest import (
 )
 from speechbrain_dslstm.corpora.transcripts import (
     check_transcripts,
-    load_tokenizer,
     write_transcripts,
 )
 from speechbrain_dslstm.hparams import IDENTITY
@@ -32,8 +30,6 @@ from speechbrain_dslstm.splits.leaks import (
 from speechbrain_dslstm.splits.protocols import Split, make_split, split_hash
 from speechbrain_dslstm.utils.files import replace_file
 
-__all__ = ["prepare_data", "prepare_tokenizer"]
-
 logger = get_logger(__name__)
 SUBSETS = ("train", "valid", "test")
 
@@ -41,29 +37,10 @@ SUBSETS = ("train", "valid", "test")
 def prepare_data(hparams: Mapping[str, Any], settings: str) -> None:
     """Read the corpus, split it, and write the manifests of a run.
 
-    Arguments
-    ---------
-    hparams
-        The loaded hyperparameters. The folder "save" in ``output_folder``
-        receives a manifest of each subset, left_out.json, run.json and, if the
-        model reads them, the training transcripts.
-    settings
-        Hash of the run's settings, for run.json.
-
-    Raises
-    ------
-    ValueError
-        The folder holds a trained run on another split, the corpus lacks a
-        dimension, or the corpus or protocol is unknown.
-
-    Example
-    -------
-    >>> names = ["corpus", "data_folder", "label_set"]
-    >>> hparams = dict.fromkeys(names, "casino") | {"corpus_options": {}}
-    >>> prepare_data(hparams, settings="")
-    Traceback (most recent call last):
-        ...
-    ValueError: unknown corpus 'casino'; expected one of ...
+    The folder "save" in ``output_folder`` receives a manifest of each subset,
+    left_out.json, run.json with the hash of the ``settings`` and, if the model
+    reads them, the training transcripts. A folder that holds a trained run on
+    another split raises a ValueError.
     """
     left_out = []
     entries, labels = prepare(
@@ -147,31 +124,3 @@ def _check_same_run(
     if changed:
         # Its manifests will no longer be those of these hyperparameters
         path.unlink()
-
-
-def prepare_tokenizer(hparams: Mapping[str, Any]) -> SentencePiece | None:
-    """Train the tokenizer on the training transcripts, or load it.
-
-    Arguments
-    ---------
-    hparams
-        The loaded hyperparameters, after ``prepare_data``.
-
-    Returns
-    -------
-    SentencePiece or None
-        SpeechBrain's tokenizer; None if the model reads no transcripts.
-
-    Example
-    -------
-    >>> from speechbrain_dslstm import DualLevelClassifier
-    >>> prepare_tokenizer({"model": DualLevelClassifier()}) is None
-    True
-    """
-    if not hparams["model"].reads_text:
-        return None
-    return load_tokenizer(
-        Path(hparams["output_folder"], "save", "tokenizer"),
-        hparams["text_vocab_size"],
-        hparams["text_model_type"],
-    )

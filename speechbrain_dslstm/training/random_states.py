@@ -1,11 +1,13 @@
-"""Random states of a run, so that one that is resumed goes on bit for bit.
+"""Random states in checkpoints, so that a resumed run is the same bit for bit.
 
-SpeechBrain's checkpoints hold no random states, and its data loader, which
-resumes in the middle of an epoch, draws from the same generator as dropout.
+SpeechBrain's checkpoints hold no random states; and its data loader, which can
+resume in the middle of an epoch, draws from the same generator as dropout.
 """
 
 import functools
 import random
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,16 +28,16 @@ __all__ = ["RandomStates"]
 logger = get_logger(__name__)
 
 
-# Every rank has states of its own to save
+# Every rank has its own states to save
 @functools.partial(register_checkpoint_hooks, save_on_main_only=False)
 class RandomStates:
-    """Recoverable that holds the random states of every rank.
+    """Recoverable with the random states of every rank.
 
-    Those of torch (of the CPU and the rank's GPU), numpy and Python, and what
-    the workers of the training loader are seeded by.
+    These are the states of the torch (CPU and the rank's GPU), NumPy and
+    Python generators, and the training loader's base seed.
 
     Give ``loader_generator`` to the training loader, call ``start_epoch``
-    before each pass over it, and add this to the checkpointer.
+    before each pass over it, and add this object to the checkpointer.
 
     Example
     -------
@@ -51,21 +53,13 @@ class RandomStates:
     True
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.loader_generator = torch.Generator()
         self.loader_seed = None
         self._inside_epoch = False
 
-    def start_epoch(self):
-        """Seed the loader: anew, or as the epoch that is resumed did.
-
-        Example
-        -------
-        >>> states = RandomStates()
-        >>> states.start_epoch()
-        >>> states.loader_generator.initial_seed() == states.loader_seed
-        True
-        """
+    def start_epoch(self) -> None:
+        """Seed the loader: anew, or as before in an epoch that is resumed."""
         if not self._inside_epoch:
             # As a loader without a generator draws it
             self.loader_seed = int(torch.empty((), dtype=torch.int64).random_())
@@ -73,14 +67,8 @@ class RandomStates:
         self.loader_generator.manual_seed(self.loader_seed)
 
     @mark_as_saver
-    def save(self, path):
-        """Gather the states of all ranks; the first one writes them.
-
-        Arguments
-        ---------
-        path : str or pathlib.Path
-            The file.
-        """
+    def save(self, path: str | Path) -> None:
+        """Gather the states of all ranks; the first rank writes them."""
         states = [self._states()]
         if is_distributed_initialized():
             states *= torch.distributed.get_world_size()
@@ -89,24 +77,16 @@ class RandomStates:
             torch.save(states, path)
 
     @mark_as_loader
-    def load(self, path, end_of_epoch):
-        """Go on with the states of this rank.
-
-        Arguments
-        ---------
-        path : str or pathlib.Path
-            The file.
-        end_of_epoch : bool
-            Whether the next epoch is a new one.
-        """
+    def load(self, path: str | Path, end_of_epoch: bool) -> None:
+        """Restore the states of this rank."""
         states = torch.load(path, map_location="cpu")
         rank, ranks = 0, 1
         if is_distributed_initialized():
             rank, ranks = get_rank(), torch.distributed.get_world_size()
         if len(states) != ranks:
             logger.warning(
-                f"saved by {len(states)} processes, resumed by {ranks}: the "
-                "run goes on, but not exactly as it would have"
+                f"the checkpoint is of {len(states)} processes and is resumed "
+                f"by {ranks}: results will differ from an uninterrupted run"
             )
             return
         own = states[rank]
@@ -120,8 +100,8 @@ class RandomStates:
         self.loader_seed = own["loader_seed"]
         self._inside_epoch = not end_of_epoch
 
-    def _states(self):
-        """This rank's, as what torch loads without running anything."""
+    def _states(self) -> dict[str, Any]:
+        """States of this rank, in types that ``weights_only`` can load."""
         cuda = None
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             cuda = torch.cuda.get_rng_state()

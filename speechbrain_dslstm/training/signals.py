@@ -1,25 +1,27 @@
-"""Stop signals: a checkpoint first, then the exit."""
+"""Stop signals: save a checkpoint first, then exit."""
 
 import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 from speechbrain.utils.logger import get_logger
 
-__all__ = ["StopSignals", "shield_worker"]
+__all__ = ["StopSignals"]
 
 logger = get_logger(__name__)
 
 
 class StopSignals:
-    """Makes SIGTERM and SIGUSR1 a request to save and to end with code 143.
+    """Turns SIGTERM and SIGUSR1 into a request to save and exit with code 143.
 
-    Schedulers send them some time before they kill a job. While ``deferred``
-    they set ``requested``, which the training loop looks at; elsewhere there
-    is nothing to save, and the process ends at once. Further signals do
-    nothing.
+    Schedulers send these signals some time before they kill a job. Within
+    ``deferred`` a signal sets ``requested``, which the training loop reads.
+    Elsewhere there is nothing to save, and the process exits at once. Further
+    signals have no effect.
 
     Example
     -------
@@ -37,44 +39,39 @@ class StopSignals:
     NAMES = ("SIGTERM", "SIGUSR1")
     CODE = 143
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.requested = False
         self._deferring = False
         self._previous = {}
 
-    def __enter__(self):
+    def __enter__(self) -> "StopSignals":
         for name in self.NAMES:
             number = getattr(signal, name)
             self._previous[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         _end_workers()
         if not self.requested:
             self.restore()
             return
-        # The process is about to end, with its code and not by a signal
+        # The process is about to exit with its code, not by a signal
         for number in self._previous:
             signal.signal(number, signal.SIG_IGN)
 
-    def restore(self):
-        """Give back the handlers that were there before."""
+    def restore(self) -> None:
+        """Restore the handlers that were in place before."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _handle(self, *_):
+    def _handle(self, *_: object) -> None:
         first, self.requested = not self.requested, True
         if first and not self._deferring:
             self.exit()
 
     @contextmanager
-    def deferred(self):
-        """Where a signal only sets ``requested``; at the end it counts.
-
-        Yields
-        ------
-        None
-        """
+    def deferred(self) -> Iterator[None]:
+        """Postpone signals within the block; a pending one exits at its end."""
         self._deferring = True
         try:
             yield
@@ -83,16 +80,16 @@ class StopSignals:
         if self.requested:
             self.exit()
 
-    def exit(self):
-        """End the process."""
+    def exit(self) -> NoReturn:
+        """End the process with ``CODE``."""
         raise SystemExit(self.CODE)
 
 
-def _end_workers(seconds=10):
-    """End loader workers that are left; at exit Python waits for them.
+def _end_workers(seconds: float = 10) -> None:
+    """End the loader's remaining workers, for which Python waits at exit.
 
-    More than one signal, as they do not heed the first, and two that come
-    before they can look are one.
+    They are shielded from the first signal; and two signals that arrive at
+    once count as one. So signals are sent until a worker has ended.
     """
     deadline = time.monotonic() + seconds
     for child in multiprocessing.active_children():
@@ -102,34 +99,19 @@ def _end_workers(seconds=10):
             child.join(0.1)
 
 
-def shield_worker(worker_id):
-    """Leave signals that reach a whole job to the process that saves.
+def shield_worker(worker_id: int) -> None:
+    """Shield a loader's worker from signals that are sent to a whole job.
 
-    A loader's worker that died of one would take its parent along before the
-    checkpoint. The second SIGTERM ends it, as parents end their workers.
-
-    Arguments
-    ---------
-    worker_id : int
-        As ``worker_init_fn`` of a ``DataLoader`` gets it.
-
-    Example
-    -------
-    >>> import torch
-    >>> data = torch.utils.data.DataLoader(
-    ...     [1, 2], num_workers=1, worker_init_fn=shield_worker
-    ... )
-    >>> [batch.item() for batch in data]
-    [1, 2]
+    If a signal ended the worker, torch would end the main process before it
+    could save. A second SIGTERM does end the worker: the main process sends
+    one when it no longer needs it. Use this as ``worker_init_fn``.
     """
 
-    def end(*_):
-        """End the worker."""
-        # Not an error in the eyes of torch, which watches its workers
+    def end(*_: object) -> None:
+        # Code 0: torch, which watches its workers, takes any other for an error
         os._exit(0)
 
-    def wait_for_second(*_):
-        """Take the next one for the parent's."""
+    def wait_for_second(*_: object) -> None:
         signal.signal(signal.SIGTERM, end)
 
     signal.signal(signal.SIGTERM, wait_for_second)

@@ -418,7 +418,7 @@ def _fix_batches(recipe, sizes):
                 first += size
         return {"num_workers": 0, "batch_sampler": batches}
 
-    recipe.load_hparams, recipe.loader_options = load_unshuffled, options
+    recipe.load_hparams, recipe.data.loader_options = load_unshuffled, options
     # In the corpus all classes are as frequent
     recipe.class_weights = lambda _, labels: 1.0 + torch.arange(len(labels))
 

@@ -7,7 +7,7 @@ from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain_dslstm import DualLevelClassifier
 from speechbrain_dslstm.features import MFCC39
 from speechbrain_dslstm.models import FeatureStream
-from speechbrain_dslstm.training import collect_statistics
+from speechbrain_dslstm.training.data import collect_statistics
 
 SPEAKERS = {"plain": "ab", "valid": "c", "test": "bd"}
 
