@@ -128,6 +128,15 @@ def emodb_folder(speech_data):
 
 
 @pytest.fixture(scope="session")
+def recordings(request):
+    """Files of EMO-DB where the corpus is there, else the synthetic ones."""
+    if os.environ.get("DSLSTM_SPEECH_DATA"):
+        folder = request.getfixturevalue("emodb_folder")
+        return sorted(folder.glob("*.flac"))
+    return request.getfixturevalue("speech_files")
+
+
+@pytest.fixture(scope="session")
 def ravdess_folder(speech_data):
     """Folder of RAVDESS: English, 24 speakers."""
     return _corpus(speech_data / "ravdess")

@@ -3,7 +3,9 @@
 In a single process each function returns its own value at once.
 """
 
+import atexit
 import datetime
+import gc
 from typing import Any
 
 import torch
@@ -106,3 +108,12 @@ def init_group(run_opts: dict[str, Any], timeout: float) -> None:
         rank=rank,
         timeout=datetime.timedelta(seconds=timeout),
     )
+    atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    """End gloo's threads: one that outlives Python aborts the process."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+        # The wrapped model, in a reference cycle, holds the group, too
+        gc.collect()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from hyperpyyaml import load_hyperpyyaml
+from nightly import nightly
 from ruamel.yaml import YAML
 from speechbrain.utils.run_opts import RunOptions
 
@@ -49,6 +50,7 @@ ROWS = [
     for row in read_rows(path)
 ]
 NAMES = [Path(row["Hparam_file"]).stem for row in ROWS]
+BY_DAY = ("ds_lstm", "ssl_ds_lstm")
 each_row = pytest.mark.parametrize("row", ROWS, ids=NAMES)
 
 
@@ -170,16 +172,13 @@ def extract(line, name):
     return float(value[1].rstrip(","))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "row",
-    # One acoustic row in CI, and every one that reads something else
+    # By day one acoustic row, and the one with an encoder of its own
     [
-        row
+        pytest.param(row, id=name, marks=[] if name in BY_DAY else [nightly])
         for row, name in zip(ROWS, NAMES, strict=True)
-        if not os.environ.get("CI") or name in ("ds_lstm", "ssl_ds_lstm")
     ],
-    ids=lambda row: Path(row["Hparam_file"]).stem,
 )
 def test_row_runs(row, workplace):
     """As SpeechBrain runs it, through a shell."""

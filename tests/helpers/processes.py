@@ -4,9 +4,15 @@ Python's fork server imports torch and SpeechBrain once, so that a process
 costs a tenth of a second and a test can kill thirty.
 """
 
+import atexit
 import multiprocessing
 import os
+import runpy
+import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -47,7 +53,122 @@ def warm_up():
     optimizer.step()
 
 
-def start(target, *args, log=os.devnull, rank=None, ranks=1):
+class Process:
+    """A process from the fork server, with the interface of ``Popen``.
+
+    Its output goes to files, so that no full pipe can stop it.
+    """
+
+    def __init__(self, process, out, err):
+        self._process, self._out, self._err = process, Path(out), Path(err)
+        self.pid = process.pid
+
+    @property
+    def returncode(self):
+        """Its exit code, the negative number of a signal, None while it runs."""
+        return self._process.exitcode
+
+    def poll(self):
+        """``returncode`` of now."""
+        return self.returncode
+
+    def wait(self, timeout=None):
+        """Wait for the end; the exit code."""
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout)
+        return self.returncode
+
+    def communicate(self, timeout=None):
+        """Wait for the end; what it has written to both streams."""
+        try:
+            self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        return self._out.read_text(), self._err.read_text()
+
+    def send_signal(self, number):
+        """Send a signal, unless it has ended."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def terminate(self):
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        """Send SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+def script(path, *options, cwd=None, log=None, group=False, **environment):
+    """Start a Python script as ``__main__``, with all imports done.
+
+    Arguments
+    ---------
+    path : str or pathlib.Path
+        The script.
+    *options : str
+        Its command line.
+    cwd : str or pathlib.Path, optional
+        Where it runs.
+    log : str or pathlib.Path, optional
+        File that gets both streams; they are apart without it.
+    group : bool
+        Whether it gets a process group of its own.
+    **environment : str
+        More environment variables.
+
+    Returns
+    -------
+    Process
+        It runs.
+    """
+    out = err = log
+    if log is None:
+        folder = tempfile.mkdtemp(prefix="streams-")
+        out, err = Path(folder, "out"), Path(folder, "err")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for stream in {out, err}:
+        Path(stream).touch()
+    argv = [str(path), *map(str, options)]
+    place = str(cwd or Path.cwd())
+    process = start(
+        run_script, argv, place, group, log=out, errors=err, more=environment
+    )
+    return Process(process, out, err)
+
+
+def call(path, *options, code=0, timeout=300, **kwargs):
+    """Run a script to its end, see ``script``; what it wrote to both streams."""
+    process = script(path, *options, **kwargs)
+    out, err = process.communicate(timeout)
+    assert process.returncode == code, out + err
+    return out, err
+
+
+def run_script(argv, place, group):
+    """In the new process: a script as Python itself would run it."""
+    # As from a terminal, whatever the tests were started from
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if group:
+        os.setsid()
+    os.chdir(place)
+    sys.argv = argv
+    sys.path.insert(0, str(Path(argv[0]).parent))
+    runpy.run_path(argv[0], run_name="__main__")
+
+
+def start(
+    target,
+    *args,
+    log=os.devnull,
+    errors=None,
+    rank=None,
+    ranks=1,
+    more=None,
+):
     """Start a function in a process of its own.
 
     Arguments
@@ -57,11 +178,15 @@ def start(target, *args, log=os.devnull, rank=None, ranks=1):
     *args : tuple
         Its arguments.
     log : str or pathlib.Path
-        Gets what it prints, errors included.
+        Gets what it prints.
+    errors : str or pathlib.Path, optional
+        Gets its errors, instead of ``log``.
     rank : int, optional
         Its rank; every rank is started on its own.
     ranks : int
         How many there are.
+    more : dict, optional
+        More environment variables.
 
     Returns
     -------
@@ -82,9 +207,11 @@ def start(target, *args, log=os.devnull, rank=None, ranks=1):
         }
     before = dict(os.environ)
     os.environ.update(environment)
+    environment |= more or {}
+    logs = str(log), str(errors or log)
     try:
         process = SERVER.Process(
-            target=_run, args=(str(log), environment, target, args)
+            target=_run, args=(logs, environment, target, args)
         )
         process.start()
     finally:
@@ -98,11 +225,11 @@ def _search_path():
     return os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
 
 
-def _run(log, environment, target, args):
-    """In the new process: redirect, run, and say what went wrong."""
+def _run(logs, environment, target, args):
+    """In the new process: redirect both streams, run, report an error."""
     os.environ.update(environment)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for stream in (1, 2):
+    for stream, path in zip((1, 2), logs, strict=True):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, stream)
     sys.stdout = open(1, "w", closefd=False)
     sys.stderr = open(2, "w", closefd=False)

@@ -12,10 +12,13 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import processes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = REPOSITORY / "recipes" / "emotion_recognition"
@@ -96,7 +99,9 @@ class Result:
         return json.loads(path.read_text())
 
 
-def start(corpus, output, *options, faults=(), ranks=1, **kwargs):
+def start(
+    corpus, output, *options, faults=(), ranks=1, launcher=False, group=False
+):
     """Start a run.
 
     Arguments
@@ -110,41 +115,88 @@ def start(corpus, output, *options, faults=(), ranks=1, **kwargs):
     faults : list of dict
         See the head of this file.
     ranks : int
-        Processes, started by torchrun if there are several.
-    **kwargs : dict
-        Of ``subprocess.Popen``.
+        Number of ranks.
+    launcher : bool
+        Whether torchrun starts the ranks, anew; else the fork server does.
+    group : bool
+        Whether a single process gets a process group of its own.
 
     Returns
     -------
-    subprocess.Popen
-        The process, or torchrun's; its console goes to a file.
+    processes.Process, Ranks or subprocess.Popen
+        The process, the ranks, or torchrun; the console goes to a file.
     """
     output.mkdir(parents=True, exist_ok=True)
     given = {option.split("=")[0] for option in options}
     small = [one for one in SMALL if one.split("=")[0] not in given]
-    launcher = []
-    if ranks > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone"]
-        launcher += [f"--nproc_per_node={ranks}"]
-        launcher += ["--signals-to-handle=SIGTERM,SIGUSR1"]
-        small += ["--distributed_backend=gloo"]
     yaml = REPOSITORY / "hparams" / "dual_level.yaml"
     folders = [f"--data_folder={corpus}", f"--output_folder={output}"]
-    command = [sys.executable, *launcher, __file__, yaml, *small, *folders]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "FAULTS": json.dumps(list(faults)),
-        "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{RECIPE}",
-    }
-    with open(output / "console.txt", "w") as console:
-        return subprocess.Popen(
-            [*map(str, command), *options],
-            stdout=console,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            **kwargs,
+    arguments = [__file__, yaml, *small, *folders, *options]
+    console = output / "console.txt"
+    console.write_text("")
+    faults = json.dumps(list(faults))
+    if ranks > 1:
+        arguments.append("--distributed_backend=gloo")
+    if launcher:
+        return _torchrun(arguments, ranks, faults, console)
+    if ranks == 1:
+        return processes.script(
+            *arguments, log=console, group=group, FAULTS=faults
         )
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    return Ranks(
+        processes.script(
+            *arguments,
+            log=console,
+            FAULTS=faults,
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(ranks),
+            MASTER_ADDR="localhost",
+            MASTER_PORT=str(port),
+        )
+        for rank in range(ranks)
+    )
+
+
+def _torchrun(arguments, ranks, faults, console):
+    """Start the ranks as a user does."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += [f"--nproc_per_node={ranks}"]
+    command += ["--signals-to-handle=SIGTERM,SIGUSR1", *map(str, arguments)]
+    with open(console, "w") as stream:
+        return subprocess.Popen(
+            command,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "FAULTS": faults,
+                "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{RECIPE}",
+            },
+        )
+
+
+class Ranks:
+    """Forked ranks, waited for and ended together."""
+
+    def __init__(self, members):
+        self.members = list(members)
+
+    def wait(self, timeout):
+        """Wait for all; the exit code of the first that failed, or 0."""
+        codes = [one.wait(timeout) for one in self.members]
+        return next((code for code in codes if code), 0)
+
+    def kill(self):
+        """Send SIGKILL to all."""
+        for one in self.members:
+            one.kill()
+
+    terminate = kill
 
 
 def finish(process, output, seconds=300):
@@ -152,7 +204,7 @@ def finish(process, output, seconds=300):
 
     Arguments
     ---------
-    process : subprocess.Popen
+    process : processes.Process or subprocess.Popen
         From ``start``.
     output : pathlib.Path
         Its output folder.
@@ -181,7 +233,7 @@ def at_step(process, output, count, rank=0, seconds=300):
 
     Arguments
     ---------
-    process : subprocess.Popen
+    process : processes.Process or subprocess.Popen
         From ``start``.
     output : pathlib.Path
         Its output folder.

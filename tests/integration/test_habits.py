@@ -12,6 +12,7 @@ import miniature_corpora as miniature
 import pytest
 import tiny_encoder
 import torch
+from nightly import nightly
 from safetensors.torch import load_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -83,8 +84,7 @@ def test_habits(habit, synthetic, tmp_path):
         assert rates[0] == pytest.approx(0.0015, abs=4e-4) and rates[1] == 0
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(bool(os.environ.get("CI")), reason="minutes of compiling")
+@nightly
 def test_compiled(synthetic, tmp_path):
     options = ["--compile", "--compile_module_keys=model"]
     run("mfcc_lstm", synthetic, tmp_path, *SYNTHETIC, *options)

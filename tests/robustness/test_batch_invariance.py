@@ -1,6 +1,6 @@
 """Numbers that hold: in any batch, at any length, precision, thread or run.
 
-The model is the one that comes with the package, and real speech.
+The model is the one that comes with the package.
 """
 
 import copy
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import step_faults
 import torch
+from nightly import NIGHT
 from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_dslstm import DSLSTM, DualLevelClassifier, EmotionClassifier
@@ -28,7 +29,6 @@ from speechbrain_dslstm.layers import LocalFeatureCNN
 from speechbrain_dslstm.models import MFCCBranch, SpectrogramBranch, fusion_loss
 from speechbrain_dslstm.pretrained import make_label_encoder
 
-REDUCED = bool(os.environ.get("CI"))
 MODEL = "pretrained/emotion-dslstm-emodb"
 LOUDER = 100.0
 SEED = 20261124
@@ -42,15 +42,15 @@ def shipped():
 
 
 @pytest.fixture(scope="module")
-def files(emodb_folder):
-    """Files of EMO-DB."""
-    return sorted(emodb_folder.glob("*.flac"))
+def files(recordings):
+    """32 to 54 files of speech."""
+    return recordings[:: max(1, len(recordings) // 50)]
 
 
 @pytest.fixture(scope="module")
 def clips(files):
-    """Waveforms of every tenth file."""
-    return [load_audio(path) for path in files[::10]]
+    """Their waveforms."""
+    return [load_audio(path) for path in files]
 
 
 def small(n_classes=3):
@@ -109,9 +109,8 @@ def check_sets(model, clips, number, tolerance, dtype, seed):
     assert answers.std(0).max() > 100 * tolerance
 
 
-@pytest.mark.slow
 def test_batch_invariance(shipped, clips):
-    number = 60 if REDUCED else 300
+    number = 300 if NIGHT else 60
     model = shipped.mods.embedding_model
     check_sets(model, clips, number, 1e-5, torch.float32, SEED)
 
@@ -239,10 +238,9 @@ def test_an_hour_of_the_recurrence(shipped):
     assert worst[-tenth:].mean() < 2 * worst[:tenth].mean() + 1e-7
 
 
-@pytest.mark.slow
 def test_an_hour_of_a_stream(shipped, files):
     """The whole chain, streamed: the posterior of float32 and of float64."""
-    minutes = 5 if REDUCED else 60
+    minutes = 60 if NIGHT else 5
     model = with_normalization(shipped.mods.embedding_model, "running")
     exact = copy.deepcopy(model).double()
     streams = EmotionStream(model), EmotionStream(exact)
@@ -257,9 +255,9 @@ def test_an_hour_of_a_stream(shipped, files):
     assert worst < 1e-4 and streams[0].samples == samples
 
 
-@pytest.mark.slow
-def test_bfloat16(shipped, files):
+def test_bfloat16(shipped, emodb_folder):
     """Under autocast, as ``precision: bf16`` has it: no Inf, 99 % the same."""
+    emodb_files = sorted(emodb_folder.glob("*.flac"))
     model = shipped.mods.embedding_model
     rough = EmotionClassifier.from_model(
         model,
@@ -267,7 +265,7 @@ def test_bfloat16(shipped, files):
         16000,
         run_opts={"precision": "bf16", "eval_precision": "bf16"},
     )
-    chosen = files[::6] if REDUCED else files
+    chosen = emodb_files if NIGHT else emodb_files[::6]
     same, worst = 0, 0.0
     for path in chosen:
         wav = load_audio(path)

@@ -13,14 +13,15 @@ from pathlib import Path
 import processes
 import pytest
 import saving
+from nightly import NIGHT
 from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_dslstm.training import CheckpointError
 
 # Kills of each kind: what is promised, and ten times as many at night
-KILLS = 300 if os.environ.get("DSLSTM_NIGHTLY") else 30
+KILLS = 300 if NIGHT else 30
 # Every one of them waits for the disk eight times
-SAVES = 200 if os.environ.get("CI") else 1000
+SAVES = 1000 if NIGHT else 200
 
 
 def noted(path):
@@ -280,7 +281,6 @@ def test_clock_steps_back(tmp_path, monkeypatch, back):
     assert again.get() == 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("keep", [2, 1000])
 def test_save_1000_costs_as_save_1(tmp_path, keep):
     """Two are kept, or all."""

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import step_faults
+from nightly import at_night
 
 # torchrun itself gives a process this long before it kills it
 LAUNCHER_SECONDS = 30
@@ -51,13 +52,13 @@ def test_two_ranks_are_one_process(corpus, tmp_path, sizes, options):
     assert found[1].hashes(0) == found[1].hashes(1)
 
 
-@pytest.mark.parametrize("how", ["kill", "raise", "hang"])
+@pytest.mark.parametrize("how", ["kill", at_night("raise"), at_night("hang")])
 def test_a_lost_rank_ends_the_job(corpus, tmp_path, how):
     """Non-zero, within the timeout, with the last checkpoint and no process."""
     fault = {"kind": "process", "step": 5, "rank": 1, "how": how}
     options = [f"--ddp_timeout={TIMEOUT}"]
     process = step_faults.start(
-        corpus, tmp_path, *options, faults=[fault], ranks=2
+        corpus, tmp_path, *options, faults=[fault], ranks=2, launcher=True
     )
     pids = [
         step_faults.at_step(process, tmp_path, 5, rank) for rank in range(2)

@@ -1,17 +1,14 @@
 """NaN and Inf in training: found, reported, undone, and never saved."""
 
-import os
-
 import pytest
 import step_faults
 import torch
+from nightly import at_night
 
 from speechbrain_dslstm.training import StepGuard
 from speechbrain_dslstm.training.nonfinite import check_finite
 
 train = step_faults.train
-
-LONG = pytest.mark.skipif(bool(os.environ.get("CI")), reason="nightly")
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +47,9 @@ def test_healthy_runs_are_those_of_speechbrain(corpus, healthy, tmp_path):
     [
         ("features", "nan", "the loss is nan"),
         ("gradient", "inf", "gradients are NaN or Inf"),
-        pytest.param("loss", "inf", "the loss is inf", marks=LONG),
-        pytest.param("loss", "-inf", "the loss is -inf", marks=LONG),
-        pytest.param("loss", "nan", "the loss is nan", marks=LONG),
+        ("loss", "nan", "the loss is nan"),
+        at_night("loss", "inf", "the loss is inf"),
+        at_night("loss", "-inf", "the loss is -inf"),
     ],
 )
 def test_a_skipped_step_leaves_nothing(
@@ -109,11 +106,10 @@ def test_one_bad_part_of_an_accumulated_step(corpus, tmp_path):
             [{"kind": "weight", "step": 16, "value": "inf"}],
             "NaN or Inf in model.branches.",
         ),
-        pytest.param(
+        (
             ["--average_decay=null"],
             [{"kind": "weight", "step": 16, "value": "nan"}],
             "log_probs are not finite for ",
-            marks=LONG,
         ),
     ],
     ids=["stop", "patience", "weights", "validation"],

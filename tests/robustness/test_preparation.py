@@ -9,11 +9,10 @@ import time
 import miniature_corpora
 import processes
 import pytest
+from nightly import NIGHT
 from resumed_runs import run
 
-KILLS = 12 if os.environ.get("CI") else 30
-if os.environ.get("DSLSTM_NIGHTLY"):
-    KILLS = 200
+KILLS = 200 if NIGHT else 12
 
 
 def miniature_iemocap(folder):

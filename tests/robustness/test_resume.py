@@ -1,11 +1,8 @@
 """A run that is killed and resumed ends as the one that was not, bit by bit."""
 
-import os
-
 import pytest
+from nightly import nightly
 from resumed_runs import differences, run, states
-
-FULL = not os.environ.get("CI")
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +44,14 @@ CASES = {
 }
 
 
-# What the others have together
+# What the others have together runs at night
 LESS = ("2 ranks", "balanced, schedule by epoch")
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if FULL or c not in LESS])
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=[nightly] if c in LESS else []) for c in CASES],
+)
 def test_exact(corpus, tmp_path, case):
     """Killed inside the first epoch, after the second, inside the third."""
     options, ranks = CASES[case]

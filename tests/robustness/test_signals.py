@@ -98,9 +98,7 @@ def test_signal_in_validation(corpus, whole, tmp_path):
 def test_signal_to_the_group_with_workers(corpus, tmp_path):
     """The loader's workers outlive it, or the save would not be reached."""
     options = ["--num_workers=2"]
-    process = step_faults.start(
-        corpus, tmp_path, *options, start_new_session=True
-    )
+    process = step_faults.start(corpus, tmp_path, *options, group=True)
     step_faults.at_step(process, tmp_path, 10)
     os.killpg(process.pid, signal.SIGTERM)
     check_stopped(step_faults.finish(process, tmp_path, 120), 1)
@@ -119,7 +117,9 @@ def test_signal_before_the_training(corpus, whole, tmp_path):
 def test_one_rank_gets_the_signal(corpus, whole, tmp_path):
     """Both save at the same step; torchrun says what they ended with."""
     fault = {"kind": "signal", "step": 6, "name": "SIGTERM", "rank": 1}
-    stopped = train(corpus, tmp_path / "two", faults=[fault], ranks=2)
+    stopped = train(
+        corpus, tmp_path / "two", faults=[fault], ranks=2, launcher=True
+    )
     assert stopped.code != 0
     assert "exitcode  : 143" in stopped.console
     assert stopped.log.count("stopped by a signal") == 1
