@@ -204,13 +204,12 @@ class ExportableStep(torch.nn.Module):
             name: self._features(name, stream, chunk, now)
             for name, stream in self.model.streams.items()
         }
-        logits = {}
+        outputs = {}
         for name, branch in self.model.branches.items():
             spectrogram = type(branch) is SpectrogramBranch
             run = self._spectrogram if spectrogram else self._mfcc
-            logits[name] = run(name, branch, features, now)
-        fused = self.model.fuse(logits)
-        return self.calibrate(fused.log_softmax(dim=-1))
+            outputs[name] = run(name, branch, features, now)
+        return self.calibrate(self.model.log_posteriors(outputs))
 
     def _features(self, name, stream, chunk, now):
         extractor = stream.extractor
@@ -271,7 +270,7 @@ class ExportableStep(torch.nn.Module):
         def recurrence(hx, valid):
             return scan_ds_lstm(layer, x, y, hx, valid)
 
-        return _logits(name, branch, layer, recurrence, both, now)
+        return _outputs(name, branch, layer, recurrence, both, now)
 
     def _mfcc(self, name, branch, features, now):
         frames, lstm = features["mfcc"], branch.lstm
@@ -279,7 +278,7 @@ class ExportableStep(torch.nn.Module):
         def recurrence(hx, valid):
             return scan_lstm(lstm, frames.values, hx, valid)
 
-        return _logits(name, branch, lstm, recurrence, frames, now)
+        return _outputs(name, branch, lstm, recurrence, frames, now)
 
 
 def _run_cnn(name, cnn, frames, now):
@@ -298,8 +297,8 @@ def _run_cnn(name, cnn, frames, now):
     return frames._replace(values=frames.values.flatten(2))
 
 
-def _logits(name, branch, layer, recurrence, frames, now):
-    """Run a recurrence; return the logits of its mean over all steps so far."""
+def _outputs(name, branch, layer, recurrence, frames, now):
+    """Run a recurrence; return the branch's outputs for all steps so far."""
     batch = frames.values.shape[0]
     shape = (layer.num_layers, batch, layer.hidden_size)
     h = now.read(f"{name}_h", frames.values, *shape)

@@ -72,12 +72,11 @@ class ExportableClassifier(torch.nn.Module):
             name: _features(stream, wavs, counts)
             for name, stream in self.model.streams.items()
         }
-        logits = {
+        outputs = {
             name: KNOWN[type(branch)](branch, streams, self.lstm)
             for name, branch in self.model.branches.items()
         }
-        fused = self.model.fuse(logits)
-        log_posteriors = self.calibrate(fused.log_softmax(dim=-1))
+        log_posteriors = self.calibrate(self.model.log_posteriors(outputs))
         # A graph cannot raise the error of ``check_samples``
         return log_posteriors.where(sound, math.nan)
 

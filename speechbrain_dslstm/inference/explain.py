@@ -97,7 +97,7 @@ def explain(
     x, y, _ = branch.alignment(x, y, counts_x, counts_y)
     out, gate_x, gate_y = _gates(branch.ds_lstm, x, y)
     steps = out.shape[1]
-    logits = {"spectrogram": branch.head(_running_mean(out))}
+    outputs = {"spectrogram": branch.head(_running_mean(out))}
     if "mfcc" in branches:
         feats, _ = streams["mfcc"]
         mfcc = branches["mfcc"]
@@ -105,8 +105,8 @@ def explain(
         every = mfcc.head(_running_mean(out))
         # The MFCC frames up to the end of each step; all of them at the last
         ends = torch.arange(1, steps + 1) * len(every) // steps - 1
-        logits["mfcc"] = every[ends.clamp(min=0)]
-    log_posteriors = model.fuse(logits).log_softmax(dim=-1)
+        outputs["mfcc"] = every[ends.clamp(min=0)]
+    log_posteriors = model.log_posteriors(outputs)
     if calibrate is not None:
         log_posteriors = calibrate(log_posteriors)
     samples = torch.tensor([max(len(wav), model.min_samples)])

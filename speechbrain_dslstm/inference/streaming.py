@@ -197,11 +197,10 @@ class EmotionStream:
     @torch.no_grad()
     def posterior(self) -> torch.Tensor | None:
         """Log-posteriors [n_classes] of all audio so far, as ``push`` returns."""
-        logits = {name: b.logits() for name, b in self.branches.items()}
-        if any(value is None for value in logits.values()):
+        outputs = {name: b.outputs() for name, b in self.branches.items()}
+        if any(value is None for value in outputs.values()):
             return None
-        fused = self.model.fuse(logits)
-        return self.calibrate(fused.log_softmax(dim=-1))[0]
+        return self.calibrate(self.model.log_posteriors(outputs))[0]
 
     def state_size(self) -> int:
         """Count the numbers held in buffers and states."""
@@ -262,7 +261,7 @@ class _StreamedFeatures:
 
 
 class _RunningMean:
-    """Mean of a recurrence's outputs over all steps so far, and its logits."""
+    """Mean of a recurrence over all steps so far, and the branch's outputs."""
 
     def __init__(self, branch: MFCCBranch | SpectrogramBranch) -> None:
         self.branch = branch
@@ -275,8 +274,8 @@ class _RunningMean:
         self.total = total if self.total is None else self.total + total
         self.steps += out.shape[1]
 
-    def logits(self):
-        """Logits [1, n_classes] of all steps so far, or None before the first."""
+    def outputs(self):
+        """Outputs [1, size] of the branch for all steps so far, None before them."""
         if not self.steps:
             return None
         mean = (self.total / self.steps).to(self.branch.head.weight.dtype)

@@ -265,14 +265,22 @@ class DualLevelClassifier(torch.nn.Module):
         outputs = {
             name: branch(streams) for name, branch in self.branches.items()
         }
-        logits = self.fuse(outputs)[:, : self.n_classes]
-        log_posteriors = logits.log_softmax(dim=-1)
+        log_posteriors = self.log_posteriors(outputs)
         return (log_posteriors, outputs) if return_branches else log_posteriors
 
     def fuse(self, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Weighted sum of the branches' outputs: logits and dimensions."""
         weights = self.branch_weights
         return sum(weights[name] * value for name, value in outputs.items())
+
+    def log_posteriors(
+        self, outputs: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """Log-posteriors [batch, n_classes] of the branches' outputs."""
+        logits = self.fuse(outputs)
+        if logits.shape[1] > self.n_classes:  # no idle slice in a graph
+            logits = logits[:, : self.n_classes]
+        return logits.log_softmax(dim=-1)
 
     @property
     def branch_weights(self) -> dict[str, float]:

@@ -9,9 +9,12 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
+from speechbrain_dslstm.export.stream_graph import ExportableStep
+from speechbrain_dslstm.export.utterance_graph import ExportableClassifier
 from speechbrain_dslstm.features import RunningNormalization
 from speechbrain_dslstm.inference import EmotionStream, with_normalization
-from speechbrain_dslstm.models import MFCCBranch
+from speechbrain_dslstm.inference.explain import explain
+from speechbrain_dslstm.models import MFCCBranch, SpectrogramBranch
 from speechbrain_dslstm.pretrained import make_label_encoder
 
 CONFIGURATIONS = {
@@ -62,6 +65,31 @@ def test_any_chunks(model, speech_clips, sizes, samples, clip):
         expected = model(wav.unsqueeze(0))[0]
     found = stream_all(model, wav, sizes)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_head_with_dimensions():
+    """Outputs after the classes (valence, arousal) are no logits."""
+    branches = {
+        "mfcc": MFCCBranch(5, hidden_size=8),
+        "spectrogram": SpectrogramBranch(5),
+    }
+    model = DualLevelClassifier(3, **branches).eval()
+    wav = torch.randn(20480) * 0.1
+    step = ExportableStep(model)
+    states = step.initial_state()
+    with torch.no_grad():
+        expected = model(wav.unsqueeze(0))
+        exported = ExportableClassifier(model)(
+            wav.unsqueeze(0), torch.tensor([len(wav)])
+        )
+        stream = EmotionStream(model)
+        for t, chunk in enumerate(wav.split(step.samples)):
+            running = stream.push(chunk)
+            found, *states = step(chunk[None], torch.tensor(t), tuple(states))
+    torch.testing.assert_close(found[0], running, atol=1e-5, rtol=0)
+    last = explain(model, wav).posteriors[-1].log()
+    for found in (stream.finish(), exported[0], last):
+        torch.testing.assert_close(found, expected[0], atol=1e-5, rtol=0)
 
 
 def test_answers_differ(model, speech_clips):
