@@ -64,14 +64,14 @@ def make_report(
     if options.results is not None:
         kept = dict(report)
         if len(report["runs"]) == 1:
-            kept = {**headline(report["runs"][0]), **report}
+            kept = {**top_scores(report["runs"][0]), **report}
         write_json(kept, options.results)
     if folder is not None:
         print(f"report: {write_report(report, folder)}")
     return report
 
 
-def headline(entry: dict) -> dict:
+def top_scores(entry: dict) -> dict:
     """Scores for the top of a report with a single run, its ``entry``.
 
     "wa", "ua" and "macro_f1" over the folds and their "warnings"; "pooled", the
