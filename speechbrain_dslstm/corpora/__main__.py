@@ -21,7 +21,7 @@ from speechbrain_dslstm.corpora.manifest import write_manifest
 @click.option(
     "--options", default="{}", help="Options of the corpus as a JSON object."
 )
-def main(
+def command(
     corpus: str,
     data_folder: str,
     manifest: str,
@@ -39,4 +39,4 @@ def main(
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m speechbrain_dslstm.corpora")
+    command(prog_name="python -m speechbrain_dslstm.corpora")

@@ -88,11 +88,11 @@ def _options(function: Callable) -> Callable:
 @click.group(
     cls=_Commands, help="Leaks and folds of the protocols on a manifest."
 )
-def main() -> None:
+def command() -> None:
     """Print leaks, or write folds."""
 
 
-@main.command(help="Print what the subsets share under each protocol.")
+@command.command(help="Print what the subsets share under each protocol.")
 @_options
 def leaks(
     entries: dict[str, dict], protocols: tuple[str, ...], **numbers: int
@@ -104,7 +104,7 @@ def leaks(
         click.echo(f"\nidentical recordings: {', '.join(ids)}")
 
 
-@main.command(help="Write the subset of each utterance in each fold as CSV.")
+@command.command(help="Write the subset of each utterance in each fold as CSV.")
 @_options
 @click.option("--output", required=True, help="The CSV file.")
 def folds(
@@ -118,4 +118,4 @@ def folds(
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m speechbrain_dslstm.splits")
+    command(prog_name="python -m speechbrain_dslstm.splits")

@@ -7,14 +7,14 @@ import miniature_runs as miniature
 import pytest
 from click.testing import CliRunner
 
-from speechbrain_dslstm.corpora.__main__ import main as write_manifest
+from speechbrain_dslstm.corpora.__main__ import command as write_manifest
 from speechbrain_dslstm.splits import (
     PROTOCOLS,
     format_leak_summary,
     leak_summary,
     write_folds,
 )
-from speechbrain_dslstm.splits.__main__ import main
+from speechbrain_dslstm.splits.__main__ import command
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"
 
@@ -31,7 +31,7 @@ def manifests(tmp_path):
     return [str(path) for path in paths], entries
 
 
-def run(*arguments, code=0, command=main):
+def run(*arguments, code=0, command=command):
     """Output of a command."""
     found = CliRunner().invoke(command, list(map(str, arguments)))
     assert found.exit_code == code, found.output
