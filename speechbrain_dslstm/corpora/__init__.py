@@ -27,25 +27,8 @@ CORPORA = ("iemocap", "emodb", "ravdess", "nemo", "synthetic")
 
 
 def get_corpus(name: str) -> ModuleType:
-    """Import a corpus module by name.
+    """Import the module of a corpus, one of ``CORPORA``, by its name.
 
-    Arguments
-    ---------
-    name
-        One of ``CORPORA``.
-
-    Returns
-    -------
-    module
-        The corpus module.
-
-    Raises
-    ------
-    ValueError
-        Unknown corpus.
-
-    Example
-    -------
     >>> get_corpus("emodb").NAME
     'EMO-DB'
     """
@@ -116,27 +99,10 @@ def prepare(
 
 
 def get_labels(corpus: str, label_set: str | None = None) -> list[str]:
-    """List the emotions of a corpus in their fixed order, without reading it.
+    """List the emotions of a label set in their fixed order, without audio.
 
-    Arguments
-    ---------
-    corpus
-        One of ``CORPORA``.
-    label_set
-        A name in the module's ``LABEL_SETS``; None for its default.
+    The default is the module's ``DEFAULT_LABEL_SET``.
 
-    Returns
-    -------
-    labels
-        The emotions.
-
-    Raises
-    ------
-    ValueError
-        Unknown corpus or label set.
-
-    Example
-    -------
     >>> get_labels("iemocap")
     ['anger', 'happiness', 'neutral', 'sadness']
     """
@@ -144,22 +110,10 @@ def get_labels(corpus: str, label_set: str | None = None) -> list[str]:
 
 
 def vote_names(corpus: str, label_set: str | None = None) -> dict[str, str]:
-    """Map the names that annotators could vote for to emotions.
+    """Map the names that annotators could vote for to emotions of a label set.
 
-    Arguments
-    ---------
-    corpus
-        One of ``CORPORA``.
-    label_set
-        A name in the module's ``LABEL_SETS``; None for its default.
+    It is empty for a corpus without votes.
 
-    Returns
-    -------
-    names
-        Name of a vote -> emotion; empty for a corpus without votes.
-
-    Example
-    -------
     >>> vote_names("iemocap")["Excited"], vote_names("emodb")
     ('happiness', {})
     """

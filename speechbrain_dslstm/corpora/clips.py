@@ -69,32 +69,11 @@ def read_clips(
 ) -> list[dict]:
     """Make a record of each clip whose file name holds its labels.
 
-    A clip whose emotion is in another label set of the corpus is left out; a
-    code in no label set is kept, so that ``build_manifest`` reports it.
-
-    Arguments
-    ---------
-    data_folder
-        Folder of the clips, see ``find_clips``.
-    corpus
-        Name of the corpus, for messages.
-    pattern
-        Regular expression of a base name, with the groups ``emotion`` (the
-        corpus' code), ``speaker`` and ``text``.
-    hint
-        Example of a file name and the source of the corpus, for messages.
-    label_sets
-        All label sets of the corpus.
-    label_set
-        Name of the wanted one.
-    get_fields
-        Match of a base name -> ``gender``, ``session`` and ``text`` of the
-        record.
-
-    Returns
-    -------
-    records
-        Records for ``build_manifest``.
+    ``pattern`` has the groups ``emotion`` (a code of the corpus), ``speaker``
+    and ``text``; ``get_fields`` returns ``gender``, ``session`` and ``text`` of
+    a match. A clip whose emotion is only in other label sets of the corpus is
+    left out; a code in no label set stays, so that ``build_manifest`` reports
+    it. ``find_clips`` explains the other arguments.
     """
     labels = select_labels(label_sets, label_set)
     known = set().union(*label_sets.values())
@@ -158,10 +137,6 @@ def find_clips(
             f"({len(others)} other audio files); expected {hint}"
         )
     if others:
-        logger.info(
-            "%s: %d audio files with other names skipped, such as %s",
-            corpus,
-            len(others),
-            min(others),
-        )
+        words = "%s: %d audio files with other names skipped, such as %s"
+        logger.info(words, corpus, len(others), min(others))
     return sorted(found, key=lambda item: str(item[1]))

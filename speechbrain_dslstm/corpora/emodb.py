@@ -21,38 +21,26 @@ CITATION = (
 )
 URL = "http://emodb.bilderbar.info"
 
+EMOTIONS = {
+    "W": "anger",
+    "L": "boredom",
+    "E": "disgust",
+    "A": "fear",
+    "F": "happiness",
+    "N": "neutral",
+    "T": "sadness",
+}
 LABEL_SETS = {
-    "7class": {
-        "W": "anger",
-        "L": "boredom",
-        "E": "disgust",
-        "A": "fear",
-        "F": "happiness",
-        "N": "neutral",
-        "T": "sadness",
-    },
-    "4class": {
-        "W": "anger",
-        "F": "happiness",
-        "N": "neutral",
-        "T": "sadness",
-    },
+    "7class": EMOTIONS,
+    "4class": {code: EMOTIONS[code] for code in "WFNT"},
 }
 DEFAULT_LABEL_SET = "7class"
 
 GENDERS = {
-    "03": "M",
-    "08": "F",
-    "09": "F",
-    "10": "M",
-    "11": "M",
-    "12": "M",
-    "13": "F",
-    "14": "F",
-    "15": "M",
-    "16": "F",
+    **dict.fromkeys(("03", "10", "11", "12", "15"), "M"),
+    **dict.fromkeys(("08", "09", "13", "14", "16"), "F"),
 }
-# pairs, from the published list so that a partial copy has the same ones
+# pairs of all speakers, so that a partial copy has the same sessions
 SESSIONS = {s: str(1 + i // 2) for i, s in enumerate(sorted(GENDERS))}
 TEXTS = {
     "a01": "Der Lappen liegt auf dem Eisschrank.",

@@ -36,35 +36,20 @@ CITATION = (
     "42(4), pp. 335-359, 2008."
 )
 URL = "https://sail.usc.edu/iemocap"
+SIX = {
+    "ang": "anger",
+    "exc": "excitement",
+    "fru": "frustration",
+    "hap": "happiness",
+    "neu": "neutral",
+    "sad": "sadness",
+}
+FIVE = {code: emotion for code, emotion in SIX.items() if code != "fru"}
 LABEL_SETS = {
-    "4class": {
-        "ang": "anger",
-        "hap": "happiness",
-        "exc": "happiness",
-        "neu": "neutral",
-        "sad": "sadness",
-    },
-    "4class-no-exc": {
-        "ang": "anger",
-        "hap": "happiness",
-        "neu": "neutral",
-        "sad": "sadness",
-    },
-    "5class": {
-        "ang": "anger",
-        "exc": "excitement",
-        "hap": "happiness",
-        "neu": "neutral",
-        "sad": "sadness",
-    },
-    "6class": {
-        "ang": "anger",
-        "exc": "excitement",
-        "fru": "frustration",
-        "hap": "happiness",
-        "neu": "neutral",
-        "sad": "sadness",
-    },
+    "4class": FIVE | {"exc": "happiness"},
+    "4class-no-exc": {c: emotion for c, emotion in FIVE.items() if c != "exc"},
+    "5class": FIVE,
+    "6class": SIX,
 }
 DEFAULT_LABEL_SET = "4class"
 # options of the annotators in EmoEvaluation, and their codes
@@ -122,18 +107,15 @@ def records(
     """
     found, silent, faults = _read(data_folder, label_set, improvised_only)
     malformed = [
-        f"{fault['where']}: {fault['line']}"
-        for fault in faults
-        if "line" in fault
+        f"{one['where']}: {one['line']}" for one in faults if "line" in one
     ]
     for what, names in (
         ("malformed turns skipped", malformed),
         ("turns without a transcription kept", silent),
     ):
         if names:
-            logger.warning(
-                "%s: %d %s, such as %s", NAME, len(names), what, names[0]
-            )
+            count, first = len(names), names[0]
+            logger.warning("%s: %d %s, such as %s", NAME, count, what, first)
     return found
 
 
@@ -276,11 +258,8 @@ def compare_counts(
         if parts:
             differences.append(f"{session} {', '.join(parts)}")
     if differences:
-        logger.warning(
-            "%s: differs from the complete corpus: %s",
-            NAME,
-            "; ".join(differences),
-        )
+        words = "; ".join(differences)
+        logger.warning("%s: differs from the complete corpus: %s", NAME, words)
     else:
         logger.info("%s: complete, all counts as published", NAME)
     return differences

@@ -19,36 +19,26 @@ CITATION = (
 )
 URL = "https://github.com/amu-cai/nEMO"
 
+EMOTIONS = {
+    "anger": "anger",
+    "fear": "fear",
+    "happiness": "happiness",
+    "neutral": "neutral",
+    "sadness": "sadness",
+    "surprised": "surprise",
+}
+FOUR = ("anger", "happiness", "neutral", "sadness")
 LABEL_SETS = {
-    "4class": {
-        "anger": "anger",
-        "happiness": "happiness",
-        "neutral": "neutral",
-        "sadness": "sadness",
-    },
-    "6class": {
-        "anger": "anger",
-        "fear": "fear",
-        "happiness": "happiness",
-        "neutral": "neutral",
-        "sadness": "sadness",
-        "surprised": "surprise",
-    },
+    "4class": {code: EMOTIONS[code] for code in FOUR},
+    "6class": EMOTIONS,
 }
 DEFAULT_LABEL_SET = "4class"
 
 GENDERS = {
-    "EB0": "F",
-    "IC0": "F",
-    "KD0": "F",
-    "KS0": "M",
-    "MK0": "F",
-    "MP0": "M",
-    "SM0": "M",
-    "TP0": "M",
-    "WR0": "M",
+    **dict.fromkeys(("EB0", "IC0", "KD0", "MK0"), "F"),
+    **dict.fromkeys(("KS0", "MP0", "SM0", "TP0", "WR0"), "M"),
 }
-# groups of three, from the published list: a partial copy has the same ones
+# groups of three of all speakers, so that a partial copy has the same sessions
 SESSIONS = {s: str(1 + i // 3) for i, s in enumerate(sorted(GENDERS))}
 PATTERN = (
     f"(?P<speaker>{'|'.join(GENDERS)})_(?P<emotion>[a-z]+)_(?P<text>[0-9]+)"

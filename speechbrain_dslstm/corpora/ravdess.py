@@ -21,23 +21,19 @@ CITATION = (
 )
 URL = "https://zenodo.org/records/1188976"
 
+EMOTIONS = {
+    "01": "neutral",
+    "02": "calm",
+    "03": "happiness",
+    "04": "sadness",
+    "05": "anger",
+    "06": "fear",
+    "07": "disgust",
+    "08": "surprise",
+}
 LABEL_SETS = {
-    "8class": {
-        "01": "neutral",
-        "02": "calm",
-        "03": "happiness",
-        "04": "sadness",
-        "05": "anger",
-        "06": "fear",
-        "07": "disgust",
-        "08": "surprise",
-    },
-    "4class": {
-        "05": "anger",
-        "03": "happiness",
-        "01": "neutral",
-        "04": "sadness",
-    },
+    "8class": EMOTIONS,
+    "4class": {code: EMOTIONS[code] for code in ("05", "03", "01", "04")},
 }
 DEFAULT_LABEL_SET = "8class"
 

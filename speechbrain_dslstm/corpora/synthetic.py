@@ -133,9 +133,11 @@ def generate(
     rows = []
     for speaker in range(speakers):
         voice = _Voice(seed, speaker)
+        who = f"spk{speaker + 1:02}"
+        person = (who, "FM"[speaker % 2], str(1 + speaker // 2))
         for e, emotion in enumerate(EMOTIONS):
             for sentence in range(sentences):
-                name = f"spk{speaker + 1:02}_{emotion}_s{sentence + 1}.wav"
+                name = f"{who}_{emotion}_s{sentence + 1}.wav"
                 rng = np.random.default_rng(
                     [seed, VERSION, speaker, e, sentence]
                 )
@@ -143,16 +145,7 @@ def generate(
                 wav = io.BytesIO()
                 soundfile.write(wav, samples, RATE, "PCM_16", format="WAV")
                 replace_file(folder / name, wav.getvalue())
-                rows.append(
-                    (
-                        name,
-                        f"spk{speaker + 1:02}",
-                        "FM"[speaker % 2],
-                        str(1 + speaker // 2),
-                        emotion,
-                        f"s{sentence + 1}",
-                    )
-                )
+                rows.append((name, *person, emotion, f"s{sentence + 1}"))
     wanted = {row[0] for row in rows}
     for path in folder.glob("spk*.wav"):
         if path.name not in wanted:
@@ -185,19 +178,11 @@ def records(
     generate(folder, seed, speakers, sentences)
     found = []
     for row in _read_rows(folder):
-        found.append(
-            {
-                "id": Path(row["file"]).stem,
-                "path": folder / row["file"],
-                "emotion": labels[row["emotion"]],
-                "speaker": row["speaker"],
-                "gender": row["gender"],
-                "session": row["session"],
-                "dialogue": "",
-                "text_id": row["text_id"],
-                "text": SENTENCES[int(row["text_id"][1:]) - 1],
-            }
-        )
+        path = folder / row.pop("file")
+        row["emotion"] = labels[row["emotion"]]
+        text = SENTENCES[int(row["text_id"][1:]) - 1]
+        row |= {"id": path.stem, "path": path, "dialogue": "", "text": text}
+        found.append(row)
     return found
 
 

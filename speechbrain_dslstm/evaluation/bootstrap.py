@@ -119,11 +119,6 @@ def bootstrap_scores(
         For each of ``METRICS``: the pooled ``value`` and the ends ``low`` and
         ``high``, which are None for a single speaker.
 
-    Raises
-    ------
-    ValueError
-        The array has another shape, or a number is out of range.
-
     Example
     -------
     >>> counts = np.array([[[[9, 1], [2, 8]], [[5, 5], [4, 6]]]])
@@ -152,18 +147,13 @@ def compare(
 
     Arguments
     ---------
-    first
-        Predictions of one system, as for ``speaker_counts``.
-    second
-        Predictions of the other one; its seeds and their number may differ.
+    first, second
+        Predictions of the two systems on the same utterances, as for
+        ``speaker_counts``; seeds and their number may differ.
     labels : [K]
         Names of the classes.
-    resamples
-        Number of resamples R.
-    confidence
-        Coverage of the interval, in (0, 1).
-    seed
-        Seed of the draws.
+    resamples, confidence, seed
+        See ``bootstrap_scores``.
 
     Returns
     -------
@@ -173,11 +163,6 @@ def compare(
         it; all but the value are None for a single speaker. p is at least the
         smallest value that R draws can resolve. Also the numbers of "speakers"
         and "utterances".
-
-    Raises
-    ------
-    ValueError
-        The systems were tested on different utterances.
 
     Example
     -------
@@ -212,21 +197,15 @@ def mcnemar(first: Run, second: Run) -> dict[str, float]:
 
     Arguments
     ---------
-    first
-        Predictions of one training of each fold: utterance id -> row.
-    second
-        Predictions of the other system.
+    first, second
+        Predictions of the two systems, one training of each fold: utterance
+        id -> row.
 
     Returns
     -------
     test
         ``first_only`` and ``second_only``, the number of utterances that one
         system alone gets right, and the two-sided ``p``.
-
-    Raises
-    ------
-    ValueError
-        The systems were tested on different utterances.
 
     Example
     -------

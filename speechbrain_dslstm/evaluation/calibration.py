@@ -44,11 +44,6 @@ def fit_temperature(
     temperature
         In [0.05, 20].
 
-    Raises
-    ------
-    ValueError
-        No items, or values that are not finite.
-
     Example
     -------
     >>> sure = torch.tensor([[0.99, 0.01]]).log().repeat(10, 1)
@@ -125,7 +120,7 @@ def expected_calibration_error(
     Arguments
     ---------
     log_probs : [n, K]
-        Log-posteriors; the probabilities of each row sum to 1.
+        Log-posteriors, not logits.
     targets : [n]
         Indices of the true classes, int64.
     n_bins
@@ -136,12 +131,6 @@ def expected_calibration_error(
     error
         In [0, 1]: the gap between mean confidence and accuracy of each bin,
         weighted by the number of items in it.
-
-    Raises
-    ------
-    ValueError
-        There are no items, shapes do not fit, a target is no class, or the
-        rows are not log-posteriors (logits, for instance).
 
     Example
     -------

@@ -48,10 +48,8 @@ def scores(y_true: Classes, y_pred: Classes, labels: Sequence[str]) -> dict:
 
     Arguments
     ---------
-    y_true : [n]
-        True classes, as labels or as indices into ``labels``.
-    y_pred : [n]
-        Predicted classes, as labels or as indices.
+    y_true, y_pred : [n]
+        True and predicted classes, as labels or as indices into ``labels``.
     labels : [K]
         Names of the classes, in the order of their indices.
 
@@ -100,11 +98,6 @@ def scores_from_confusion(confusion: Counts, labels: Sequence[str]) -> dict:
         ``wa``, ``ua`` and ``macro_f1`` in [0, 1]; ``recall`` of each label;
         ``confusion`` as lists of int; and the number of items ``n``. UA,
         macro-F1 and recall are over the classes that occur in the truth.
-
-    Raises
-    ------
-    ValueError
-        The matrix does not fit the labels, is negative, or is all zero.
 
     Example
     -------
@@ -174,15 +167,9 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> dict:
     Returns
     -------
     interval
-        ``mean``, the sample standard deviation ``std`` (n - 1 degrees of
-        freedom), the ends ``low`` and ``high`` of the mean's interval, and
-        ``n``. With one value ``std``, ``low`` and ``high`` are None: one run
-        says nothing about the spread.
-
-    Raises
-    ------
-    ValueError
-        There is no value, or one is not finite.
+        ``mean``, sample standard deviation ``std``, the ends ``low`` and
+        ``high`` of the mean's interval, and ``n``. All but mean and n are None
+        for a single value, which says nothing about the spread.
 
     Example
     -------

@@ -145,15 +145,8 @@ def plot_intervals(
             markerfacecolor="white" if row["warn"] else color,
             markersize=8,
         )
-        axes.annotate(
-            f"{100 * row['value']:.1f}",
-            (100 * row["value"], place),
-            xytext=(0, 7),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color=INK,
-        )
+        value = 100 * row["value"]
+        _annotate(axes, f"{value:.1f}", (value, place), (0, 7), ha="center")
     for number, (name, value) in enumerate((lines or {}).items()):
         axes.axvline(
             100 * value,
@@ -262,27 +255,12 @@ def plot_speakers(
     values = 100 * np.array(list(scores.values()))
     axes.bar(range(len(scores)), values, color=BLUE, width=0.7)
     for place, value in enumerate(values):
-        axes.annotate(
-            f"{value:.0f}",
-            (place, value),
-            xytext=(0, 2),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8,
-            color=INK,
-        )
+        _annotate(axes, f"{value:.0f}", (place, value), (0, 2), ha="center")
     if mean is not None:
         axes.axhline(100 * mean, color=INK, linewidth=1, linestyle="--")
-        axes.annotate(
-            f"pooled {100 * mean:.1f}",
-            (1, 100 * mean),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=INK,
-        )
+        edge = {"xycoords": ("axes fraction", "data"), "va": "center"}
+        words = f"pooled {100 * mean:.1f}"
+        _annotate(axes, words, (1, 100 * mean), (4, 0), **edge)
     many = len(scores) > 12
     axes.set_xticks(range(len(scores)), list(scores), rotation=60 * many)
     axes.set_xlim(-0.6, len(scores) - 0.4)
@@ -308,6 +286,14 @@ def _axes(
     if title:
         axes.set_title(title, color=INK, fontsize=11, fontweight="bold")
     return figure, axes
+
+
+def _annotate(
+    axes: "Axes", text: str, place: tuple, shift: tuple, **where: object
+) -> None:
+    """Write small text near a place in the data, shifted by points."""
+    style = {"textcoords": "offset points", "fontsize": 8, "color": INK}
+    axes.annotate(text, place, shift, **style, **where)
 
 
 def save_figure(

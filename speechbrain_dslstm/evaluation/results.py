@@ -127,14 +127,9 @@ def append_row(path: str | Path, row: dict) -> None:
     Arguments
     ---------
     path
-        The file, made if needed.
+        The file, made if needed. An OSError leaves it unchanged.
     row
         The object.
-
-    Raises
-    ------
-    OSError
-        The line could not be written; the log is unchanged.
 
     Example
     -------
@@ -158,9 +153,7 @@ def append_row(path: str | Path, row: dict) -> None:
 
 
 def read_rows(path: str | Path) -> list[dict]:
-    """Read a log of epochs; the last row of each epoch counts.
-
-    A line that was cut is left out, with a warning.
+    """Read a log of epochs; a line that was cut is left out, with a warning.
 
     Arguments
     ---------
@@ -170,7 +163,7 @@ def read_rows(path: str | Path) -> list[dict]:
     Returns
     -------
     rows
-        One for each epoch, in order; empty where there is no file.
+        The last row of each epoch, in order; empty for a missing file.
 
     Example
     -------

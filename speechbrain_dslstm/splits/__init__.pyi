@@ -1,12 +1,9 @@
 from .leaks import (
-    audio_hash as audio_hash,
     check_leaks as check_leaks,
     format_leak_summary as format_leak_summary,
-    format_leak_table as format_leak_table,
     identical_recordings as identical_recordings,
     leak_summary as leak_summary,
     leak_table as leak_table,
-    worst_leaks as worst_leaks,
 )
 from .protocols import (
     PROTOCOLS as PROTOCOLS,

@@ -4,6 +4,8 @@
 counts come from the manifest entries alone, whoever made the split.
 """
 
+from collections.abc import Sequence
+
 from speechbrain_dslstm.splits.protocols import (
     PROTOCOLS,
     LeakError,
@@ -52,11 +54,6 @@ def leak_table(split: Split, entries: dict[str, dict]) -> LeakTable:
     table
         ``table[subset][kind]`` for the subsets train and valid and the entry
         keys in ``KINDS``: the ``count`` of shared values and some ``examples``.
-
-    Raises
-    ------
-    ValueError
-        The split names an utterance without an entry.
 
     Example
     -------
@@ -142,19 +139,6 @@ def check_leaks(split: Split, entries: dict[str, dict]) -> LeakTable:
 def format_leak_table(table: LeakTable) -> str:
     """Write a leak table as text, one line for each kind.
 
-    Arguments
-    ---------
-    table
-        What ``leak_table`` returned.
-
-    Returns
-    -------
-    text
-        Kind, number of values that train and test share, the same for valid
-        and test, and an example.
-
-    Example
-    -------
     >>> found = {kind: {"count": 0, "examples": []} for kind in KINDS}
     >>> print(format_leak_table({"train": found, "valid": found}))
     shared with test   train   valid  example
@@ -185,14 +169,14 @@ def identical_recordings(entries: dict[str, dict]) -> list[list[str]]:
     Returns
     -------
     groups
-        The ids of each such recording, sorted.
+        The sorted ids of each such recording.
 
     Example
     -------
-    >>> hashes = {"a": "1", "b": "2", "c": "1"}
-    >>> entries = {key: {"audio_hash": h} for key, h in hashes.items()}
-    >>> identical_recordings(entries)
-    [['a', 'c']]
+    >>> identical_recordings(
+    ...     {i: {"audio_hash": i[0]} for i in ("x1", "y", "x2")}
+    ... )
+    [['x1', 'x2']]
     """
     names = {}
     for key in sorted(entries):
@@ -201,26 +185,7 @@ def identical_recordings(entries: dict[str, dict]) -> list[list[str]]:
 
 
 def worst_leaks(tables: list[LeakTable]) -> dict[str, dict[str, int]]:
-    """Take the largest counts of several leak tables.
-
-    Arguments
-    ---------
-    tables
-        What ``leak_table`` returned for each fold.
-
-    Returns
-    -------
-    worst
-        ``worst[subset][kind]``, the largest count of shared values.
-
-    Example
-    -------
-    >>> few = {kind: {"count": 0, "examples": []} for kind in KINDS}
-    >>> many = {**few, "speaker": {"count": 7, "examples": ["a"]}}
-    >>> tables = [{"train": few, "valid": few}, {"train": many, "valid": few}]
-    >>> worst_leaks(tables)["train"]["speaker"]
-    7
-    """
+    """Take the largest counts of the folds' leak tables: ``worst[subset][kind]``."""
     return {
         name: {
             kind: max(table[name][kind]["count"] for table in tables)
@@ -232,7 +197,7 @@ def worst_leaks(tables: list[LeakTable]) -> dict[str, dict[str, int]]:
 
 def leak_summary(
     entries: dict[str, dict],
-    protocols: list[str] | None = None,
+    protocols: Sequence[str] | None = None,
     seed: int = 0,
     n_folds: int = 5,
     valid_speakers: int = 2,
@@ -245,11 +210,7 @@ def leak_summary(
         Manifest entries by utterance id.
     protocols
         Names in ``PROTOCOLS``; None for all of them.
-    seed
-        See ``make_split``.
-    n_folds
-        See ``make_split``.
-    valid_speakers
+    seed, n_folds, valid_speakers
         See ``make_split``.
 
     Returns
@@ -257,20 +218,16 @@ def leak_summary(
     summary
         Protocol -> the number of "folds", and the result of ``worst_leaks``.
 
-    Raises
-    ------
-    ValueError
-        A bad protocol or number, or too little data for it.
-
     Example
     -------
     >>> entry = {"emotion": "anger", "dialogue": "", "gender": "F"}
     >>> entries = {
-    ...     s + t: {**entry, "speaker": s, "session": s, "text_id": t}
-    ...     | {"audio_hash": s + t}
+    ...     s + t: entry | {"speaker": s, "session": s, "text_id": t}
     ...     for s in "abcd"
     ...     for t in "123"
     ... }
+    >>> for key, entry in entries.items():
+    ...     entry["audio_hash"] = key
     >>> found = leak_summary(entries, ["session"])["session"]
     >>> found["folds"], found["train"]["speaker"], found["train"]["text_id"]
     (4, 0, 3)
@@ -293,7 +250,7 @@ def format_leak_summary(summary: dict[str, dict]) -> str:
     Arguments
     ---------
     summary
-        What ``leak_summary`` returned.
+        Result of ``leak_summary``.
 
     Returns
     -------
@@ -317,21 +274,5 @@ def format_leak_summary(summary: dict[str, dict]) -> str:
 
 
 def audio_hash(entries: dict[str, dict]) -> str:
-    """Hash the audio of a corpus, to see whether two runs used the same.
-
-    Arguments
-    ---------
-    entries
-        Manifest entries by utterance id.
-
-    Returns
-    -------
-    hash
-        12 hexadecimal digits.
-
-    Example
-    -------
-    >>> audio_hash({"a": {"audio_hash": "0f"}})
-    'b794e175b943'
-    """
+    """Hash the audio of a corpus, to see whether two runs used the same."""
     return digest(sorted((key, e["audio_hash"]) for key, e in entries.items()))

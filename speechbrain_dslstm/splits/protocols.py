@@ -111,12 +111,8 @@ class Split:
 
     Arguments
     ---------
-    train
-        Sorted ids.
-    valid
-        Sorted ids; the same as ``test`` under ``paper`` and ``all``.
-    test
-        Sorted ids.
+    train, valid, test
+        Sorted ids. Under ``paper`` and ``all``, ``valid`` and ``test`` agree.
     protocol
         A name in ``PROTOCOLS``.
     fold
@@ -198,9 +194,8 @@ def count_folds(
 
     Example
     -------
-    >>> entry = {"emotion": "anger", "dialogue": "", "gender": "F"}
     >>> entries = {
-    ...     s + t: {**entry, "speaker": s, "session": s, "text_id": t}
+    ...     s + t: {"speaker": s, "session": s, "text_id": t}
     ...     for s in "abcd"
     ...     for t in "123"
     ... }
@@ -269,9 +264,9 @@ def make_split(
 
     Example
     -------
-    >>> entry = {"emotion": "anger", "dialogue": "", "gender": "F"}
+    >>> entry = {"emotion": "anger", "gender": "F"}
     >>> entries = {
-    ...     s + t: {**entry, "speaker": s, "session": s, "text_id": t}
+    ...     s + t: entry | {"speaker": s, "session": s, "text_id": t}
     ...     for s in "abcd"
     ...     for t in "123"
     ... }

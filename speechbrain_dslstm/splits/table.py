@@ -37,23 +37,14 @@ def write_folds(
         Manifest entries by utterance id.
     protocols
         Names in ``protocols.PROTOCOLS``.
-    seed
+    seed, n_folds, valid_speakers
         See ``make_split``.
-    n_folds
-        See ``make_split``.
-    valid_speakers
-        See ``make_split``.
-
-    Raises
-    ------
-    ValueError
-        A bad protocol or number, or too little data for it.
 
     Example
     -------
     >>> entries = {
-    ...     s + t: {"speaker": s, "session": s, "emotion": "anger"}
-    ...     | {"dialogue": "", "gender": "F", "text_id": t}
+    ...     s + t: {"speaker": s, "session": s, "text_id": t}
+    ...     | {"emotion": "anger", "gender": "F"}
     ...     for s in "abcd"
     ...     for t in "12"
     ... }

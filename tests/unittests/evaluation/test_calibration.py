@@ -69,9 +69,9 @@ def test_a_confidence_on_an_edge_is_in_the_bin_below():
     """Bins are (0, 1/4], (1/4, 1/2], ...; 1/2 and 3/4 are in those below."""
     probs = [[0.5, 0.5], [0.6, 0.4], [0.75, 0.25], [0.25, 0.75], [0.0, 1.0]]
     log_probs = torch.tensor(probs, dtype=torch.float64).log()
-    targets = torch.tensor([1, 0, 0, 0, 1])
+    targets = torch.tensor([1, 0, 0, 1, 0])
     assert log_probs.exp()[0, 0] == 0.5 and log_probs.exp()[2, 0] == 0.75
-    bins = [abs(0.5 - 0), abs(0.6 + 0.75 + 0.75 - 2), abs(1.0 - 1)]
+    bins = [abs(0.5 - 0), abs(0.6 + 0.75 + 0.75 - 3), abs(1.0 - 0)]
     found = expected_calibration_error(log_probs, targets, 4)
     assert found == pytest.approx(sum(bins) / 5, abs=1e-12)
 

@@ -11,17 +11,19 @@ from speechbrain_dslstm.splits import (
     PROTOCOLS,
     LeakError,
     Split,
-    audio_hash,
     check_leaks,
     count_folds,
     format_leak_summary,
-    format_leak_table,
     identical_recordings,
     leak_summary,
     leak_table,
     make_split,
 )
-from speechbrain_dslstm.splits.leaks import KINDS
+from speechbrain_dslstm.splits.leaks import (
+    KINDS,
+    audio_hash,
+    format_leak_table,
+)
 
 # Written out, so that PROTOCOLS is compared with what the README promises
 FORBIDDEN = {
