@@ -1,9 +1,9 @@
-"""Everything a training run needs around SpeechBrain's ``Brain``.
+"""Everything that a training run needs around SpeechBrain's ``Brain``.
 
-Read ``preparation`` first (corpus to manifests), then ``data`` (manifests to
-batches) and ``optimization``. ``checkpoints``, ``random_states``,
-``nonfinite`` and ``signals`` make a run survive kills, full disks, NaN and
-stop signals.
+Read ``preparation`` first (from a corpus to manifests), then ``data`` (from
+manifests to batches), ``brain`` (the training loop) and ``optimization``.
+``checkpoints``, ``random_states``, ``nonfinite`` and ``signals`` let a run
+survive kills, full disks, NaN and stop signals. ``launcher`` runs many folds.
 """
 
 import lazy_loader

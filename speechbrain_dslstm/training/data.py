@@ -164,7 +164,9 @@ def collect_statistics(
     """
     subsets = {"training": ["plain"], "speaker": ["plain", "valid", "test"]}
     if normalization in subsets:
-        logger.info(f"collecting feature statistics by {normalization}")
+        logger.info(
+            f"collecting feature statistics (normalization: {normalization})"
+        )
     seen = set()
     for subset in subsets.get(normalization, []):
         for batch in make_dataloader(datasets[subset], batch_size=8):

@@ -150,7 +150,7 @@ def test_dimensions_that_a_corpus_lacks(synthetic, tmp_path):
 
 
 def test_text_of_iemocap(iemocap, tmp_path):
-    """Tokens come from the training side; nothing is said of a leak."""
+    """Tokens come from the training subset; nothing is said of a leak."""
     options = ["--corpus=iemocap", "--valid_speakers=1"]
     run("tri_level", iemocap, tmp_path, *options, "--text_model_type=char")
     results = json.loads((tmp_path / "results.json").read_text())

@@ -149,12 +149,12 @@ def test_cached_features_give_the_same_run(corpus, trained, tmp_path):
         path: path.stat().st_mtime_ns
         for path in (tmp_path / "cache").rglob("*.safetensors")
     }
-    sides = {
-        side: len(json.loads((output / "save" / f"{side}.json").read_text()))
-        for side in ("train", "valid", "test")
-    }
-    # Three features; those of the training side at five speeds, drawn or not
-    clips = 5 * sides["train"] + sides["valid"] + sides["test"]
+    sizes = [
+        len(json.loads((output / "save" / f"{subset}.json").read_text()))
+        for subset in ("train", "valid", "test")
+    ]
+    # Three features; those of the training subset at five speeds, drawn or not
+    clips = 5 * sizes[0] + sizes[1] + sizes[2]
     assert len(entries) == 3 * clips
     options += ["--seed=5", "--fold=1", "--speeds=null"]
     run(corpus, tmp_path / "more", *options)
