@@ -224,7 +224,7 @@ def test_all_are_damaged(tmp_path):
     with pytest.raises(CheckpointError, match="every checkpoint .* damaged"):
         again.checkpointer.recover_if_possible()
     assert again.get() == 0
-    with pytest.raises(CheckpointError, match="model.ckpt has not the"):
+    with pytest.raises(CheckpointError, match="model.ckpt differs"):
         found = again.checkpointer.find_checkpoints()
         again.checkpointer.load_checkpoint(found[0])
     assert again.get() == 0

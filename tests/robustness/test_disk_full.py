@@ -179,7 +179,7 @@ def test_cut_line_of_a_log(tmp_path, caplog):
         file.write(b'{"epoch": 2, "los')
     append_row(path, {"epoch": 3})
     assert [row["epoch"] for row in read_rows(path)] == [1, 3]
-    assert f"{path}:2 is cut" in caplog.text
+    assert f"{path}:2 is incomplete" in caplog.text
 
 
 def run_limited(corpus, output, options, limit):
