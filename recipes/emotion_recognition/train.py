@@ -298,7 +298,7 @@ def dataio_prep(
         return data.ReproducibleDataset.from_json(
             Path(hparams["output_folder"], "save", f"{subset}.json"),
             replacements={"data_root": hparams["data_folder"]},
-            dynamic_items=[one for one in items if one.provides[0] in keys],
+            dynamic_items=[one for one in items if {*one.provides} & {*keys}],
             output_keys=keys,
         )
 

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from pathlib import Path
 
 import torch
@@ -241,7 +240,9 @@ def _run(logs, environment, target, args):
     except SystemExit:
         raise
     except BaseException:
-        traceback.print_exc()
+        # SpeechBrain's hook logs it
+        sys.excepthook(*sys.exc_info())
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(1)
     sys.stdout.flush()

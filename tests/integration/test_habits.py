@@ -2,13 +2,11 @@
 
 import csv
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import miniature_corpora as miniature
+import processes
 import pytest
 import tiny_encoder
 import torch
@@ -16,7 +14,7 @@ from nightly import nightly
 from safetensors.torch import load_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TRAIN = REPOSITORY / "recipes" / "emotion_recognition" / "train.py"
+TRAIN = processes.RECIPE / "train.py"
 SYNTHETIC = ["--corpus_options={speakers: 6, sentences: 1}"]
 SMALL = [
     "--channels=[2, 2]",
@@ -34,16 +32,9 @@ def run(system, corpus, output, *options, fails=False):
     given = {option.split("=")[0] for option in options}
     small = [one for one in SMALL if one.split("=")[0] not in given]
     folders = [f"--data_folder={corpus}", f"--output_folder={output}"]
-    done = subprocess.run(
-        [sys.executable, str(TRAIN), yaml, *small, *folders, *options],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    console = done.stdout + done.stderr
-    assert (done.returncode != 0) == fails, console
-    return console if fails else (output / "log.txt").read_text()
+    arguments = [yaml, *small, *folders, *options]
+    console = processes.call(TRAIN, *arguments, code=int(fails))
+    return "".join(console) if fails else (output / "log.txt").read_text()
 
 
 @pytest.fixture(scope="module")
