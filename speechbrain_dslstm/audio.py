@@ -73,11 +73,6 @@ def printable(path: str | Path) -> str:
     path
         Name of the file.
 
-    Returns
-    -------
-    str
-        Text that any console and log can hold.
-
     Example
     -------
     >>> print(printable("tone\\udce9.wav"))
@@ -150,9 +145,8 @@ def _check_readable(path):
         with open(path, "rb"):
             pass
     except FileNotFoundError as error:
-        missing = (
-            "a link to nothing" if os.path.islink(path) else "no such file"
-        )
+        link = os.path.islink(path)
+        missing = "a link to nothing" if link else "no such file"
         raise _unreadable(path, missing, "missing") from error
     except OSError as error:
         raise _unreadable(path, error.strerror) from error
@@ -313,12 +307,7 @@ def read_blocks(
     ------
     [samples]
         Mean over the channels, in [-1, 1]. Joined, the blocks equal the
-        result of ``load_audio``, however long they are.
-
-    Raises
-    ------
-    AudioError
-        As ``load_audio``.
+        result of ``load_audio``, however long they are; errors are the same.
 
     Example
     -------
@@ -330,23 +319,24 @@ def read_blocks(
     """
     empty = True
     with open_audio(path, longest) as file:
-        rate = file.samplerate
-        resample = soxr.ResampleStream(rate, sample_rate, 1, "float32")
-        for piece in decode(file, path, seconds, longest):
-            mono = piece[:, 0] if piece.shape[1] == 1 else piece.mean(axis=1)
-            if rate != sample_rate:
-                mono = resample.resample_chunk(mono)
-            if len(mono):
-                empty = False
-                yield torch.from_numpy(mono)
-        # The samples that the filter has held back
-        if rate != sample_rate:
-            mono = resample.resample_chunk(np.zeros(0, "float32"), last=True)
+        pieces = decode(file, path, seconds, longest)
+        for mono in _resample(pieces, file.samplerate, sample_rate):
             if len(mono):
                 empty = False
                 yield torch.from_numpy(mono)
     if empty:
         raise AudioError(f"no audio samples in {printable(path)}", "empty")
+
+
+def _resample(pieces, rate, new_rate):
+    """Mean over the channels of each piece, at another rate."""
+    resample = soxr.ResampleStream(rate, new_rate, 1, "float32")
+    for piece in pieces:
+        mono = piece[:, 0] if piece.shape[1] == 1 else piece.mean(axis=1)
+        yield mono if rate == new_rate else resample.resample_chunk(mono)
+    # The samples that the filter has held back
+    if rate != new_rate:
+        yield resample.resample_chunk(np.zeros(0, "float32"), last=True)
 
 
 def check_samples(

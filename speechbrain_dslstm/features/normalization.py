@@ -73,10 +73,9 @@ class FeatureNormalization(torch.nn.Module):
         self.eps = eps
         self.center_utterances = center_utterances
         # float64: sums over millions of frames
-        count, mean, variance = self._no_frames()
-        self.register_buffer("count", count)
-        self.register_buffer("mean", mean)
-        self.register_buffer("variance", variance)
+        names = "count", "mean", "variance"
+        for name, value in zip(names, self._no_frames(), strict=True):
+            self.register_buffer(name, value)
         # Not buffers: the state has the same keys whatever the corpus
         self.speakers: dict[str, tuple[torch.Tensor, ...]] = {}
 
@@ -105,26 +104,21 @@ class FeatureNormalization(torch.nn.Module):
         valid = length_mask(counts, feats.shape[1])
         if self.source == "speaker" and speakers is not None:
             for item, mask, name in zip(feats, valid, speakers, strict=True):
-                before = self.speakers.get(name)
-                before = before or [
-                    s.to(feats.device) for s in self._no_frames()
-                ]
+                before = self.speakers.get(name) or self._no_frames()
+                before = [value.to(feats.device) for value in before]
                 self.speakers[name] = _add_frames(before, item[mask])
-            return
-        before = self.count, self.mean, self.variance
-        after = _add_frames(before, feats[valid])
-        for old, new in zip(before, after, strict=True):
-            old.copy_(new)
+        else:
+            before = self.count, self.mean, self.variance
+            self._keep(_add_frames(before, feats[valid]))
 
     def reset(self) -> None:
         """Forget the statistics."""
-        for old, new in zip(
-            (self.count, self.mean, self.variance),
-            self._no_frames(),
-            strict=True,
-        ):
-            old.copy_(new)
+        self._keep(self._no_frames())
         self.speakers.clear()
+
+    def _keep(self, statistics):
+        for old, new in zip(self.buffers(), statistics, strict=True):
+            old.copy_(new)
 
     def forward(
         self,
@@ -151,12 +145,7 @@ class FeatureNormalization(torch.nn.Module):
             feats = feats - total / frames
         return zero_padding(feats, counts)
 
-    def _speaker_statistics(
-        self,
-        feats: torch.Tensor,
-        counts: torch.Tensor,
-        speakers: Sequence[str] | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _speaker_statistics(self, feats, counts, speakers):
         """Mean and deviation [batch, 1, features] of each item's speaker."""
         if speakers is not None:
             unknown = sorted(set(speakers) - self.speakers.keys())
@@ -175,9 +164,7 @@ class FeatureNormalization(torch.nn.Module):
         return mean, (squares.sum(dim=1, keepdim=True) / frames).sqrt()
 
 
-def _add_frames(
-    statistics: Sequence[torch.Tensor], frames: torch.Tensor
-) -> tuple[torch.Tensor, ...]:
+def _add_frames(statistics, frames):
     """Count, mean and variance with more frames [frames, features]."""
     count, mean, variance = statistics
     frames = frames.double()

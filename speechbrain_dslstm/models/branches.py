@@ -30,12 +30,11 @@ def _lstm(input_size, hidden_size, num_layers, dropout, forget_bias):
         batch_first=True,
         dropout=dropout if num_layers > 1 else 0.0,
     )
-    if forget_bias is not None:
-        for name, bias in lstm.named_parameters():
+    for name, bias in lstm.named_parameters():
+        if forget_bias is not None and name.startswith("bias"):
             # Gates in the order i f g o; torch adds two biases
-            if name.startswith("bias"):
-                forget = bias.detach()[hidden_size : 2 * hidden_size]
-                forget.fill_(forget_bias if "_ih_" in name else 0.0)
+            forget = bias.detach()[hidden_size : 2 * hidden_size]
+            forget.fill_(forget_bias if "_ih_" in name else 0.0)
     return lstm
 
 
@@ -108,9 +107,8 @@ class MFCCBranch(torch.nn.Module):
         forget_bias: float | None = None,
     ) -> None:
         super().__init__()
-        self.lstm = _lstm(
-            input_size, hidden_size, num_layers, dropout, forget_bias
-        )
+        sizes = input_size, hidden_size, num_layers
+        self.lstm = _lstm(*sizes, dropout, forget_bias)
         self.pooling = MaskedMeanPooling()
         self.dropout = torch.nn.Dropout(dropout)
         self.head = torch.nn.Linear(hidden_size, n_classes)
@@ -126,7 +124,7 @@ class MFCCBranch(torch.nn.Module):
         }
 
     def forward(self, streams: Streams) -> torch.Tensor:
-        """ "mfcc" [batch, time, input_size] -> logits [batch, n_classes]."""
+        """Stream "mfcc" [batch, time, features] -> logits [batch, n_classes]."""
         mean = _lstm_mean(self.lstm, self.pooling, *streams["mfcc"])
         return self.head(self.dropout(mean))
 
@@ -174,17 +172,9 @@ class CNNLSTMBranch(torch.nn.Module):
         super().__init__()
         self.inputs = tuple(cnns)
         self.cnns = torch.nn.ModuleDict(cnns)
+        sizes = hidden_size, num_layers, dropout, forget_bias
         self.lstms = torch.nn.ModuleDict(
-            {
-                name: _lstm(
-                    cnn.output_size,
-                    hidden_size,
-                    num_layers,
-                    dropout,
-                    forget_bias,
-                )
-                for name, cnn in cnns.items()
-            }
+            {name: _lstm(cnn.output_size, *sizes) for name, cnn in cnns.items()}
         )
         self.pooling = MaskedMeanPooling()
         self.dropout = torch.nn.Dropout(dropout)
@@ -292,9 +282,9 @@ class SpectrogramBranch(torch.nn.Module):
 
     def min_frames(self) -> dict[str, int]:
         """Frames of each stream that one aligned frame needs."""
+        name_x, name_y = self.inputs
         frames_x = self.cnn_x.min_frames(self.alignment.min_frames)
-        frames_y = self.cnn_y.min_frames(1)
-        return dict(zip(self.inputs, (frames_x, frames_y), strict=True))
+        return {name_x: frames_x, name_y: self.cnn_y.min_frames(1)}
 
     def forward(self, streams: Streams) -> torch.Tensor:
         """Both ``inputs`` [batch, time, bands] -> logits [batch, n_classes]."""

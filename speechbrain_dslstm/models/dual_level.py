@@ -14,7 +14,7 @@ import torch
 
 from speechbrain_dslstm.features.mel import LogMelSpectrogram
 from speechbrain_dslstm.features.mfcc import MFCC39
-from speechbrain_dslstm.lengths import to_counts
+from speechbrain_dslstm.lengths import to_counts, zero_padding
 from speechbrain_dslstm.models.branches import MFCCBranch, SpectrogramBranch
 from speechbrain_dslstm.models.streams import FeatureSequence, FeatureStream
 
@@ -112,9 +112,8 @@ class DualLevelClassifier(torch.nn.Module):
         ]
         if text_weight > 0:
             self.branches["text"] = text
-        self.streams = torch.nn.ModuleDict(
-            {name: streams[name] for name in used}
-        )
+        used = {name: streams[name] for name in used}
+        self.streams = torch.nn.ModuleDict(used)
         if resize is not None and p > 0 and acoustic:
             for name, frames in zip(("mel_x", "mel_y"), resize, strict=True):
                 self.streams[name].resize = frames
@@ -215,9 +214,7 @@ class DualLevelClassifier(torch.nn.Module):
                 wavs, (0, self.min_samples - samples)
             )
         # Samples behind a short clip become valid: they must be silence
-        steps = torch.arange(wavs.shape[1], device=wavs.device)
-        wavs = wavs.masked_fill(steps >= counts.unsqueeze(1), 0)
-        return wavs, counts.clamp(min=self.min_samples)
+        return zero_padding(wavs, counts), counts.clamp(min=self.min_samples)
 
     def forward(
         self,

@@ -70,13 +70,9 @@ class SelfSupervisedFrames(torch.nn.Module):
     >>> from types import SimpleNamespace
     >>> class Encoder(torch.nn.Module):
     ...     freeze, normalize_wav, output_all_hiddens = True, False, True
-    ...     config = SimpleNamespace(
-    ...         conv_kernel=[4],
-    ...         conv_stride=[2],
-    ...         hidden_size=1,
-    ...         num_hidden_layers=1,
-    ...         feat_extract_norm="layer",
-    ...     )
+    ...     config = SimpleNamespace(conv_kernel=[4], conv_stride=[2])
+    ...     config.hidden_size = config.num_hidden_layers = 1
+    ...     config.feat_extract_norm = "layer"
     ...     model = SimpleNamespace(config=config)
     ...
     ...     def forward(self, wavs, wav_lens):

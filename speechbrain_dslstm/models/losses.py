@@ -214,11 +214,6 @@ def count_outputs(n_classes: int, dimensions: Sequence[str]) -> int:
     dimensions
         Such as ["valence", "arousal"].
 
-    Returns
-    -------
-    int
-        Their sum.
-
     Example
     -------
     >>> count_outputs(4, ["valence"])
