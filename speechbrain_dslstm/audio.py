@@ -167,13 +167,13 @@ def _check_header(file, path, longest):
             "of an impossible rate",
         )
     # libsndfile reads the rest of a cut file and mentions it in its log only
-    for told, found in re.findall(
+    for claimed, found in re.findall(
         r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)",
         file.extra_info,
         re.MULTILINE,
     ):
-        if int(found) < int(told) < UNKNOWN_LENGTH:
-            raise _truncated(path, f"{found} of {told} bytes are there")
+        if int(found) < int(claimed) < UNKNOWN_LENGTH:
+            raise _truncated(path, f"{found} of {claimed} bytes are there")
     _check_length(file.frames, file, path, longest)
 
 

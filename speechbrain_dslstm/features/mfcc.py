@@ -53,7 +53,7 @@ class MFCC39(Extractor):
     lifter
         Length of the cepstral lifter.
     delta_window
-        Frames on either side that a delta reads.
+        Frames before and after a frame that its delta reads.
     scale
         Factor on the samples, which makes [-1, 1] the range of 16-bit
         integers: the floors of the logarithms are 1 on that scale.

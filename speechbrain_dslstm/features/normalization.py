@@ -223,12 +223,12 @@ class RunningNormalization(FeatureNormalization):
         ``state``, number and sum of the frames so far, comes from the previous
         step; None at the start.
         """
-        heard, total = state or (0, torch.zeros_like(feats[:, :1]).double())
+        received, total = state or (0, torch.zeros_like(feats[:, :1]).double())
         # float64: the sum stays exact enough however long the stream is
         sums = total + feats.double().cumsum(dim=1)
-        frames = heard + torch.arange(1, feats.shape[1] + 1)
+        frames = received + torch.arange(1, feats.shape[1] + 1)
         frames = frames.to(sums).view(1, -1, 1) + self.prior
         centred = feats - (sums / frames).to(feats)
         if feats.shape[1]:
             total = sums[:, -1:]
-        return centred, (heard + feats.shape[1], total)
+        return centred, (received + feats.shape[1], total)

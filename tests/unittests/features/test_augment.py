@@ -72,7 +72,7 @@ def test_a_stream_that_the_model_does_not_use():
 
 
 def test_what_was_given_is_left_alone():
-    """SpecAugment of the host: whole frames, whole bands, a copy."""
+    """SpecAugment of SpeechBrain: whole frames, whole bands, a copy."""
     given = streams()
     drops = [SpectrogramDrop(2, 3, 1, 1, dim=dim) for dim in (1, 2)]
     out = StreamAugment({"mfcc": drops})(given)["mfcc"].feats

@@ -601,7 +601,7 @@ def test_each_yaml_states_only_what_differs():
 
 
 def test_yaml_of_another_system():
-    """The parts alone: a DS-LSTM on two features of the host's own."""
+    """The parts alone: a DS-LSTM on two features of SpeechBrain."""
     hparams = load_hyperpyyaml(
         """
         fine_time: !new:speechbrain.lobes.features.Fbank

@@ -1,6 +1,6 @@
 """paper.yaml against the paper's rules, written again in float64 NumPy.
 
-Nothing of the package is used on the NumPy side but the weights and the
+The NumPy computation uses nothing of the package but the weights and the
 features before they are stretched.
 """
 
