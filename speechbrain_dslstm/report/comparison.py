@@ -11,15 +11,17 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from speechbrain_dslstm.evaluation.bootstrap import (
-    METRICS,
     RESAMPLES,
     bootstrap_scores,
     compare,
     mcnemar,
-    score_counts,
     speaker_counts,
 )
-from speechbrain_dslstm.evaluation.metrics import interval
+from speechbrain_dslstm.evaluation.metrics import (
+    METRICS,
+    interval,
+    score_counts,
+)
 from speechbrain_dslstm.hparams import (
     PER_FOLD,
     SETTING,

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from speechbrain_dslstm.evaluation.bootstrap import METRICS
+from speechbrain_dslstm.evaluation.metrics import METRICS
 from speechbrain_dslstm.hparams import IDENTITY, TASK
 from speechbrain_dslstm.report.runs import (
     RULES,

@@ -17,7 +17,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from speechbrain_dslstm.evaluation.bootstrap import METRICS
+from speechbrain_dslstm.evaluation.metrics import METRICS
 from speechbrain_dslstm.evaluation.results import read_rows
 from speechbrain_dslstm.hparams import IDENTITY, TASK
 from speechbrain_dslstm.splits.protocols import PROTOCOLS

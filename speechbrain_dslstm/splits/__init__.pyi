@@ -1,9 +1,6 @@
 from .leaks import (
     check_leaks as check_leaks,
-    format_leak_summary as format_leak_summary,
-    identical_recordings as identical_recordings,
     leak_summary as leak_summary,
-    leak_table as leak_table,
 )
 from .protocols import (
     PROTOCOLS as PROTOCOLS,

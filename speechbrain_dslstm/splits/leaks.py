@@ -42,21 +42,9 @@ LeakTable = dict[str, dict[str, dict]]
 def leak_table(split: Split, entries: dict[str, dict]) -> LeakTable:
     """Count what the test subset shares with training and validation.
 
-    Arguments
-    ---------
-    split
-        A split of any origin.
-    entries
-        Manifest entries by utterance id.
+    ``table[subset][kind]``, for the subsets train and valid and the keys of
+    ``KINDS``, has the ``count`` of shared values and some ``examples``.
 
-    Returns
-    -------
-    table
-        ``table[subset][kind]`` for the subsets train and valid and the entry
-        keys in ``KINDS``: the ``count`` of shared values and some ``examples``.
-
-    Example
-    -------
     >>> entries = {i: dict.fromkeys(KINDS, i[0]) for i in ("a1", "b1", "a2")}
     >>> split = Split(["a1"], ["b1"], ["a2"], "speaker", 0, 0, 4, "")
     >>> leak_table(split, entries)["train"]["speaker"]
@@ -159,20 +147,8 @@ def format_leak_table(table: LeakTable) -> str:
 
 
 def identical_recordings(entries: dict[str, dict]) -> list[list[str]]:
-    """Find recordings that a corpus has under several names.
+    """Group the ids of each recording that a corpus has under several names.
 
-    Arguments
-    ---------
-    entries
-        Manifest entries by utterance id.
-
-    Returns
-    -------
-    groups
-        The sorted ids of each such recording.
-
-    Example
-    -------
     >>> identical_recordings(
     ...     {i: {"audio_hash": i[0]} for i in ("x1", "y", "x2")}
     ... )
@@ -245,21 +221,11 @@ def leak_summary(
 
 
 def format_leak_summary(summary: dict[str, dict]) -> str:
-    """Write a leak summary as a Markdown table.
+    """Write a leak summary as a Markdown table with a row for each protocol.
 
-    Arguments
-    ---------
-    summary
-        Result of ``leak_summary``.
+    Each cell has the number of values that training and test share, and that
+    validation and test share.
 
-    Returns
-    -------
-    text
-        A row for each protocol. Each cell has the number of values that
-        training and test share, and that validation and test share.
-
-    Example
-    -------
     >>> none = dict.fromkeys(KINDS, 0)
     >>> table = {"session": {"folds": 4, "train": none, "valid": none}}
     >>> print(format_leak_summary(table).splitlines()[-1])

@@ -13,16 +13,16 @@ from speechbrain_dslstm.splits import (
     Split,
     check_leaks,
     count_folds,
-    format_leak_summary,
-    identical_recordings,
     leak_summary,
-    leak_table,
     make_split,
 )
 from speechbrain_dslstm.splits.leaks import (
     KINDS,
     audio_hash,
+    format_leak_summary,
     format_leak_table,
+    identical_recordings,
+    leak_table,
 )
 
 # Written out, so that PROTOCOLS is compared with what the README promises
