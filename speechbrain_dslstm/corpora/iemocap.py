@@ -88,18 +88,10 @@ def records(
 ) -> list[dict]:
     """Read IEMOCAP's evaluations and transcriptions into records.
 
-    Arguments
-    ---------
-    data_folder
-        ``IEMOCAP_full_release`` or the folder that holds it.
-    label_set
-        ``4class`` (excitement counts as happiness), ``4class-no-exc``,
-        ``5class`` or ``6class``.
-    improvised_only
-        Whether to leave the scripted dialogues out.
+    ``data_folder`` is ``IEMOCAP_full_release`` or the folder that holds it;
+    ``label_set`` is ``4class`` (excitement counts as happiness),
+    ``4class-no-exc``, ``5class`` or ``6class``.
 
-    Example
-    -------
     >>> records("nowhere")
     Traceback (most recent call last):
         ...

@@ -84,28 +84,13 @@ def generate(
 ) -> bool:
     """Write one clip for each speaker, emotion and sentence, unless they exist.
 
-    The label file is written last, so an interrupted generation is repeated. A
+    The folder is made if needed, and may hold nothing but an earlier generation.
+    The label file is written last, so an interrupted generation is repeated; a
     finished one of the same seed and size stays as it is. Several processes may
-    generate the same corpus in one folder at once.
+    generate the same corpus in one folder at once. There are 1 to 10 speakers,
+    of whom 1, 3, ... are female and each pair is a session, and 1 to 6 sentences.
+    The result says whether anything had to be written.
 
-    Arguments
-    ---------
-    data_folder
-        Made if needed; it may hold nothing but an earlier generation.
-    seed
-        The same seed gives the same samples.
-    speakers
-        1 to 10; speakers 1, 3, ... are female, and a session is a pair.
-    sentences
-        1 to 6.
-
-    Returns
-    -------
-    written
-        Whether anything had to be written.
-
-    Example
-    -------
     >>> folder = getfixture("tmp_path")
     >>> generate(folder, speakers=1, sentences=1)
     True

@@ -47,22 +47,9 @@ def check_transcripts(
 ) -> str:
     """Raise an error for a corpus on which the score of a text model is a leak.
 
-    Arguments
-    ---------
-    corpus
-        Name of the corpus.
-    entries
-        Manifest entries by utterance id.
-    allow_fixed_sentences
-        Whether to warn instead, for tests of the code.
+    With ``allow_fixed_sentences``, meant for tests of the code, warn and return
+    the caveat to print with the results. It is empty for the other corpora.
 
-    Returns
-    -------
-    note
-        Caveat to print with the results; empty where there is none.
-
-    Example
-    -------
     >>> entries = {"a": {"text": "Das will sie am Mittwoch abgeben."}}
     >>> check_transcripts("emodb", entries)
     Traceback (most recent call last):
@@ -114,24 +101,11 @@ def write_transcripts(entries: dict[str, dict], folder: str | Path) -> Path:
 def load_tokenizer(
     folder: str | Path, vocab_size: int, model_type: str = "unigram"
 ) -> SentencePiece:
-    """Load the tokenizer, trained on ``write_transcripts``' file where needed.
+    """Load SpeechBrain's tokenizer, trained on ``write_transcripts``' file if needed.
 
-    Arguments
-    ---------
-    folder
-        Holds the transcripts, and receives the tokenizer.
-    vocab_size
-        Number of tokens; SentencePiece refuses more than the text can give.
-    model_type
-        "unigram", "bpe" or "char".
+    ``model_type`` is "unigram", "bpe" or "char". SentencePiece refuses a
+    ``vocab_size`` that the text cannot fill; more tokens are an error here.
 
-    Returns
-    -------
-    tokenizer
-        SpeechBrain's tokenizer, with at most ``vocab_size`` tokens.
-
-    Example
-    -------
     >>> folder = getfixture("tmp_path")
     >>> _ = write_transcripts({"a": {"text": "abba"}}, folder)
     >>> tokenizer = load_tokenizer(folder, 10, "char")
