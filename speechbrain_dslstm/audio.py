@@ -16,6 +16,7 @@ import numpy as np
 import soundfile
 import soxr
 import torch
+from torch import Tensor
 
 from speechbrain_dslstm.lengths import to_counts, zero_padding
 
@@ -87,18 +88,14 @@ def open_audio(
 ) -> Iterator[soundfile.SoundFile]:
     """Open an audio file after checking its kind and header, without decoding.
 
+    Errors of soundfile within the block become ``AudioError``.
+
     Arguments
     ---------
     path
         An audio file that libsndfile reads: wav, flac, ogg, mp3.
     longest
         Longest duration accepted, in seconds; any if left out.
-
-    Yields
-    ------
-    soundfile.SoundFile
-        Open for reading. Errors of soundfile within the block become
-        ``AudioError``.
 
     Raises
     ------
@@ -188,9 +185,8 @@ def _check_length(samples, file, path, longest):
 
 
 def _truncated(path, what):
-    return AudioError(
-        f"the audio in {printable(path)} is cut off: {what}", "truncated"
-    )
+    text = f"the audio in {printable(path)} is cut off: {what}"
+    return AudioError(text, "truncated")
 
 
 def decode(
@@ -199,7 +195,7 @@ def decode(
     seconds: float = 10.0,
     longest: float | None = None,
 ) -> Iterator[np.ndarray]:
-    """Decode an open file piece by piece.
+    """Decode an open file in float32 pieces, [samples, channels], at its rate.
 
     Arguments
     ---------
@@ -211,11 +207,6 @@ def decode(
         Duration decoded at a time; less if the file has many channels.
     longest
         Longest duration accepted, in seconds, whatever the header claims.
-
-    Yields
-    ------
-    [samples, channels]
-        float32 samples at the file's rate; the last piece may be empty.
 
     Raises
     ------
@@ -250,8 +241,8 @@ def decode(
 
 def load_audio(
     path: str | Path, sample_rate: int = 16000, longest: float | None = None
-) -> torch.Tensor:
-    """Read an audio file of any rate and channel count.
+) -> Tensor:
+    """Read an audio file: the mean over its channels, [samples], in [-1, 1].
 
     Arguments
     ---------
@@ -262,20 +253,14 @@ def load_audio(
     longest
         Longest duration accepted, in seconds; without it, memory is the limit.
 
-    Returns
-    -------
-    [samples]
-        Mean over the channels, in [-1, 1].
-
     Raises
     ------
     AudioError
-        A ValueError: the file is missing, no audio, cut off, empty or too
-        long, or has samples that are NaN, infinite or above 1000.
+        The file is missing, no audio, cut off, empty or too long, or has
+        samples that are NaN, infinite or above 1000.
 
     Example
     -------
-    >>> import soundfile
     >>> path = getfixture("tmp_path") / "tone.wav"
     >>> soundfile.write(path, torch.zeros(4410, 2).numpy(), 44100)
     >>> load_audio(path).shape
@@ -289,8 +274,11 @@ def read_blocks(
     sample_rate: int = 16000,
     seconds: float = 10.0,
     longest: float | None = None,
-) -> Iterator[torch.Tensor]:
+) -> Iterator[Tensor]:
     """Read an audio file of any length piece by piece.
+
+    Joined, the blocks equal the result of ``load_audio``, however long they
+    are; errors are the same.
 
     Arguments
     ---------
@@ -303,15 +291,8 @@ def read_blocks(
     longest
         Longest duration accepted, in seconds; any if left out.
 
-    Yields
-    ------
-    [samples]
-        Mean over the channels, in [-1, 1]. Joined, the blocks equal the
-        result of ``load_audio``, however long they are; errors are the same.
-
     Example
     -------
-    >>> import soundfile
     >>> path = getfixture("tmp_path") / "tone.wav"
     >>> soundfile.write(path, torch.zeros(4000).numpy(), 8000)
     >>> sum(len(block) for block in read_blocks(path, seconds=0.1))
@@ -340,9 +321,7 @@ def _resample(pieces, rate, new_rate):
 
 
 def check_samples(
-    wavs: torch.Tensor,
-    wav_lens: torch.Tensor | None = None,
-    where: str = "the batch",
+    wavs: Tensor, wav_lens: Tensor | None = None, where: str = "the batch"
 ) -> None:
     """Refuse waveforms that cannot be audio.
 
@@ -383,10 +362,8 @@ def check_samples(
         bad = [k for k, wav in enumerate(wavs) if not _in_range(wav)]
         where = f"items {bad} of {where}"
     if not bool(torch.isfinite(wavs).all()):
-        raise AudioError(
-            f"NaN or infinite samples in {where}",
-            "with NaN or infinite samples",
-        )
+        kind = "with NaN or infinite samples"
+        raise AudioError(f"NaN or infinite samples in {where}", kind)
     raise AudioError(
         f"samples up to {float(wavs.abs().max()):g} in {where}: expected "
         "[-1, 1] (were integers stored as floats?)",

@@ -12,6 +12,7 @@ Symbols: B batch, S samples of the padded batch, T frames.
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 __all__ = [
     "check_later",
@@ -22,10 +23,11 @@ __all__ = [
 ]
 
 
-def check_later(condition: torch.Tensor, expected: str) -> bool:
+def check_later(condition: Tensor, expected: str) -> bool:
     """Defer a check to the device while a CUDA graph is captured.
 
-    A check on the host would need a synchronisation, impossible there.
+    A check on the host would need a synchronisation, impossible there. Without
+    a capture the result is False, and the caller checks.
 
     Arguments
     ---------
@@ -33,11 +35,6 @@ def check_later(condition: torch.Tensor, expected: str) -> bool:
         Boolean that must hold, whenever the graph is replayed.
     expected
         Text of the error if it does not.
-
-    Returns
-    -------
-    bool
-        Whether the check was deferred; if not, the caller checks.
 
     Example
     -------
@@ -55,12 +52,12 @@ def _is_capturing(x):
 
 
 def to_counts(
-    lengths: torch.Tensor | Sequence[float] | None,
+    lengths: Tensor | Sequence[float] | None,
     size: int,
     batch: int | None = None,
     device: torch.device | None = None,
-) -> torch.Tensor:
-    """Turn relative lengths or counts into counts.
+) -> Tensor:
+    """Turn relative lengths or counts into counts, [batch], int64.
 
     Arguments
     ---------
@@ -73,11 +70,6 @@ def to_counts(
         Number of items; required without ``lengths``, checked otherwise.
     device
         Device of the counts; that of ``lengths`` if left out.
-
-    Returns
-    -------
-    [batch]
-        Valid steps of each item, int64.
 
     Raises
     ------
@@ -100,10 +92,9 @@ def to_counts(
             f"expected {batch} lengths, one per item, "
             f"got a tensor of shape {list(lengths.shape)}"
         )
+    counts = lengths
     if lengths.is_floating_point():
         counts = (lengths.double() * size).round()
-    else:
-        counts = lengths
     fit = ((counts >= 1) & (counts <= size)).all()
     expected = f"lengths must be relative in (0, 1] or counts in 1..{size}"
     # A single transfer to the host for all checks
@@ -112,8 +103,10 @@ def to_counts(
     return counts.to(torch.int64)
 
 
-def to_relative(counts: torch.Tensor, size: int) -> torch.Tensor:
-    """Turn counts into SpeechBrain's relative lengths.
+def to_relative(counts: Tensor, size: int) -> Tensor:
+    """Turn counts into SpeechBrain's relative lengths, [batch], float32.
+
+    ``to_counts`` gives the same counts back for up to 2**23 steps.
 
     Arguments
     ---------
@@ -121,12 +114,6 @@ def to_relative(counts: torch.Tensor, size: int) -> torch.Tensor:
         Valid steps of each item.
     size
         Steps of the padded axis.
-
-    Returns
-    -------
-    [batch]
-        Fractions in (0, 1], float32; ``to_counts`` gives the same counts back
-        for every ``size`` up to 2**23 steps.
 
     Example
     -------
@@ -136,8 +123,8 @@ def to_relative(counts: torch.Tensor, size: int) -> torch.Tensor:
     return (counts.double() / size).float()
 
 
-def length_mask(counts: torch.Tensor, size: int) -> torch.Tensor:
-    """Mask of the valid steps.
+def length_mask(counts: Tensor, size: int) -> Tensor:
+    """Mask, [batch, size], which is True at the valid steps.
 
     Arguments
     ---------
@@ -145,11 +132,6 @@ def length_mask(counts: torch.Tensor, size: int) -> torch.Tensor:
         Valid steps of each item.
     size
         Steps of the padded axis.
-
-    Returns
-    -------
-    [batch, size]
-        True at valid steps.
 
     Example
     -------
@@ -161,7 +143,7 @@ def length_mask(counts: torch.Tensor, size: int) -> torch.Tensor:
     return steps < counts.unsqueeze(1)
 
 
-def zero_padding(x: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+def zero_padding(x: Tensor, counts: Tensor) -> Tensor:
     """Set every padded step to zero, even if it holds NaN.
 
     Arguments
@@ -170,11 +152,6 @@ def zero_padding(x: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
         Padded sequences.
     counts : [batch]
         Valid steps of each item.
-
-    Returns
-    -------
-    [batch, time, ...]
-        The same values at valid steps, zero elsewhere.
 
     Example
     -------

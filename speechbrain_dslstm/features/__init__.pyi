@@ -1,11 +1,9 @@
 from .augment import (
     StreamAugment as StreamAugment,
-    change_speed as change_speed,
     mixup as mixup,
 )
 from .cache import (
     FeatureCache as FeatureCache,
-    SpeedCache as SpeedCache,
 )
 from .mel import (
     LogMelSpectrogram as LogMelSpectrogram,
@@ -15,5 +13,4 @@ from .mfcc import (
 )
 from .normalization import (
     FeatureNormalization as FeatureNormalization,
-    RunningNormalization as RunningNormalization,
 )

@@ -14,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torchaudio
+from torch import Tensor
 
 from speechbrain_dslstm.lengths import zero_padding
 
@@ -72,7 +73,7 @@ class StreamAugment(torch.nn.Module):
         return out
 
 
-def change_speed(wav: torch.Tensor, percent: int) -> torch.Tensor:
+def change_speed(wav: Tensor, percent: int) -> Tensor:
     """Play a waveform slower or faster, which also changes its pitch.
 
     Arguments
@@ -98,8 +99,8 @@ def change_speed(wav: torch.Tensor, percent: int) -> torch.Tensor:
 def mixup(
     streams: Mapping[str, S],
     alpha: float,
-    draw: tuple[torch.Tensor, float] | None = None,
-) -> tuple[dict[str, S], torch.Tensor, float]:
+    draw: tuple[Tensor, float] | None = None,
+) -> tuple[dict[str, S], Tensor, float]:
     """Mix each item's features with those of another item of the batch.
 
     Source: Zhang et al. 2018, arXiv:1710.09412. All streams of an item mix

@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from speechbrain.utils.logger import get_logger
+from torch import Tensor
 
 from speechbrain_dslstm.features.extractor import FEATURES_VERSION
 from speechbrain_dslstm.utils.files import replace_file
@@ -97,11 +98,11 @@ class FeatureCache:
 
     def get(
         self,
-        load_wav: Callable[[], torch.Tensor],
+        load_wav: Callable[[], Tensor],
         path: str | Path | None = None,
         audio_hash: str | None = None,
         variant: str = "",
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Tensor]:
         """Features of one utterance by name, float32, [frames, output_size].
 
         Arguments
@@ -266,7 +267,7 @@ class SpeedCache:
     def __init__(
         self,
         cache: FeatureCache,
-        load: Callable[[str, int], torch.Tensor],
+        load: Callable[[str, int], Tensor],
         speeds: Sequence[int],
         sample_rate: int,
         min_samples: int,
@@ -279,7 +280,7 @@ class SpeedCache:
 
     def get(
         self, path: str, audio_hash: str, duration: float, percent: int
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Tensor]:
         """Features of a clip at a speed in per cent, by name, [frames, size].
 
         ``path`` is read only if features are missing; ``audio_hash`` is the

@@ -15,7 +15,7 @@ Symbols: B batch, S samples, T frames, K frequency bins, M mel bands.
 import inspect
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
@@ -36,9 +36,7 @@ class Extractor(nn.Module):
     override ``append_deltas``.
     """
 
-    def forward(
-        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Tensor:
         """Compute the features of a padded batch.
 
         Arguments
@@ -91,22 +89,22 @@ class Extractor(nn.Module):
         names = inspect.signature(type(self)).parameters
         return {name: getattr(self, name) for name in names}
 
-    def num_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
+    def num_frames(self, n: int | Tensor) -> int | Tensor:
         """Frames of ``n`` samples, which must be at least one (ValueError)."""
         _check_samples(n)
         return self.count_frames(n)
 
-    def count_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
+    def count_frames(self, n: int | Tensor) -> int | Tensor:
         """Frames of ``n`` samples, unchecked, so that it can be traced."""
         raise NotImplementedError
 
-    def static(self, wavs: torch.Tensor) -> torch.Tensor:
+    def static(self, wavs: Tensor) -> Tensor:
         """Features of single frames: [..., samples] -> [..., frames, size]."""
         raise NotImplementedError
 
     def append_deltas(
-        self, static: torch.Tensor, frames: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self, static: Tensor, frames: Tensor | None = None
+    ) -> Tensor:
         """Append features of neighbouring frames; none unless overridden.
 
         ``static`` is [..., time, size]; ``frames``, [batch], the valid frames
@@ -115,8 +113,8 @@ class Extractor(nn.Module):
         return static
 
     def _by_pieces(
-        self, wavs: torch.Tensor, before: int, after: int, size: int
-    ) -> torch.Tensor:
+        self, wavs: Tensor, before: int, after: int, size: int
+    ) -> Tensor:
         """Static features of a waveform between two stretches of silence."""
         samples = wavs.shape[-1]
         mps = wavs.device.type == "mps"
@@ -139,7 +137,7 @@ class Extractor(nn.Module):
         ]
         return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
 
-    def _power(self, frames: torch.Tensor) -> torch.Tensor:
+    def _power(self, frames: Tensor) -> Tensor:
         """Power spectrum, in the precision of all that follows."""
         dtype = frames.dtype
         if _on_cpu(frames):
@@ -150,9 +148,7 @@ class Extractor(nn.Module):
         parts = torch.view_as_real(torch.fft.rfft(frames)).to(dtype).square_()
         return parts[..., 0] + parts[..., 1]
 
-    def _bands(
-        self, spectrum: torch.Tensor, *more: torch.Tensor
-    ) -> torch.Tensor:
+    def _bands(self, spectrum: Tensor, *more: Tensor) -> Tensor:
         """Mel bands, each group from its own bins only; then ``more``."""
         mel = self.mel
         groups = [
@@ -161,7 +157,7 @@ class Extractor(nn.Module):
         ]
         return torch.cat([*groups, *more], dim=-1)
 
-    def _output(self, x: torch.Tensor) -> torch.Tensor:
+    def _output(self, x: Tensor) -> Tensor:
         return x.to(torch.promote_types(self.mel.dtype, torch.float32))
 
 
@@ -186,7 +182,7 @@ def _on_cpu(x):
     return x.device.type == "cpu"
 
 
-def groups(mel: torch.Tensor) -> list[tuple[slice, slice]]:
+def groups(mel: Tensor) -> list[tuple[slice, slice]]:
     """Slices of the bins and of the bands of each group of mel bands."""
     groups = []
     for first in range(0, mel.shape[1], BANDS_AT_ONCE):

@@ -7,6 +7,7 @@ Symbols: K frequency bins, M mel bands.
 """
 
 import torch
+from torch import Tensor
 
 from speechbrain_dslstm.features.extractor import (
     Extractor,
@@ -93,11 +94,11 @@ class LogMelSpectrogram(Extractor):
         # No buffer: a window rounded to float32 leaks into the quiet bands
         self.window = scale * torch.hann_window(n_fft, dtype=torch.float64)
 
-    def count_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
+    def count_frames(self, n: int | Tensor) -> int | Tensor:
         """Frames of ``n`` samples, unchecked."""
         return 1 + n // self.hop_length
 
-    def static(self, wavs: torch.Tensor) -> torch.Tensor:
+    def static(self, wavs: Tensor) -> Tensor:
         """Mel bands in dB: [..., samples] -> [..., frames, n_mels]."""
         half = self.n_fft // 2
         return self._by_pieces(wavs, half, half, self.n_fft)

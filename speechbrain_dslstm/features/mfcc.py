@@ -11,6 +11,7 @@ Symbols: K frequency bins, M mel bands.
 import math
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 
 from speechbrain_dslstm.features.extractor import (
@@ -139,13 +140,13 @@ class MFCC39(Extractor):
         self.window = pad(scale * window, (0, n_fft - win_length))
         self.first_weight = float((1 - preemphasis) * self.window[0])
 
-    def count_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
+    def count_frames(self, n: int | Tensor) -> int | Tensor:
         """Frames of ``n`` samples, unchecked; a short clip gives one frame."""
         past = n - self.win_length
         past = past.clamp(min=0) if torch.is_tensor(n) else max(past, 0)
         return 1 + past // self.hop_length
 
-    def static(self, wavs: torch.Tensor) -> torch.Tensor:
+    def static(self, wavs: Tensor) -> Tensor:
         """Cepstra, log energy: [..., samples] -> [..., frames, n_mfcc + 1]."""
         # The pre-emphasis reads one sample before each frame, the transform
         # those behind it, where the window is zero
@@ -169,8 +170,8 @@ class MFCC39(Extractor):
         return self._output(cepstra)
 
     def append_deltas(
-        self, static: torch.Tensor, frames: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self, static: Tensor, frames: Tensor | None = None
+    ) -> Tensor:
         """Append deltas and accelerations: [..., time, n] -> [..., time, 3 n].
 
         Both ends repeat. ``frames``, [batch], holds the valid frames of each
@@ -190,7 +191,7 @@ class MFCC39(Extractor):
         acceleration = self.slope(torch.cat([first, delta], dim=-2))
         return torch.cat([static, delta[..., :size, :], acceleration], dim=-1)
 
-    def slope(self, x: torch.Tensor) -> torch.Tensor:
+    def slope(self, x: Tensor) -> Tensor:
         """Slope around each frame but ``delta_window`` frames at each end."""
         width = self.delta_window
         size = x.shape[-2] - 2 * width

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from speechbrain_dslstm.lengths import length_mask, zero_padding
 
@@ -77,9 +78,9 @@ class FeatureNormalization(torch.nn.Module):
         for name, value in zip(names, self._no_frames(), strict=True):
             self.register_buffer(name, value)
         # Not buffers: the state has the same keys whatever the corpus
-        self.speakers: dict[str, tuple[torch.Tensor, ...]] = {}
+        self.speakers: dict[str, tuple[Tensor, ...]] = {}
 
-    def _no_frames(self) -> tuple[torch.Tensor, ...]:
+    def _no_frames(self) -> tuple[Tensor, ...]:
         """Count, mean and variance before the first frame."""
         size = self.num_features
         return (
@@ -91,8 +92,8 @@ class FeatureNormalization(torch.nn.Module):
     @torch.no_grad()
     def update(
         self,
-        feats: torch.Tensor,
-        counts: torch.Tensor,
+        feats: Tensor,
+        counts: Tensor,
         speakers: Sequence[str] | None = None,
     ) -> None:
         """Add feats [batch, time, features] with counts [batch] valid frames.
@@ -122,10 +123,10 @@ class FeatureNormalization(torch.nn.Module):
 
     def forward(
         self,
-        feats: torch.Tensor,
-        counts: torch.Tensor,
+        feats: Tensor,
+        counts: Tensor,
         speakers: Sequence[str] | None = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Standardise feats [batch, time, features]; padded frames become 0.
 
         ``counts`` [batch] holds the valid frames, ``speakers`` the names that
@@ -205,19 +206,17 @@ class RunningNormalization(FeatureNormalization):
 
     def forward(
         self,
-        feats: torch.Tensor,
-        counts: torch.Tensor,
+        feats: Tensor,
+        counts: Tensor,
         speakers: Sequence[str] | None = None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Standardise feats [batch, time, features]; ``speakers`` is ignored."""
         out, _ = self.step(super().forward(feats, counts), None)
         return zero_padding(out, counts)
 
     def step(
-        self,
-        feats: torch.Tensor,
-        state: tuple[int | torch.Tensor, torch.Tensor] | None,
-    ) -> tuple[torch.Tensor, tuple[int | torch.Tensor, torch.Tensor]]:
+        self, feats: Tensor, state: tuple[int | Tensor, Tensor] | None
+    ) -> tuple[Tensor, tuple[int | Tensor, Tensor]]:
         """Subtract the running mean from the next standardised frames.
 
         ``state``, number and sum of the frames so far, comes from the previous

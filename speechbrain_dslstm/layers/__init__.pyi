@@ -5,10 +5,8 @@ from .alignment import (
 from .batch_norm import (
     MaskedBatchNorm as MaskedBatchNorm,
     StepBatchNorm as StepBatchNorm,
-    masked_moments as masked_moments,
 )
 from .cnn import (
-    LocalFeatureBlock as LocalFeatureBlock,
     LocalFeatureCNN as LocalFeatureCNN,
 )
 from .pooling import (

@@ -13,6 +13,7 @@ import math
 from fractions import Fraction
 
 import torch
+from torch import Tensor
 
 from speechbrain_dslstm.lengths import check_later, zero_padding
 
@@ -61,21 +62,17 @@ class AveragePoolAlignment(torch.nn.Module):
         return {"width": self.width, "stride": self.stride}
 
     def num_frames(
-        self, frames_x: int | torch.Tensor, frames_y: int | torch.Tensor
-    ) -> int | torch.Tensor:
+        self, frames_x: int | Tensor, frames_y: int | Tensor
+    ) -> int | Tensor:
         """Aligned frames, min(frames_x // 2 - 1, frames_y) in the paper, or 0."""
         aligned = frames_x // self.stride - self.trim
-        if isinstance(aligned, torch.Tensor):
+        if isinstance(aligned, Tensor):
             return torch.minimum(aligned, frames_y).clamp(min=0)
         return max(0, min(aligned, frames_y))
 
     def forward(
-        self,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        counts_x: torch.Tensor,
-        counts_y: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, x: Tensor, y: Tensor, counts_x: Tensor, counts_y: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Align x [batch, time_x, size_x] and y [batch, time_y, size_y].
 
         ``counts_x`` and ``counts_y``, [batch], are their valid frames.
@@ -185,8 +182,8 @@ class RateAlignment(torch.nn.Module):
         self.step = self.ratio if target == "y" else 1 / self.ratio
 
     def num_frames(
-        self, frames_x: int | torch.Tensor, frames_y: int | torch.Tensor
-    ) -> int | torch.Tensor:
+        self, frames_x: int | Tensor, frames_y: int | Tensor
+    ) -> int | Tensor:
         """Frames of the kept sequence that begin before the other one ends."""
         kept, sampled = frames_x, frames_y
         if self.target == "y":
@@ -197,14 +194,12 @@ class RateAlignment(torch.nn.Module):
         else:
             # Frame j stands at j * step, the last one at sampled - 1
             reached = (sampled - 1) * down // up + 1
-        if isinstance(kept, torch.Tensor) or isinstance(reached, torch.Tensor):
+        if isinstance(kept, Tensor) or isinstance(reached, Tensor):
             kept, reached = torch.as_tensor(kept), torch.as_tensor(reached)
             return torch.minimum(kept, reached).clamp(min=0)
         return max(0, min(kept, reached))
 
-    def _taps(
-        self, time: int, device: torch.device
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _taps(self, time: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Frames to sum and their weights, both [time, taps]."""
         up, down = self.step.numerator, self.step.denominator
         # Exact: in units of 1 / down of a sampled frame
@@ -222,9 +217,7 @@ class RateAlignment(torch.nn.Module):
         end = torch.minimum((index + 1) * down, start + up)
         return index, (end - begin).clamp(min=0).double() / up
 
-    def _sample(
-        self, x: torch.Tensor, counts: torch.Tensor, time: int
-    ) -> torch.Tensor:
+    def _sample(self, x: Tensor, counts: Tensor, time: int) -> Tensor:
         """Sample x at ``time`` kept frames: [batch, time, features]."""
         x = zero_padding(x, counts)
         index, weight = self._taps(time, x.device)
@@ -240,12 +233,8 @@ class RateAlignment(torch.nn.Module):
         )
 
     def forward(
-        self,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        counts_x: torch.Tensor,
-        counts_y: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        self, x: Tensor, y: Tensor, counts_x: Tensor, counts_y: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Align x [batch, time_x, size_x] and y [batch, time_y, size_y].
 
         ``counts_x`` and ``counts_y``, [batch], are their valid frames, at

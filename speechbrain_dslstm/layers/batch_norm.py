@@ -9,6 +9,7 @@ Layout: [batch, time, ..., channel]; symbols: C channels, T frames.
 """
 
 import torch
+from torch import Tensor
 
 from speechbrain_dslstm.kernels.batch_norm_numba import (
     batch_norm,
@@ -17,35 +18,17 @@ from speechbrain_dslstm.kernels.batch_norm_numba import (
 from speechbrain_dslstm.lengths import length_mask
 from speechbrain_dslstm.utils.distributed import sum_over_ranks
 
-__all__ = ["masked_moments", "MaskedBatchNorm", "StepBatchNorm"]
+__all__ = ["MaskedBatchNorm", "StepBatchNorm"]
 
 
 def masked_moments(
-    x: torch.Tensor, mask: torch.Tensor | None = None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Mean and biased variance of each channel, over the valid positions.
+    x: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean and biased variance, [channel], over the valid positions of all ranks.
 
-    Arguments
-    ---------
-    x : [..., channel]
-        Values; masked positions may hold anything, also NaN.
-    mask : broadcastable to [..., 1]
-        True at valid positions; everything is valid if left out.
-
-    Returns
-    -------
-    mean : [channel]
-        Mean over the valid positions of all ranks.
-    variance : [channel]
-        Biased variance over the same positions.
-    count : []
-        Number of those positions.
-
-    Example
-    -------
-    >>> x = torch.tensor([[1.0], [3.0], [float("nan")]])
-    >>> masked_moments(x, torch.tensor([[True], [True], [False]]))
-    (tensor([2.]), tensor([1.]), tensor(2.))
+    ``mask``, broadcastable to [..., 1], is True at the valid positions of x
+    [..., channel], which are all without it; other positions may hold NaN. The
+    number of valid positions is returned as well.
     """
     return _moments(x if mask is None else x.masked_fill(~mask, 0), mask)
 
@@ -133,11 +116,8 @@ class MaskedBatchNorm(_RunningStatistics):
         self.reset_parameters()
 
     def forward(
-        self,
-        x: torch.Tensor,
-        counts: torch.Tensor | None = None,
-        relu: bool = False,
-    ) -> torch.Tensor:
+        self, x: Tensor, counts: Tensor | None = None, relu: bool = False
+    ) -> Tensor:
         """Normalise x [batch, time, ..., channel]; padded frames become zero.
 
         ``counts``, [batch], are the valid frames, all if left out. ``relu``
@@ -169,9 +149,8 @@ class MaskedBatchNorm(_RunningStatistics):
         return out if mask is None else out.masked_fill(~mask, 0)
 
     def affine(
-        self,
-        moments: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, moments: tuple[Tensor, Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Scale and shift that normalise each channel, both [channel].
 
         For callers that fold them into a convolution. ``moments`` of a batch,
@@ -244,8 +223,8 @@ class StepBatchNorm(_RunningStatistics):
         self.steps_seen.zero_()
 
     def forward(
-        self, x: torch.Tensor, step: int, valid: torch.Tensor | None = None
-    ) -> torch.Tensor:
+        self, x: Tensor, step: int, valid: Tensor | None = None
+    ) -> Tensor:
         """Normalise x [batch, features] of one step, counted from 0.
 
         ``valid``, [batch], is True for items that reach this step, all if left
@@ -262,7 +241,7 @@ class StepBatchNorm(_RunningStatistics):
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return (x - mean) * scale + self.bias
 
-    def statistics(self, time: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def statistics(self, time: int) -> tuple[Tensor, Tensor]:
         """Running mean and variance in evaluation, both [time, features]."""
         steps = torch.arange(time, device=self.steps_seen.device)
         # Steps that training has not seen use those of the last one it has
@@ -271,11 +250,7 @@ class StepBatchNorm(_RunningStatistics):
 
     @torch.no_grad()
     def update(
-        self,
-        mean: torch.Tensor,
-        variance: torch.Tensor,
-        count: torch.Tensor,
-        first: int = 0,
+        self, mean: Tensor, variance: Tensor, count: Tensor, first: int = 0
     ) -> None:
         """Add the moments of the steps from ``first`` on to the statistics.
 

@@ -12,6 +12,7 @@ Source of kernels and channels: arXiv:1910.08874 and its authors' public code.
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 
@@ -24,33 +25,15 @@ from speechbrain_dslstm.kernels.conv_pool import (
 from speechbrain_dslstm.layers.batch_norm import MaskedBatchNorm, masked_moments
 from speechbrain_dslstm.lengths import check_later, length_mask, zero_padding
 
-__all__ = ["LocalFeatureBlock", "LocalFeatureCNN"]
+__all__ = ["LocalFeatureCNN"]
 
 
 class LocalFeatureBlock(torch.nn.Module):
     """Convolution, masked batch norm, ReLU and max pooling.
 
-    Arguments
-    ---------
-    in_channels
-        Channels of the input.
-    out_channels
-        Channels of the output.
-    kernel_size
-        Size of the convolution in time and frequency; its padding is
-        (k - 1) // 2, its stride 1.
-    pool_size
-        Size and stride of the max pooling in time and frequency.
-    pool_first
-        Pool before normalisation (fast) instead of after ReLU (the paper).
-
-    Example
-    -------
-    >>> block = LocalFeatureBlock(1, 8, kernel_size=(2, 4))
-    >>> block(torch.randn(3, 1, 50, 128), torch.tensor([50, 40, 30])).shape
-    torch.Size([3, 8, 24, 63])
-    >>> block.num_frames(50)
-    24
+    The convolution has a kernel of ``kernel_size`` in time and frequency,
+    padding (k - 1) // 2 and stride 1. The arguments are those of
+    ``LocalFeatureCNN``.
     """
 
     def __init__(
@@ -66,14 +49,10 @@ class LocalFeatureBlock(torch.nn.Module):
         self.padding = tuple((k - 1) // 2 for k in self.kernel_size)
         self.pool_size = pool_size
         self.pool_first = pool_first
+        sizes = in_channels, out_channels, self.kernel_size
         # No bias: the normalisation would subtract it again
-        self.conv = torch.nn.Conv2d(
-            in_channels,
-            out_channels,
-            self.kernel_size,
-            padding=self.padding,
-            bias=False,
-        ).to(memory_format=torch.channels_last)
+        conv = torch.nn.Conv2d(*sizes, padding=self.padding, bias=False)
+        self.conv = conv.to(memory_format=torch.channels_last)
         self.pool = torch.nn.MaxPool2d(pool_size)
         self.norm = MaskedBatchNorm(out_channels)
 
@@ -81,7 +60,7 @@ class LocalFeatureBlock(torch.nn.Module):
         """Size after the convolution, of the axis 0 (time) or 1 (frequency)."""
         return n + 2 * self.padding[axis] - self.kernel_size[axis] + 1
 
-    def num_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
+    def num_frames(self, n: int | Tensor) -> int | Tensor:
         """Output frames of ``n`` input frames."""
         return self._conv_size(n, 0) // self.pool_size
 
@@ -89,7 +68,7 @@ class LocalFeatureBlock(torch.nn.Module):
         """Output frequency bins of ``n`` input bins."""
         return self._conv_size(n, 1) // self.pool_size
 
-    def _pool_before_norm(self, x: torch.Tensor) -> bool:
+    def _pool_before_norm(self, x: Tensor) -> bool:
         """Whether batch norm may move before the pooling and is faster there.
 
         In evaluation it is one affine function per channel, which commutes
@@ -99,7 +78,7 @@ class LocalFeatureBlock(torch.nn.Module):
             return False
         return bool((self.norm.weight >= 0).all())
 
-    def folded(self, x: torch.Tensor) -> ClipConvPool | None:
+    def folded(self, x: Tensor) -> ClipConvPool | None:
         """Block with the batch norm folded into its filters, for single clips.
 
         For evaluation on images like x, [batch, in_channels, time, frequency].
@@ -113,11 +92,11 @@ class LocalFeatureBlock(torch.nn.Module):
             return None
         return ClipConvPool(weight, self.padding, self.pool_size, shift)
 
-    def forward(self, x: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, counts: Tensor) -> Tensor:
         """Filter, normalise and pool images [batch, channel, time, frequency].
 
-        ``counts``, [batch], are the valid frames. Images and features are zero at
-        padded frames.
+        ``counts``, [batch], are the valid frames; what is behind them is zero
+        in the images and in the result.
         """
         weight, frames = self.conv.weight, self._conv_size(counts, 0)
         sizes = self.padding, self.pool_size
@@ -197,11 +176,8 @@ class LocalFeatureCNN(torch.nn.Module):
         self.input_size = input_size
         blocks, bins = [], input_size
         for inputs, outputs in zip([1, *channels[:-1]], channels, strict=True):
-            blocks.append(
-                LocalFeatureBlock(
-                    inputs, outputs, kernel_size, pool_size, pool_first
-                )
-            )
+            sizes = inputs, outputs, kernel_size, pool_size
+            blocks.append(LocalFeatureBlock(*sizes, pool_first))
             bins = blocks[-1].num_bins(bins)
         if bins < 1:
             raise ValueError(
@@ -222,7 +198,7 @@ class LocalFeatureCNN(torch.nn.Module):
             "pool_first": first.pool_first,
         }
 
-    def num_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
+    def num_frames(self, n: int | Tensor) -> int | Tensor:
         """Output frames of ``n`` input frames."""
         for block in self.blocks:
             n = block.num_frames(n)
@@ -235,9 +211,7 @@ class LocalFeatureCNN(torch.nn.Module):
             n += 1
         return n
 
-    def forward(
-        self, x: torch.Tensor, counts: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Local features of normalised spectrograms [batch, time, frequency].
 
         ``counts``, [batch], are the valid frames. Returned are features,
@@ -270,9 +244,7 @@ class LocalFeatureCNN(torch.nn.Module):
             x, counts = block(x, counts), block.num_frames(counts)
         return x.permute(0, 2, 3, 1).flatten(2), counts
 
-    def _clip_by_clip(
-        self, x: torch.Tensor, counts: torch.Tensor
-    ) -> torch.Tensor | None:
+    def _clip_by_clip(self, x: Tensor, counts: Tensor) -> Tensor | None:
         """Features in evaluation, one clip at a time, as fits a CPU's cache.
 
         None if a block must run as it is.

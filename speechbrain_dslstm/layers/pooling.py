@@ -1,6 +1,7 @@
 """Pooling over the valid frames of a padded batch."""
 
 import torch
+from torch import Tensor
 
 from speechbrain_dslstm.lengths import zero_padding
 
@@ -19,7 +20,7 @@ class MaskedMeanPooling(torch.nn.Module):
             [5.]])
     """
 
-    def forward(self, x: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, counts: Tensor) -> Tensor:
         """Mean of x [batch, time, features] over counts [batch] valid frames."""
         total = zero_padding(x, counts).sum(dim=1)
         return total / counts.unsqueeze(1).to(total)

@@ -8,6 +8,7 @@ transcripts.
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from speechbrain_dslstm.ds_lstm import DSLSTM
 from speechbrain_dslstm.layers.alignment import AveragePoolAlignment
@@ -123,7 +124,7 @@ class MFCCBranch(torch.nn.Module):
             "dropout": self.dropout.p,
         }
 
-    def forward(self, streams: Streams) -> torch.Tensor:
+    def forward(self, streams: Streams) -> Tensor:
         """Stream "mfcc" [batch, time, features] -> logits [batch, n_classes]."""
         mean = _lstm_mean(self.lstm, self.pooling, *streams["mfcc"])
         return self.head(self.dropout(mean))
@@ -195,7 +196,7 @@ class CNNLSTMBranch(torch.nn.Module):
         """Frames of each stream that one frame of its LSTM needs."""
         return {name: cnn.min_frames(1) for name, cnn in self.cnns.items()}
 
-    def forward(self, streams: Streams) -> torch.Tensor:
+    def forward(self, streams: Streams) -> Tensor:
         """Streams [batch, time, features] -> logits [batch, n_classes]."""
         means = []
         for name, cnn in self.cnns.items():
@@ -286,7 +287,7 @@ class SpectrogramBranch(torch.nn.Module):
         frames_x = self.cnn_x.min_frames(self.alignment.min_frames)
         return {name_x: frames_x, name_y: self.cnn_y.min_frames(1)}
 
-    def forward(self, streams: Streams) -> torch.Tensor:
+    def forward(self, streams: Streams) -> Tensor:
         """Both ``inputs`` [batch, time, bands] -> logits [batch, n_classes]."""
         x, counts_x = self.cnn_x(*streams[self.inputs[0]])
         y, counts_y = self.cnn_y(*streams[self.inputs[1]])
@@ -341,7 +342,7 @@ class TextBranch(torch.nn.Module):
             n_classes, embedding_size, hidden_size, num_layers, dropout
         )
 
-    def forward(self, streams: Streams) -> torch.Tensor:
+    def forward(self, streams: Streams) -> Tensor:
         """Token ids "text" [batch, tokens] -> logits [batch, n_classes]."""
         tokens, counts = streams["text"]
         feats = self.dropout(self.embedding(tokens))

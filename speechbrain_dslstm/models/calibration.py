@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import Tensor
 
 __all__ = ["TemperatureScaling"]
 
@@ -37,7 +38,7 @@ class TemperatureScaling(torch.nn.Module):
             )
         self.temperature = float(temperature)
 
-    def forward(self, log_posteriors: torch.Tensor) -> torch.Tensor:
+    def forward(self, log_posteriors: Tensor) -> Tensor:
         """Log-posteriors or logits [batch, n_classes] -> log-posteriors."""
         # Unchanged to the last bit for a model without calibration
         if self.temperature == 1.0:

@@ -11,6 +11,7 @@ Symbols: B batch, S samples, T frames, H hidden units, K classes, p weight.
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from speechbrain_dslstm.features.mel import LogMelSpectrogram
 from speechbrain_dslstm.features.mfcc import MFCC39
@@ -148,13 +149,13 @@ class DualLevelClassifier(torch.nn.Module):
         return "text" in self.branches
 
     def features(
-        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+        self, wavs: Tensor, wav_lens: Tensor | None = None
     ) -> dict[str, FeatureSequence]:
         """Normalised features of every stream; arguments as of ``extract``."""
         return self.normalize(self.extract(wavs, wav_lens))
 
     def extract(
-        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+        self, wavs: Tensor, wav_lens: Tensor | None = None
     ) -> dict[str, FeatureSequence]:
         """Raw features of every stream, by name.
 
@@ -187,7 +188,7 @@ class DualLevelClassifier(torch.nn.Module):
         return found
 
     def update_normalization(
-        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+        self, wavs: Tensor, wav_lens: Tensor | None = None
     ) -> None:
         """Add training waveforms to the feature statistics; see ``extract``."""
         with torch.no_grad():
@@ -218,12 +219,12 @@ class DualLevelClassifier(torch.nn.Module):
 
     def forward(
         self,
-        wavs: torch.Tensor | None = None,
-        wav_lens: torch.Tensor | None = None,
+        wavs: Tensor | None = None,
+        wav_lens: Tensor | None = None,
         streams: Mapping[str, FeatureSequence] | None = None,
         return_branches: bool = False,
         text: FeatureSequence | None = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Log-posteriors of a batch of waveforms, or of their features.
 
         Arguments
@@ -265,14 +266,12 @@ class DualLevelClassifier(torch.nn.Module):
         log_posteriors = self.log_posteriors(outputs)
         return (log_posteriors, outputs) if return_branches else log_posteriors
 
-    def fuse(self, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def fuse(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Weighted sum of the branches' outputs: logits and dimensions."""
         weights = self.branch_weights
         return sum(weights[name] * value for name, value in outputs.items())
 
-    def log_posteriors(
-        self, outputs: Mapping[str, torch.Tensor]
-    ) -> torch.Tensor:
+    def log_posteriors(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Log-posteriors [batch, n_classes] of the branches' outputs."""
         logits = self.fuse(outputs)
         if logits.shape[1] > self.n_classes:  # no idle slice in a graph

@@ -1,6 +1,7 @@
 """Utterance embeddings from the models, for SpeechBrain's own recipes."""
 
 import torch
+from torch import Tensor
 
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 
@@ -32,9 +33,7 @@ class DualSequenceEmbedding(torch.nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(
-        self, wavs: torch.Tensor, lengths: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, wavs: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Embed waveforms [batch, samples] or [batch, samples, 1].
 
         ``lengths``, [batch], are relative lengths (floats) or sample counts

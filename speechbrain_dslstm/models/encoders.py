@@ -10,6 +10,7 @@ Symbols: B batch, S samples, T frames, L layers, D encoder size.
 """
 
 import torch
+from torch import Tensor
 
 from speechbrain_dslstm.lengths import length_mask, to_relative, zero_padding
 from speechbrain_dslstm.models.streams import FeatureSequence
@@ -30,13 +31,11 @@ class Waveform(torch.nn.Module):
         """Constructor arguments: there are none."""
         return {}
 
-    def num_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
+    def num_frames(self, n: int | Tensor) -> int | Tensor:
         """Frames of ``n`` samples: the same number."""
         return n
 
-    def forward(
-        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Tensor:
         """Add a feature axis: [batch, samples] -> [batch, samples, 1]."""
         return wavs.unsqueeze(-1)
 
@@ -125,11 +124,11 @@ class SelfSupervisedFrames(torch.nn.Module):
             self.encoder.eval()
         return self
 
-    def num_frames(self, n: int | torch.Tensor) -> int | torch.Tensor:
+    def num_frames(self, n: int | Tensor) -> int | Tensor:
         """Frames of ``n`` samples, never below 0."""
         for kernel, stride in self.convolutions:
             n = (n - kernel) // stride + 1
-        return n.clamp(min=0) if isinstance(n, torch.Tensor) else max(0, n)
+        return n.clamp(min=0) if isinstance(n, Tensor) else max(0, n)
 
     def min_frames(self, frames: int) -> int:
         """Samples that ``frames`` frames need."""
@@ -137,9 +136,7 @@ class SelfSupervisedFrames(torch.nn.Module):
             frames = (frames - 1) * stride + kernel
         return frames
 
-    def forward(
-        self, wavs: torch.Tensor, counts: torch.Tensor
-    ) -> FeatureSequence:
+    def forward(self, wavs: Tensor, counts: Tensor) -> FeatureSequence:
         """Waveforms [batch, samples, 1] -> frames [batch, time, output_size].
 
         ``counts``, [batch], are the valid samples.

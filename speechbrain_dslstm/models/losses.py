@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from speechbrain_dslstm.utils.distributed import sum_over_ranks
 
@@ -32,7 +33,7 @@ def vote_shares(
     names: Mapping[str, str],
     labels: Sequence[str],
     emotion: str,
-) -> torch.Tensor:
+) -> Tensor:
     """Turn the votes of an utterance's listeners into class probabilities.
 
     Each listener has one vote, shared equally by the labels ticked; labels
@@ -75,12 +76,12 @@ def vote_shares(
 
 
 def mix_targets(
-    targets: torch.Tensor,
+    targets: Tensor,
     n_classes: int,
-    soft: torch.Tensor | None = None,
+    soft: Tensor | None = None,
     share: float = 0.0,
-    mix: tuple[torch.Tensor, float] | None = None,
-) -> torch.Tensor:
+    mix: tuple[Tensor, float] | None = None,
+) -> Tensor:
     """Targets of a batch: classes, or probabilities from votes and mixup.
 
     Arguments
@@ -123,9 +124,7 @@ def mix_targets(
     return probabilities
 
 
-def class_weights(
-    emotions: Iterable[str], labels: Sequence[str]
-) -> torch.Tensor:
+def class_weights(emotions: Iterable[str], labels: Sequence[str]) -> Tensor:
     """Weights that give every class the same share of the loss.
 
     Arguments
@@ -161,12 +160,12 @@ def class_weights(
 
 
 def fusion_loss(
-    logits: Mapping[str, torch.Tensor],
-    targets: torch.Tensor,
+    logits: Mapping[str, Tensor],
+    targets: Tensor,
     p: float | Mapping[str, float] = 0.5,
     label_smoothing: float = 0.0,
-    weight: torch.Tensor | None = None,
-) -> torch.Tensor:
+    weight: Tensor | None = None,
+) -> Tensor:
     """Loss of the paper: p * CE(spectrogram) + (1 - p) * CE(MFCC).
 
     Arguments
@@ -223,11 +222,11 @@ def count_outputs(n_classes: int, dimensions: Sequence[str]) -> int:
 
 
 def concordance(
-    predicted: torch.Tensor,
-    truth: torch.Tensor,
+    predicted: Tensor,
+    truth: Tensor,
     eps: float = 1e-8,
     over_ranks: bool = False,
-) -> torch.Tensor:
+) -> Tensor:
     """Concordance correlation coefficient of each dimension.
 
     Arguments
@@ -264,12 +263,12 @@ def concordance(
 
 
 def dimension_loss(
-    outputs: Mapping[str, torch.Tensor],
-    truth: torch.Tensor,
+    outputs: Mapping[str, Tensor],
+    truth: Tensor,
     weights: Mapping[str, float],
     n_classes: int,
     over_ranks: bool = False,
-) -> torch.Tensor:
+) -> Tensor:
     """Weighted sum over the branches of 1 - mean concordance.
 
     Arguments

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from speechbrain_dslstm.features.normalization import FeatureNormalization
 
@@ -25,8 +26,8 @@ class FeatureSequence(NamedTuple):
     tensor([2])
     """
 
-    feats: torch.Tensor
-    counts: torch.Tensor
+    feats: Tensor
+    counts: Tensor
 
 
 Sequence = FeatureSequence  # the former name
@@ -88,16 +89,12 @@ class FeatureStream(torch.nn.Module):
             "normalization": self.normalization.source,
         }
 
-    def extract(
-        self, wavs: torch.Tensor, counts: torch.Tensor
-    ) -> FeatureSequence:
+    def extract(self, wavs: Tensor, counts: Tensor) -> FeatureSequence:
         """Raw features of wavs [batch, samples] with counts [batch] valid ones."""
         feats = self.extractor(wavs, counts)
         return FeatureSequence(feats, self.extractor.num_frames(counts))
 
-    def stretch(
-        self, feats: torch.Tensor, counts: torch.Tensor
-    ) -> FeatureSequence:
+    def stretch(self, feats: Tensor, counts: Tensor) -> FeatureSequence:
         """Stretch each item to ``resize`` frames, if that is set."""
         if self.resize is None:
             return FeatureSequence(feats, counts)
@@ -108,17 +105,12 @@ class FeatureStream(torch.nn.Module):
         counts = torch.full_like(counts, self.resize)
         return FeatureSequence(feats.gather(1, index), counts)
 
-    def forward(
-        self, wavs: torch.Tensor, counts: torch.Tensor
-    ) -> FeatureSequence:
+    def forward(self, wavs: Tensor, counts: Tensor) -> FeatureSequence:
         """Normalised features of waveforms [batch, samples], stretched."""
         return self.normalize(*self.extract(wavs, counts))
 
     def normalize(
-        self,
-        feats: torch.Tensor,
-        counts: torch.Tensor,
-        speakers: list[str] | None = None,
+        self, feats: Tensor, counts: Tensor, speakers: list[str] | None = None
     ) -> FeatureSequence:
         """Normalise and stretch features of ``extract``.
 

@@ -22,12 +22,7 @@ from speechbrain_dslstm.evaluation.metrics import (
     interval,
     score_counts,
 )
-from speechbrain_dslstm.hparams import (
-    PER_FOLD,
-    SETTING,
-    TASK,
-    shorten_command,
-)
+from speechbrain_dslstm.hparams import PER_FOLD, SETTING, TASK, shorten_command
 from speechbrain_dslstm.report.predictions import (
     encode_answers,
     list_utterances,

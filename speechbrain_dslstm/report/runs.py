@@ -24,10 +24,7 @@ from speechbrain_dslstm.splits.protocols import PROTOCOLS
 
 __all__ = ["NORMALIZATIONS", "RULES"]
 
-RULES = {
-    "validation": "chosen on validation",
-    "test": "best on the test fold",
-}
+RULES = {"validation": "chosen on validation", "test": "best on the test fold"}
 NORMALIZATIONS = {
     "training": "training statistics",
     "speaker": "per-speaker statistics",

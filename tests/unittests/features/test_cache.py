@@ -20,9 +20,9 @@ from speechbrain_dslstm.features import (
     MFCC39,
     FeatureCache,
     LogMelSpectrogram,
-    SpeedCache,
     cache as feature_cache,
 )
+from speechbrain_dslstm.features.cache import SpeedCache
 
 EXTRACTORS = {
     "mfcc": MFCC39(),

@@ -18,10 +18,10 @@ from speechbrain_dslstm.inference.receptive_field import (
 )
 from speechbrain_dslstm.layers import (
     AveragePoolAlignment,
-    LocalFeatureBlock,
     LocalFeatureCNN,
     RateAlignment,
 )
+from speechbrain_dslstm.layers.cnn import LocalFeatureBlock
 from speechbrain_dslstm.models import SpectrogramBranch
 
 BLOCKS = [(1, 2), (2, 4), (3, 2), (4, 2), (5, 3)]  # kernel and pooling

@@ -13,7 +13,7 @@ from speechbrain_dslstm.kernels.conv_pool import (
     conv_pool_reference,
 )
 from speechbrain_dslstm.kernels.conv_pool_numba import conv_pool_problem
-from speechbrain_dslstm.layers import masked_moments
+from speechbrain_dslstm.layers.batch_norm import masked_moments
 
 
 def run(function, x, weight, shift, counts, padding, pool):

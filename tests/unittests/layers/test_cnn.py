@@ -4,7 +4,8 @@ import pytest
 import torch
 from hypothesis import assume, given, settings, strategies as st
 
-from speechbrain_dslstm.layers import LocalFeatureBlock, LocalFeatureCNN
+from speechbrain_dslstm.layers import LocalFeatureCNN
+from speechbrain_dslstm.layers.cnn import LocalFeatureBlock
 
 kernels = st.tuples(st.integers(1, 5), st.integers(1, 5))
 # Of mel x and mel y: input_size, kernel_size
