@@ -20,7 +20,7 @@ import speechbrain as sb
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML, MappingNode, Node
 
-__all__ = ["load_hparams", "resolve_hparams"]
+__all__ = ["load_hparams"]
 
 SHARED = "recipe"
 INCLUDE = "!include:"
@@ -91,28 +91,7 @@ def read_hparams(
 def resolve_hparams(hparams_file: str | Path, overrides: str = "") -> str:
     """Resolve references and includes, for the YAML of a model folder.
 
-    Arguments
-    ---------
-    hparams_file
-        The system's YAML.
-    overrides
-        YAML of keys and values that replace those of the files.
-
-    Returns
-    -------
-    str
-        One YAML, with the key ``sample_rate`` at its end.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> shared = "{rate: 8000, features: {sample_rate: !ref <rate>}}"
-    >>> _ = (folder / "recipe.yaml").write_text(shared)
-    >>> system = folder / "system.yaml"
-    >>> _ = system.write_text("recipe: !include:recipe.yaml {}")
-    >>> print(resolve_hparams(system, "rate: 16000"), end="")
-    recipe: {rate: 16000, features: {sample_rate: 16000}}
-    sample_rate: 16000
+    The key ``sample_rate`` is added at its end.
     """
     text = _resolved(hparams_file, overrides)
     features = _side_by_side(YAML().load(text))["features"]

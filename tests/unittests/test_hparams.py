@@ -10,6 +10,7 @@ from speechbrain_dslstm.hparams import (
     load_hparams,
     nest_overrides,
     read_hparams,
+    resolve_hparams,
     run_folder,
     shorten_command,
 )
@@ -66,6 +67,17 @@ def test_reading_finds_what_loading_does(system):
             *("n_classes", "n_outputs"),
         ):
             assert read[key] == value, key
+
+
+def test_a_resolved_yaml_has_no_references(tmp_path):
+    shared = "{rate: 8000, features: {sample_rate: !ref <rate>}}"
+    (tmp_path / "recipe.yaml").write_text(shared)
+    system = tmp_path / "system.yaml"
+    system.write_text("recipe: !include:recipe.yaml {}")
+    assert resolve_hparams(system, "rate: 16000") == (
+        "recipe: {rate: 16000, features: {sample_rate: 16000}}\n"
+        "sample_rate: 16000\n"
+    )
 
 
 def test_an_included_file_is_no_system():
