@@ -18,7 +18,7 @@ from torch import Tensor
 
 from speechbrain_dslstm.lengths import zero_padding
 
-__all__ = ["StreamAugment", "change_speed", "mixup"]
+__all__ = ["StreamAugment", "mixup"]
 
 # models.FeatureSequence, which this folder may not import
 S = TypeVar("S", bound=tuple)
@@ -36,12 +36,9 @@ class StreamAugment(torch.nn.Module):
     -------
     >>> from speechbrain.augment.freq_domain import SpectrogramDrop
     >>> from speechbrain_dslstm.models import FeatureSequence
-    >>> drop = SpectrogramDrop(3, 4, 1, 1, dim=2)
-    >>> augment = StreamAugment({"mel_x": [drop]})
-    >>> batch = {
-    ...     "mel_x": FeatureSequence(torch.ones(1, 2, 9), torch.tensor([2]))
-    ... }
-    >>> augment(batch)["mel_x"].feats.sum() < 18
+    >>> augment = StreamAugment({"mel": [SpectrogramDrop(3, 4, 1, 1, dim=2)]})
+    >>> mel = FeatureSequence(torch.ones(1, 2, 9), torch.tensor([2]))
+    >>> augment({"mel": mel})["mel"].feats.sum() < 18
     tensor(True)
     """
 
@@ -74,25 +71,7 @@ class StreamAugment(torch.nn.Module):
 
 
 def change_speed(wav: Tensor, percent: int) -> Tensor:
-    """Play a waveform slower or faster, which also changes its pitch.
-
-    Arguments
-    ---------
-    wav : [samples]
-        Waveform.
-    percent
-        Speed; 100 leaves it as it is.
-
-    Returns
-    -------
-    [samples * 100 / percent]
-        Waveform at the new speed.
-
-    Example
-    -------
-    >>> change_speed(torch.ones(16000), 80).shape
-    torch.Size([20000])
-    """
+    """Play wav, [samples], at a speed in per cent, which also changes its pitch."""
     return torchaudio.functional.resample(wav, percent, 100)
 
 
@@ -104,8 +83,8 @@ def mixup(
     """Mix each item's features with those of another item of the batch.
 
     Source: Zhang et al. 2018, arXiv:1710.09412. All streams of an item mix
-    with the same partner and weight, and a mixture is as long as the longer
-    of the two. Token ids, which cannot be mixed, are refused.
+    with the same partner and weight, and a mixture is as long as the longer of
+    the two.
 
     Arguments
     ---------

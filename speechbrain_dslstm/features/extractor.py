@@ -37,26 +37,12 @@ class Extractor(nn.Module):
     """
 
     def forward(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Tensor:
-        """Compute the features of a padded batch.
+        """Waveforms [batch, samples] in [-1, 1] -> [batch, frames, output_size].
 
-        Arguments
-        ---------
-        wavs : [batch, samples]
-            Waveforms in [-1, 1].
-        wav_lens : [batch]
-            Relative lengths (floats) or sample counts (integers); samples past
-            an utterance's end count as silence.
-
-        Returns
-        -------
-        [batch, frames, output_size]
-            Features; zero past an utterance's last frame.
-
-        Raises
-        ------
-        ValueError
-            ``wavs`` is not [batch, samples] of floats with at least one
-            sample, or ``wav_lens`` does not fit.
+        ``wav_lens``, [batch], are relative lengths (floats) or sample counts
+        (integers). Samples past an utterance's end count as silence, frames
+        past its last one are zero. Shapes, types or lengths that do not fit
+        raise ValueError.
         """
         if wavs.dim() != 2:
             raise ValueError(

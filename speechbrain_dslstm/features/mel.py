@@ -32,8 +32,7 @@ class LogMelSpectrogram(Extractor):
     hop_length
         Samples from frame to frame; ``n_fft // 2`` if left out.
     n_mels
-        Mel bands from 0 Hz to half the sample rate; ``n_fft // 4`` if left
-        out.
+        Mel bands up to half the sample rate; ``n_fft // 4`` if left out.
     sample_rate
         In Hz.
     scale
@@ -49,12 +48,8 @@ class LogMelSpectrogram(Extractor):
     Example
     -------
     >>> compute_mel = LogMelSpectrogram(n_fft=512)
-    >>> compute_mel(torch.rand(2, 16000)).shape
-    torch.Size([2, 63, 128])
-    >>> compute_mel.num_frames(torch.tensor([16000, 1]))
-    tensor([63,  1])
-    >>> compute_mel(torch.zeros(1, 16000)).unique()
-    tensor([-100.])
+    >>> compute_mel(torch.rand(2, 16000)).shape, compute_mel.num_frames(16000)
+    (torch.Size([2, 63, 128]), 63)
     """
 
     def __init__(

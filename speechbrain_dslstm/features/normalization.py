@@ -7,7 +7,7 @@ from torch import Tensor
 
 from speechbrain_dslstm.lengths import length_mask, zero_padding
 
-__all__ = ["FeatureNormalization", "RunningNormalization"]
+__all__ = ["FeatureNormalization"]
 
 
 class FeatureNormalization(torch.nn.Module):
@@ -16,14 +16,13 @@ class FeatureNormalization(torch.nn.Module):
     ``source`` selects whose statistics are used:
 
     - "training": those of the training set. ``update`` collects them; they
-      are buffers, so they are saved with the weights.
+      are buffers, so they are saved with the weights. Before the first
+      ``update`` nothing changes.
     - "speaker": those of each utterance's speaker, over all unlabelled audio
       of that speaker, the tested speakers included. ``update`` collects them
       as well, but they belong to the corpus, not to the model, and are not
-      saved. An utterance of no known speaker uses its own.
+      saved. Without names of speakers an utterance uses its own.
     - "none": features are not standardised.
-
-    Before the first ``update`` "training" changes nothing.
 
     Arguments
     ---------
@@ -73,7 +72,6 @@ class FeatureNormalization(torch.nn.Module):
         self.num_features = num_features
         self.eps = eps
         self.center_utterances = center_utterances
-        # float64: sums over millions of frames
         names = "count", "mean", "variance"
         for name, value in zip(names, self._no_frames(), strict=True):
             self.register_buffer(name, value)
@@ -82,12 +80,9 @@ class FeatureNormalization(torch.nn.Module):
 
     def _no_frames(self) -> tuple[Tensor, ...]:
         """Count, mean and variance before the first frame."""
-        size = self.num_features
-        return (
-            torch.zeros((), dtype=torch.float64),
-            torch.zeros(size, dtype=torch.float64),
-            torch.ones(size, dtype=torch.float64),
-        )
+        # float64: sums over millions of frames
+        zeros = torch.zeros(self.num_features, dtype=torch.float64)
+        return zeros.new_zeros(()), zeros, zeros + 1
 
     @torch.no_grad()
     def update(
@@ -99,8 +94,7 @@ class FeatureNormalization(torch.nn.Module):
         """Add feats [batch, time, features] with counts [batch] valid frames.
 
         With the source "speaker", each item is added to the statistics of its
-        entry in ``speakers``; with the others, all to those of the training
-        set.
+        entry in ``speakers``, otherwise to those of the training set.
         """
         valid = length_mask(counts, feats.shape[1])
         if self.source == "speaker" and speakers is not None:
@@ -141,9 +135,7 @@ class FeatureNormalization(torch.nn.Module):
             deviation = deviation.clamp(min=self.eps).to(feats)
             feats = (feats - mean.to(feats)) / deviation
         if self.center_utterances and self.source != "speaker":
-            frames = counts.view(-1, 1, 1).to(feats)
-            total = zero_padding(feats, counts).sum(dim=1, keepdim=True)
-            feats = feats - total / frames
+            feats = feats - _utterance_mean(feats, counts)
         return zero_padding(feats, counts)
 
     def _speaker_statistics(self, feats, counts, speakers):
@@ -155,14 +147,18 @@ class FeatureNormalization(torch.nn.Module):
                     f"no feature statistics of speaker {unknown[0]!r}: pass "
                     "all audio of the speaker to update() first"
                 )
-            known = [self.speakers[name] for name in speakers]
-            mean = torch.stack([mean for _, mean, _ in known])
-            variance = torch.stack([variance for _, _, variance in known])
+            known = zip(*(self.speakers[one] for one in speakers), strict=True)
+            _, mean, variance = map(torch.stack, known)
             return mean.unsqueeze(1), variance.sqrt().unsqueeze(1)
-        frames = counts.view(-1, 1, 1).to(feats)
-        mean = zero_padding(feats, counts).sum(dim=1, keepdim=True) / frames
+        mean = _utterance_mean(feats, counts)
         squares = zero_padding(feats - mean, counts).square()
-        return mean, (squares.sum(dim=1, keepdim=True) / frames).sqrt()
+        return mean, _utterance_mean(squares, counts).sqrt()
+
+
+def _utterance_mean(feats, counts):
+    """Mean over the valid frames of each item: [batch, 1, features]."""
+    total = zero_padding(feats, counts).sum(dim=1, keepdim=True)
+    return total / counts.view(-1, 1, 1).to(feats)
 
 
 def _add_frames(statistics, frames):
@@ -179,23 +175,8 @@ def _add_frames(statistics, frames):
 class RunningNormalization(FeatureNormalization):
     """Standardise, then subtract the mean of the frames received so far.
 
-    The mean begins at the training set's, as if ``prior`` frames had been
+    The mean begins at the training set's, as if ``prior`` frames of it had been
     received; with every frame it comes closer to the utterance's own.
-
-    Arguments
-    ---------
-    num_features
-        Features per frame.
-    eps
-        Smallest standard deviation divided by.
-    prior
-        Frames that the training set's mean counts for.
-
-    Example
-    -------
-    >>> norm = RunningNormalization(1, prior=1.0)
-    >>> norm(torch.tensor([[[2.0], [2.0]]]), torch.tensor([2])).flatten()
-    tensor([1.0000, 0.6667])
     """
 
     def __init__(
