@@ -1,4 +1,4 @@
-"""Real clips for the benchmarks: EMO-DB, where it is."""
+"""Real clips for the benchmarks, from EMO-DB."""
 
 import os
 from pathlib import Path
@@ -12,9 +12,8 @@ def emodb_folder():
     Returns
     -------
     pathlib.Path or None
-        Below DSLSTM_SPEECH_DATA, or beside the checkout in shared/data; None
-        where it is not.
+        The folder ``emodb`` in DSLSTM_SPEECH_DATA; None where there is none.
     """
-    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("DSLSTM_SPEECH_DATA", beside)) / "emodb"
-    return folder if folder.is_dir() else None
+    given = os.environ.get("DSLSTM_SPEECH_DATA")
+    folder = Path(given or "", "emodb")
+    return folder if given and folder.is_dir() else None

@@ -1,6 +1,6 @@
 """An epoch over EMO-DB against that of the same system of plain torch parts.
 
-The training side of fold 0 (301 clips), batch 32, 2 threads, the features in
+The training subset of fold 0 (301 clips), batch 32, 2 threads, the features in
 the cache, as in the recipe from the second epoch on; neither way augments,
 averages weights or validates. The plain way reads the audio, computes the
 features, pads batches of random clips. The last rows say where the time of

@@ -5,11 +5,9 @@ EMO-DB (their real lengths, random features) in two batches of 32: padded to
 the longest of a random batch, padded after sorting by length, and packed.
 """
 
-import os
-from pathlib import Path
-
 import soundfile
 import torch
+from corpus import emodb_folder
 from timing import compare
 
 from speechbrain_dslstm import MFCC39
@@ -26,9 +24,9 @@ def clip_frames():
     torch.Tensor, int64, [CLIPS]
         In random order; empty where there is no EMO-DB.
     """
-    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
-    folder = Path(os.environ.get("DSLSTM_SPEECH_DATA", beside)) / "emodb"
-    paths = sorted([*folder.rglob("*.wav"), *folder.rglob("*.flac")])
+    folder = emodb_folder()
+    paths = [*folder.rglob("*.wav"), *folder.rglob("*.flac")] if folder else []
+    paths.sort()
     order = torch.randperm(len(paths))[:CLIPS].tolist()
     extractor = MFCC39()
     seconds = [soundfile.info(paths[k]).duration for k in order]

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Time the package against what it is held to; refuses when parity fails.
+"""Time the package against its targets; first, its parity tests must pass.
 
 > python tests/benchmarks/run.py
 > python tests/benchmarks/run.py --only layer scaling --seconds 3
 
-Both sides of a ratio are timed in turns in one run, on one thread, and the
+Both terms of a ratio are timed in turns in one run, on one thread, and the
 ratio is that of the medians. A part is a module beside this file with
 ``PARITY``, the unit tests that must pass first, ``rows(options)``, which
-yields lines of the table, and perhaps ``plot(rows, folder)``. Each part has a
-process of its own: how often new memory must be fetched from the system, which
-can be half of the time of plain torch, hangs on what a process did before.
+yields lines of the table, and sometimes ``plot(rows, folder)``. Each part has
+a process of its own, because page faults can take half of the time of plain
+torch, and their number depends on what the process did before.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Where the time of an epoch goes: loading, features, CNNs, recurrences.
 
-torch's profiler sees every operation; here they are summed by the part of the
-system they belong to. An operation of the way back belongs to the part whose
-operation it is the gradient of.
+torch's profiler lists every operation; here their times are summed for each
+part of the system. An operation of the backward pass belongs to the part whose
+forward operation it differentiates.
 """
 
 import functools
@@ -22,7 +22,7 @@ __all__ = ["TimeShares", "model_parts"]
 MARK = "speechbrain_dslstm: "
 # Calls of parts that are in no other part, until their notes are summed up
 CALLS_AT_ONCE = 20
-WAY_BACK = "autograd::engine::evaluate_function"
+BACKWARD = "autograd::engine::evaluate_function"
 # Part -> the modules that it consists of
 KINDS = {
     "encoder": SelfSupervisedFrames,
@@ -166,7 +166,7 @@ class TimeShares:
             if one.name.startswith(MARK):
                 part = one.name.removeprefix(MARK)
                 around.append((part, end))
-            elif one.name.startswith(WAY_BACK):
+            elif one.name.startswith(BACKWARD):
                 # A GPU's has a thread of its own, while this one waits
                 part = owners.get(one.sequence_nr, inner)
                 way_back[one.thread] = end
