@@ -69,6 +69,7 @@ setup(
         "test": [
             "codespell>=2.3",
             "hypothesis>=6.100",
+            "import-linter>=2.1",
             "onnx>=1.17",
             "onnxruntime>=1.20",
             "onnxscript>=0.5",
@@ -78,6 +79,7 @@ setup(
             "pytest>=8.2",
             # The version SpeechBrain's own checks run
             "ruff==0.12.4",
+            "setuptools>=68",
             "transformers>=4.40",
             "yamllint>=1.35",
         ],

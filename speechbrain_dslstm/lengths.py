@@ -26,7 +26,7 @@ __all__ = [
 def check_later(condition: Tensor, expected: str) -> bool:
     """Defer a check to the device while a CUDA graph is captured.
 
-    A check on the host would need a synchronisation, impossible there. Without
+    A check on the CPU would need a synchronisation, impossible there. Without
     a capture the result is False, and the caller checks.
 
     Arguments
@@ -97,7 +97,7 @@ def to_counts(
         counts = (lengths.double() * size).round()
     fit = ((counts >= 1) & (counts <= size)).all()
     expected = f"lengths must be relative in (0, 1] or counts in 1..{size}"
-    # A single transfer to the host for all checks
+    # A single transfer to the CPU for all checks
     if not check_later(fit, expected) and not bool(fit):
         raise ValueError(f"{expected}, got {lengths.tolist()}")
     return counts.to(torch.int64)

@@ -143,6 +143,50 @@ def test_the_check_of_paths(line, wrong):
     assert bool(MACHINE_PATH.search(line)) == wrong
 
 
+# Word to avoid -> word to use; the brackets keep this table out of the search
+GLOSSARY = {
+    r"the hos[t]\b": "SpeechBrain, or the CPU",
+    r"yardstic[k]": "baseline",
+    r"\bways? bac[k]\b": "backward pass",
+    r"is none o[f]\b": "unknown X; expected one of ...",
+    r"as there are n[o]\b": "a number other than ...",
+    r"(train(ing)?|test|valid(ation)?) side[s]?\b": "subset",
+    r"\bhang[s]? on\b": "depends on",
+}
+
+
+@pytest.mark.parametrize("word", GLOSSARY)
+def test_glossary(word):
+    """One word for one idea, in code, YAML and documents."""
+    pattern = re.compile(word, re.IGNORECASE)
+    found = [
+        f"{name}:{number}: {line.strip()[:80]}"
+        for name in of_kind(".py", ".yaml", ".md", ".toml", ".j2", ".csv")
+        # The changelog names what once was called otherwise
+        if not name.startswith(("results/", "CHANGELOG"))
+        for number, line in enumerate(text_of(name).split("\n"), 1)
+        if pattern.search(line)
+    ]
+    assert not found, f'write "{GLOSSARY[word]}":\n' + "\n".join(found)
+
+
+def test_tests_that_are_named_exist():
+    """tests/README.md lists each fault with its test."""
+    text = (REPOSITORY / "tests" / "README.md").read_text("utf-8")
+    named = re.findall(r"`([\w/]+\.py)?::(test_\w+)(\*?)`", text)
+    sources = {name: text_of(name) for name in of_kind(".py")}
+    wrong = [
+        f"{file}::{test}"
+        for file, test, more in named
+        if not any(
+            re.search(rf"def {test}{'' if more else '[(]'}", source)
+            for name, source in sources.items()
+            if name.endswith(file or ".py")
+        )
+    ]
+    assert len(named) > 50 and not wrong, wrong
+
+
 def test_whitespace():
     """No trailing blanks, no tabs in code, one line feed at the end."""
     found = []

@@ -402,7 +402,7 @@ def main():
             """Whether an evaluation has drawn random numbers."""
             super().on_stage_end(stage, *args)
             if stage == sb.Stage.VALID:
-                # The test side has been scored, too, and a checkpoint saved
+                # The test subset has been scored, too, and a checkpoint saved
                 drawn = self.before != _random_states()
                 folder = Path(self.hparams.output_folder)
                 with open(folder / "drawn", "a") as file:

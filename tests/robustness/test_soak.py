@@ -251,7 +251,7 @@ class Meeting(torch.nn.Module):
 
 
 def test_autocast_of_two_threads():
-    """The host has one context, in which the second thread's state was kept.
+    """SpeechBrain has one context, which kept the second thread's state.
 
     A caller's own autocast came out off in one thread, or on in the other.
     """

@@ -1,4 +1,4 @@
-"""While a CUDA graph is captured, nothing transfers a value to the host.
+"""While a CUDA graph is captured, nothing transfers a value to the CPU.
 
 Fake CUDA tensors, which hold no values, show it without a GPU.
 """
