@@ -37,9 +37,8 @@ from speechbrain.utils.train_logger import FileTrainLogger, TensorboardLogger
 from speechbrain_dslstm.corpora import vote_names
 from speechbrain_dslstm.corpora.manifest import to_scale
 from speechbrain_dslstm.corpora.transcripts import to_tokens
-from speechbrain_dslstm.evaluation import (
-    DimensionStats,
-    EmotionStats,
+from speechbrain_dslstm.evaluation import DimensionStats, EmotionStats
+from speechbrain_dslstm.evaluation.results import (
     append_row,
     headline,
     print_results,

@@ -38,35 +38,11 @@ Run = Mapping[str, Mapping[str, str]]
 def speaker_counts(
     runs: Sequence[Run], labels: Sequence[str]
 ) -> tuple[list[str], np.ndarray]:
-    """Make a confusion matrix for each seed and speaker.
+    """Sort the speakers [P] and count confusions by seed and speaker, [S, P, K, K].
 
-    Arguments
-    ---------
-    runs : [S]
-        Predictions of each seed: utterance id -> a row with ``speaker``, the
-        true ``emotion`` and the label ``predicted``.
-    labels : [K]
-        Names of the classes.
-
-    Returns
-    -------
-    speakers : [P]
-        Sorted names.
-    counts : [S, P, K, K]
-        Confusion matrices, int64; rows are the truth.
-
-    Raises
-    ------
-    ValueError
-        There are no utterances, the seeds differ in their utterances, speakers
-        or true emotions, or a label is unknown.
-
-    Example
-    -------
-    >>> row = {"speaker": "a", "emotion": "sad", "predicted": "sad"}
-    >>> speakers, counts = speaker_counts([{"u1": row}], ["glad", "sad"])
-    >>> counts.tolist()
-    [[[[0, 0], [0, 1]]]]
+    Rows of a matrix are the truth. A ValueError says that there are no
+    utterances, that the seeds differ in their utterances, speakers or true
+    emotions, or that a label is unknown.
     """
     if not runs or not runs[0]:
         raise ValueError("there are no predictions")
@@ -75,9 +51,8 @@ def speaker_counts(
     speakers = sorted({row["speaker"] for row in runs[0].values()})
     place = {speaker: index for index, speaker in enumerate(speakers)}
     index = {label: k for k, label in enumerate(labels)}
-    counts = np.zeros(
-        (len(runs), len(speakers), len(labels), len(labels)), dtype=np.int64
-    )
+    shape = len(runs), len(speakers), len(labels), len(labels)
+    counts = np.zeros(shape, dtype=np.int64)
     for seed, run in enumerate(runs):
         for key, row in run.items():
             for name in ("emotion", "predicted"):
@@ -100,24 +75,19 @@ def bootstrap_scores(
     """Compute pooled scores with intervals over speakers.
 
     Each resample draws the same speakers for all seeds, and averages the
-    scores over the seeds.
+    scores over the seeds. The result has for each of ``METRICS`` the pooled
+    ``value`` and the ends ``low`` and ``high``, None for a single speaker.
 
     Arguments
     ---------
     counts : [S, P, K, K]
-        Confusion matrices from ``speaker_counts``.
+        Confusion matrices, such as those of ``bootstrap.speaker_counts``.
     resamples
         Number of resamples R.
     confidence
         Coverage of the interval, in (0, 1).
     seed
         Seed of the draws.
-
-    Returns
-    -------
-    scores
-        For each of ``METRICS``: the pooled ``value`` and the ends ``low`` and
-        ``high``, which are None for a single speaker.
 
     Example
     -------
@@ -126,13 +96,8 @@ def bootstrap_scores(
     >>> [round(found[name], 2) for name in ("value", "low", "high")]
     [0.7, 0.55, 0.85]
     """
-    values, ends, _ = _resample(
-        _check_counts(counts), None, resamples, confidence, seed
-    )
-    return {
-        name: {"value": float(value), "low": low, "high": high}
-        for name, value, (low, high) in zip(METRICS, values, ends, strict=True)
-    }
+    counts = _check_counts(counts)
+    return _resample(counts, None, resamples, confidence, seed)[0]
 
 
 def compare(
@@ -145,24 +110,21 @@ def compare(
 ) -> dict:
     """Compare two systems on the same utterances.
 
+    The result has for each of ``METRICS`` the difference ``value`` (second -
+    first), its interval ``low`` and ``high``, and the two-sided ``p`` that goes
+    with it, at least the smallest value that R draws can resolve; all but the
+    value are None for a single speaker. It also has the numbers of "speakers"
+    and "utterances".
+
     Arguments
     ---------
     first, second
-        Predictions of the two systems on the same utterances, as for
-        ``speaker_counts``; seeds and their number may differ.
+        Predictions of each seed: utterance id -> a row with ``speaker``, the
+        true ``emotion`` and the label ``predicted``. Seeds may differ.
     labels : [K]
         Names of the classes.
     resamples, confidence, seed
         See ``bootstrap_scores``.
-
-    Returns
-    -------
-    comparison
-        For each of ``METRICS`` the difference ``value`` (second - first), its
-        interval ``low`` and ``high``, and the two-sided ``p`` that goes with
-        it; all but the value are None for a single speaker. p is at least the
-        smallest value that R draws can resolve. Also the numbers of "speakers"
-        and "utterances".
 
     Example
     -------
@@ -171,41 +133,31 @@ def compare(
     ...     for s in "xyz"
     ...     for i in range(4)
     ... }
-    >>> found = compare([rows], [rows], ["a", "b"])
-    >>> found["ua"]
+    >>> compare([rows], [rows], ["a", "b"])["ua"]
     {'value': 0.0, 'low': 0.0, 'high': 0.0, 'p': 1.0}
     """
     speakers, one = speaker_counts(first, labels)
     _, two = speaker_counts(second, labels)
     _check_same(first[0], second[0], "the two systems")
-    values, ends, drawn = _resample(one, two, resamples, confidence, seed)
-    found = {"speakers": len(speakers), "utterances": len(first[0])}
+    found, drawn = _resample(one, two, resamples, confidence, seed)
     for k, name in enumerate(METRICS):
-        low, high = ends[k]
         p = None if drawn is None else _p_value(drawn[k], len(speakers))
-        value = float(values[k])
-        found[name] = {"value": value, "low": low, "high": high, "p": p}
-    return found
+        found[name]["p"] = p
+    return {"speakers": len(speakers), "utterances": len(first[0]), **found}
 
 
 def mcnemar(first: Run, second: Run) -> dict[str, float]:
     """Test by utterances whether two systems are equally often right.
 
     McNemar's exact test: of the utterances that one system alone gets right,
-    is each system's share one half? It assumes independent utterances, which
-    those of one speaker are not; ``compare`` does not assume it.
+    ``first_only`` and ``second_only``, is each system's share one half? The
+    two-sided ``p`` assumes independent utterances, which those of one speaker
+    are not; ``compare`` does not assume it.
 
     Arguments
     ---------
     first, second
-        Predictions of the two systems, one training of each fold: utterance
-        id -> row.
-
-    Returns
-    -------
-    test
-        ``first_only`` and ``second_only``, the number of utterances that one
-        system alone gets right, and the two-sided ``p``.
+        Predictions of one training of each system, as one seed of ``compare``.
 
     Example
     -------
@@ -231,8 +183,8 @@ def _resample(
     resamples: int,
     confidence: float,
     seed: int,
-) -> tuple[np.ndarray, list[tuple], np.ndarray | None]:
-    """Compute scores or differences [M], intervals [M] and resamples [M, R]."""
+) -> tuple[dict[str, dict], np.ndarray | None]:
+    """Compute scores or differences with intervals, and resamples [M, R]."""
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be in (0, 1), got {confidence}")
     if resamples < 100:
@@ -254,23 +206,26 @@ def _resample(
         return scores.T.reshape(len(METRICS), *shape)
 
     everyone = np.arange(speakers)
-    values = statistic(everyone)
-    if speakers < 2:
-        return values, [(None, None)] * len(METRICS), None
-    found = bootstrap(
-        (everyone,),
-        statistic,
-        n_resamples=resamples,
-        confidence_level=_widened(confidence, speakers),
-        method="percentile",
-        vectorized=True,
-        axis=-1,
-        batch=max(1, 10**7 // first[..., 0, 0].size // first[0, 0].size),
-        rng=np.random.default_rng(seed),
-    )
-    ends = zip(*found.confidence_interval, strict=True)
-    ends = [(float(low), float(high)) for low, high in ends]
-    return values, ends, found.bootstrap_distribution
+    ends, drawn = [(None, None)] * len(METRICS), None
+    if speakers > 1:
+        found = bootstrap(
+            (everyone,),
+            statistic,
+            n_resamples=resamples,
+            confidence_level=_widened(confidence, speakers),
+            method="percentile",
+            vectorized=True,
+            axis=-1,
+            batch=max(1, 10**7 // first[..., 0, 0].size // first[0, 0].size),
+            rng=np.random.default_rng(seed),
+        )
+        ends = np.transpose(found.confidence_interval).tolist()
+        drawn = found.bootstrap_distribution
+    rows = zip(METRICS, statistic(everyone), ends, strict=True)
+    return {
+        name: {"value": float(value), "low": low, "high": high}
+        for name, value, (low, high) in rows
+    }, drawn
 
 
 def _weighted(times: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ __all__ = [
 def fit_temperature(
     log_posteriors: torch.Tensor, targets: torch.Tensor
 ) -> float:
-    """Find the temperature with the smallest negative log-likelihood.
+    """Find the temperature in [0.05, 20] with the least negative log-likelihood.
 
     Arguments
     ---------
@@ -38,11 +38,6 @@ def fit_temperature(
         Of validation data: never of training or test data.
     targets : [n]
         True classes, int64.
-
-    Returns
-    -------
-    temperature
-        In [0.05, 20].
 
     Example
     -------
@@ -61,7 +56,6 @@ def fit_temperature(
         )
 
     def loss(log_temperature: float) -> float:
-        """Compute the mean negative log-likelihood."""
         scaled = log_posteriors / math.exp(log_temperature)
         return float(torch.nn.functional.cross_entropy(scaled, targets))
 
@@ -77,6 +71,10 @@ def calibration_report(
 ) -> dict[str, float]:
     """Measure the calibration before and after scaling by a temperature.
 
+    The result has ``temperature``, the expected calibration errors
+    ``ece_before`` and ``ece_after`` in [0, 1], and the mean negative
+    log-likelihoods ``nll_before`` and ``nll_after``.
+
     Arguments
     ---------
     log_posteriors : [n, K]
@@ -85,13 +83,6 @@ def calibration_report(
         True classes, int64.
     temperature
         Result of ``fit_temperature``.
-
-    Returns
-    -------
-    report
-        ``temperature``, the expected calibration error ``ece_before`` and
-        ``ece_after`` in [0, 1], and the mean negative log-likelihood
-        ``nll_before`` and ``nll_after``.
 
     Example
     -------
@@ -115,7 +106,10 @@ def calibration_report(
 def expected_calibration_error(
     log_probs: torch.Tensor, targets: torch.Tensor, n_bins: int = 15
 ) -> float:
-    """Measure the mean gap between confidence and accuracy.
+    """Measure the mean gap between confidence and accuracy, in [0, 1].
+
+    Items are put into bins by their confidence; the gaps between a bin's mean
+    confidence and its accuracy are averaged, weighted by its number of items.
 
     Arguments
     ---------
@@ -125,12 +119,6 @@ def expected_calibration_error(
         Indices of the true classes, int64.
     n_bins
         Number of equally wide bins of the confidence.
-
-    Returns
-    -------
-    error
-        In [0, 1]: the gap between mean confidence and accuracy of each bin,
-        weighted by the number of items in it.
 
     Example
     -------

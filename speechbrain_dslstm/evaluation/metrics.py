@@ -44,7 +44,7 @@ Counts = Sequence[Sequence[int]] | np.ndarray
 
 
 def scores(y_true: Classes, y_pred: Classes, labels: Sequence[str]) -> dict:
-    """Score predictions against the truth.
+    """Score predictions against the truth, see ``scores_from_confusion``.
 
     Arguments
     ---------
@@ -53,16 +53,10 @@ def scores(y_true: Classes, y_pred: Classes, labels: Sequence[str]) -> dict:
     labels : [K]
         Names of the classes, in the order of their indices.
 
-    Returns
-    -------
-    scores
-        See ``scores_from_confusion``.
-
     Raises
     ------
     ValueError
-        There are no items, ``y_true`` and ``y_pred`` differ in length, or an
-        item is neither a label nor an index.
+        No items, unequal lengths, or an item that is no label and no index.
 
     Example
     -------
@@ -85,19 +79,16 @@ def scores(y_true: Classes, y_pred: Classes, labels: Sequence[str]) -> dict:
 def scores_from_confusion(confusion: Counts, labels: Sequence[str]) -> dict:
     """Score a confusion matrix, for instance the sum over all folds.
 
+    The result has ``wa``, ``ua`` and ``macro_f1`` in [0, 1]; ``recall`` of each
+    label; ``confusion`` as lists of int; and the number of items ``n``. UA,
+    macro-F1 and recall are over the classes that occur in the truth.
+
     Arguments
     ---------
     confusion : [K, K]
         Counts; rows are the truth, columns the prediction.
     labels : [K]
         Names of the classes.
-
-    Returns
-    -------
-    scores
-        ``wa``, ``ua`` and ``macro_f1`` in [0, 1]; ``recall`` of each label;
-        ``confusion`` as lists of int; and the number of items ``n``. UA,
-        macro-F1 and recall are over the classes that occur in the truth.
 
     Example
     -------
@@ -119,23 +110,10 @@ def scores_from_confusion(confusion: Counts, labels: Sequence[str]) -> dict:
 
 
 def score_counts(counts: np.ndarray) -> np.ndarray:
-    """Score many confusion matrices at once.
+    """Score many confusion matrices [..., K, K] by ``METRICS``, [..., M].
 
-    Arguments
-    ---------
-    counts : [..., K, K]
-        Rows are the truth. UA and macro-F1 are over the classes that occur
-        in the truth; a matrix without any clip scores NaN.
-
-    Returns
-    -------
-    scores : [..., M]
-        In the order of ``METRICS``.
-
-    Example
-    -------
-    >>> score_counts(np.array([[2, 1], [0, 1]])).round(3).tolist()
-    [0.75, 0.833, 0.733]
+    Rows are the truth; UA and macro-F1 are over the classes that occur in it.
+    A matrix without any clip scores NaN.
     """
     counts = np.asarray(counts, dtype=float)
     right = np.diagonal(counts, axis1=-2, axis2=-1)
@@ -155,27 +133,11 @@ def score_counts(counts: np.ndarray) -> np.ndarray:
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> dict:
-    """Average repeated runs, with Student's confidence interval of the mean.
+    """Average the scores of folds or seeds, with Student's interval of the mean.
 
-    Arguments
-    ---------
-    values : [n]
-        One score for each fold or seed.
-    confidence
-        Coverage of the interval, in (0, 1).
-
-    Returns
-    -------
-    interval
-        ``mean``, sample standard deviation ``std``, the ends ``low`` and
-        ``high`` of the mean's interval, and ``n``. All but mean and n are None
-        for a single value, which says nothing about the spread.
-
-    Example
-    -------
-    >>> result = interval([0.60, 0.70, 0.80])
-    >>> round(result["mean"], 3), round(result["low"], 3)
-    (0.7, 0.452)
+    The result has ``mean``, sample standard deviation ``std``, the ends ``low``
+    and ``high``, and ``n``. All but mean and n are None for a single value,
+    which says nothing about the spread.
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
@@ -194,18 +156,15 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> dict:
 def format_confusion(confusion: Counts, labels: Sequence[str]) -> str:
     """Write a confusion matrix as a plain text table.
 
+    Each true class has a line that ends with its recall, "-" where the class
+    does not occur.
+
     Arguments
     ---------
     confusion : [K, K]
         Counts; rows are the truth, columns the prediction.
     labels : [K]
         Names of the classes.
-
-    Returns
-    -------
-    text
-        One line for each true class, its recall at the end ("-" where the
-        class does not occur).
 
     Example
     -------
@@ -222,9 +181,8 @@ def format_confusion(confusion: Counts, labels: Sequence[str]) -> str:
     lines = ["  ".join([f"{corner:<{first}}", *cells, "recall"])]
     for k, (label, row) in enumerate(zip(labels, counts, strict=True)):
         cells = [f"{count:>{w}}" for count, w in zip(row, widths, strict=True)]
-        recall = f"{row[k] / row.sum():.1%}" if row.sum() else "-"
-        recall = f"{recall.replace('%', ' %'):>7}"
-        lines.append("  ".join([f"{label:<{first}}", *cells, recall]))
+        recall = f"{100 * (row[k] / row.sum()):.1f} %" if row.sum() else "-"
+        lines.append("  ".join([f"{label:<{first}}", *cells, f"{recall:>7}"]))
     return "\n".join(lines)
 
 

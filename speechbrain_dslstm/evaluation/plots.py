@@ -31,16 +31,10 @@ __all__ = [
 INK, FAINT = "#1f2933", "#6b7680"
 BLUE, ORANGE = "#1f6fb4", "#d1632a"
 # Paul Tol's bright scheme and black, which colour-blind readers can tell apart
-COLORS = (
-    "#4477aa",
-    "#ee6677",
-    "#228833",
-    "#ccbb44",
-    "#66ccee",
-    "#aa3377",
-    "#bbbbbb",
-    "#000000",
+COLORS = tuple(
+    "#4477aa #ee6677 #228833 #ccbb44 #66ccee #aa3377 #bbbbbb #000000".split()
 )
+LEGEND = {"loc": "upper left", "frameon": False, "fontsize": 8, "ncols": 2}
 
 
 def plot_confusion(
@@ -49,25 +43,10 @@ def plot_confusion(
     path: str | Path,
     title: str | None = None,
 ) -> None:
-    """Draw a confusion matrix, each row in per cent of its true class.
+    """Draw a confusion matrix [K, K], each row in per cent of its true class.
 
-    Arguments
-    ---------
-    confusion : [K, K]
-        Counts; rows are the truth, columns the prediction.
-    labels : [K]
-        Names of the classes.
-    path
-        The file; its ending chooses the format (.png, .svg, .pdf).
-    title
-        Lines above the matrix, where WA and UA are given in any case.
-
-    Example
-    -------
-    >>> file = getfixture("tmp_path") / "confusion.png"
-    >>> plot_confusion([[8, 2], [1, 4]], ["anger", "sadness"], file)
-    >>> file.read_bytes()[1:4]
-    b'PNG'
+    The ending of ``path`` chooses the format (.png, .svg, .pdf). WA and UA are
+    given above the matrix, below the lines of the title.
     """
     found = scores_from_confusion(confusion, labels)
     counts = np.array(found["confusion"])
@@ -114,20 +93,12 @@ def plot_intervals(
     title: str | None = None,
     lines: Mapping[str, float] | None = None,
 ) -> None:
-    """Draw scores with their intervals, a line for each row.
+    """Draw scores with their intervals, a line for each row, from top to bottom.
 
-    Arguments
-    ---------
-    rows
-        From top to bottom: "label"; "value", "low" and "high" in [0, 1], the
-        ends None where there is no interval; and "warn", whether the number is
-        too good for new speakers: such rows are drawn hollow.
-    path
-        The file; its ending chooses the format.
-    title
-        Line above the axes.
-    lines
-        Baselines, drawn as vertical lines with these names.
+    A row has "label"; "value", "low" and "high" in [0, 1], the ends None where
+    there is no interval; and "warn", whether the number is too good for new
+    speakers: such rows are drawn hollow. ``lines`` are baselines by name, drawn
+    as vertical lines.
     """
     if not rows:
         raise ValueError("there are no rows to draw")
@@ -137,34 +108,16 @@ def plot_intervals(
         if row["low"] is not None:
             ends = [100 * row["low"], 100 * row["high"]]
             axes.plot(ends, [place] * 2, color=color, linewidth=2)
-        axes.plot(
-            100 * row["value"],
-            place,
-            "o",
-            color=color,
-            markerfacecolor="white" if row["warn"] else color,
-            markersize=8,
-        )
         value = 100 * row["value"]
+        inside = "white" if row["warn"] else color
+        axes.plot(value, place, "o", color=color, mfc=inside, markersize=8)
         _annotate(axes, f"{value:.1f}", (value, place), (0, 7), ha="center")
     for number, (name, value) in enumerate((lines or {}).items()):
-        axes.axvline(
-            100 * value,
-            color=FAINT,
-            linestyle=("--", ":", "-.")[number % 3],
-            linewidth=1,
-            label=f"{name}: {100 * value:.1f}",
-            zorder=0,
-        )
+        style = ("--", ":", "-.")[number % 3]
+        look = {"color": FAINT, "linestyle": style, "linewidth": 1, "zorder": 0}
+        axes.axvline(100 * value, label=f"{name}: {100 * value:.1f}", **look)
     if lines:
-        axes.legend(
-            loc="upper left",
-            bbox_to_anchor=(0, 0),
-            borderaxespad=4.5,
-            frameon=False,
-            fontsize=8,
-            ncols=2,
-        )
+        axes.legend(bbox_to_anchor=(0, 0), borderaxespad=4.5, **LEGEND)
     axes.set_yticks(range(len(rows)), [row["label"] for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.7)
     axes.set_xlabel("%", color=FAINT)
@@ -179,19 +132,10 @@ def plot_learning_curves(
 ) -> None:
     """Draw training loss and UA over the epochs.
 
-    Arguments
-    ---------
-    curves
-        "train_loss", "valid_ua" and "test_ua": each has "epoch", "mean", "low"
-        and "high", lists over epochs; low and high are the range over folds.
-        A curve without epochs is left out.
-    path
-        The file; its ending chooses the format.
-    title
-        Line above the axes.
-    chosen_on_test
-        Whether the epoch was chosen on the test curve, as under the protocol
-        ``paper``; the legend says which.
+    Each of the curves "train_loss", "valid_ua" and "test_ua" has "epoch",
+    "mean", "low" and "high", lists over epochs; low and high are the range over
+    folds. A curve without epochs is left out. The legend says whether the epoch
+    was chosen on the test curve, as under the protocol ``paper``.
     """
     use = "never used for selection"
     if chosen_on_test:
@@ -213,29 +157,13 @@ def plot_learning_curves(
         if curve["epoch"]:
             low, high = (100 * np.array(curve[end]) for end in ("low", "high"))
             axes.fill_between(curve["epoch"], low, high, color=color, alpha=0.1)
-            drawn += axes.plot(
-                curve["epoch"],
-                100 * np.array(curve["mean"]),
-                color=color,
-                linestyle=style,
-                label=f"UA, {label}",
-            )
+            look = {"color": color, "linestyle": style, "label": f"UA, {label}"}
+            mean = 100 * np.array(curve["mean"])
+            drawn += axes.plot(curve["epoch"], mean, **look)
     curve = curves["train_loss"]
-    drawn += loss.plot(
-        curve["epoch"],
-        curve["mean"],
-        color=FAINT,
-        linewidth=1,
-        label="training loss (right)",
-    )
-    axes.legend(
-        handles=drawn,
-        loc="upper left",
-        bbox_to_anchor=(0, -0.18),
-        frameon=False,
-        fontsize=8,
-        ncols=2,
-    )
+    look = {"color": FAINT, "linewidth": 1, "label": "training loss (right)"}
+    drawn += loss.plot(curve["epoch"], curve["mean"], **look)
+    axes.legend(handles=drawn, bbox_to_anchor=(0, -0.18), **LEGEND)
     save_figure(figure, path)
 
 
@@ -245,10 +173,7 @@ def plot_speakers(
     title: str | None = None,
     mean: float | None = None,
 ) -> None:
-    """Draw the UA of each speaker, and the pooled UA ``mean`` as a line.
-
-    ``scores`` maps speakers to UA in [0, 1].
-    """
+    """Draw the UA of each speaker, in [0, 1], and the pooled ``mean`` as a line."""
     if not scores:
         raise ValueError("there are no speakers to draw")
     figure, axes = _axes(7.5, 2.6, title)

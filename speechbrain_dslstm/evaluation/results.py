@@ -49,29 +49,12 @@ logger = get_logger(__name__)
 def selection_score(
     ua: float, epoch: int, number_of_epochs: int, selection_start: float
 ) -> float:
-    """Compute the score by which the best epoch is chosen.
+    """Score an epoch (from 1) by its validation UA, to choose the best one.
 
     The maximum over many epochs of a score on few speakers is mostly luck, so
-    an early epoch is chosen only where there is no later one.
+    an early epoch is chosen only where there is no later one: the first share
+    ``selection_start`` of the schedule loses 1. NaN, as -2, is never the best.
 
-    Arguments
-    ---------
-    ua
-        Validation UA, in [0, 1].
-    epoch
-        The epoch, from 1.
-    number_of_epochs
-        Epochs of the whole schedule.
-    selection_start
-        Share of the epochs that counts as early.
-
-    Returns
-    -------
-    score
-        UA, less 1 for an early epoch; -2 for NaN, which is never the best.
-
-    Example
-    -------
     >>> selection_score(0.75, 9, 10, 0.8), selection_score(0.75, 8, 10, 0.8)
     (0.75, -0.25)
     >>> selection_score(float("nan"), 9, 10, 0.8)
@@ -89,23 +72,10 @@ def headline(
 ) -> dict[str, float]:
     """Summarise an epoch's scores for the logs and for the selection.
 
-    Arguments
-    ---------
-    loss
-        Mean loss of the subset.
-    scores
-        Statistics of "fused" and of each branch.
-    dimensions
-        Statistics of valence, arousal and dominance, if they are predicted.
+    ``scores`` has statistics of "fused" and of each branch, whose UA is named
+    "ua_" and the branch. ``dimensions`` adds the concordance of valence,
+    arousal and dominance, where they are predicted.
 
-    Returns
-    -------
-    dict
-        "loss", "wa", "ua" and "macro_f1"; "ua_" and a name for the UA of each
-        branch; the concordance of each dimension.
-
-    Example
-    -------
     >>> stats = EmotionStats(["calm", "sad"])
     >>> stats.append(["a"], torch.tensor([[-0.1, -2.3]]), torch.tensor([0]))
     >>> headline(0.5, {"fused": stats, "mfcc": stats})
@@ -122,22 +92,7 @@ def headline(
 
 
 def append_row(path: str | Path, row: dict) -> None:
-    """Add a line to a log of JSON objects.
-
-    Arguments
-    ---------
-    path
-        The file, made if needed. An OSError leaves it unchanged.
-    row
-        The object.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "log.jsonl"
-    >>> append_row(path, {"epoch": 1, "ua": 0.5})
-    >>> read_rows(path)
-    [{'epoch': 1, 'ua': 0.5}]
-    """
+    """Add a line to a log of JSON objects; an OSError leaves it unchanged."""
     line = (json.dumps(row) + "\n").encode()
     with name_errors(path), open(path, "a+b", buffering=0) as log:
         size = log.seek(0, os.SEEK_END)
@@ -153,20 +108,10 @@ def append_row(path: str | Path, row: dict) -> None:
 
 
 def read_rows(path: str | Path) -> list[dict]:
-    """Read a log of epochs; a line that was cut is left out, with a warning.
+    """Read the last row of each epoch from a log, in order of the epochs.
 
-    Arguments
-    ---------
-    path
-        The file.
+    A line that was cut is left out, with a warning; a missing file has no rows.
 
-    Returns
-    -------
-    rows
-        The last row of each epoch, in order; empty for a missing file.
-
-    Example
-    -------
     >>> read_rows("nowhere.jsonl")
     []
     """
@@ -194,26 +139,9 @@ def write_results(
 ) -> dict:
     """Write results.json, predictions.csv and confusion.png of a tested run.
 
-    Arguments
-    ---------
-    hparams
-        The loaded hyperparameters.
-    scores
-        For "valid" and "test": statistics of "fused" and of each branch.
-    seconds
-        Wall time of this process.
-
-    Returns
-    -------
-    results
-        Content of results.json.
-
-    Example
-    -------
-    >>> write_results({"output_folder": "nowhere"}, {}, 1)
-    Traceback (most recent call last):
-        ...
-    FileNotFoundError: ...
+    ``scores`` has for "valid" and "test" the statistics of "fused" and of each
+    branch; ``seconds`` is the wall time of this process. The result is the
+    content of results.json.
     """
     folder = Path(hparams["output_folder"])
     save = folder / "save"
@@ -223,10 +151,8 @@ def write_results(
     epochs = read_rows(save / "epochs.jsonl")
     best = max(epochs, key=lambda row: row["score"])
     test = {name: one.summarize() for name, one in scores["test"].items()}
-    test_epochs = read_rows(save / "test_epochs.jsonl")
-    test_best = {
-        name: _maximum(test_epochs, name) for name in METRICS if test_epochs
-    }
+    tested = read_rows(save / "test_epochs.jsonl")
+    test_best = {name: _maximum(tested, name) for name in METRICS if tested}
     found = {name: test["fused"][name] for name in METRICS}
     selection = "best validation UA"
     if hparams["selection_start"] > 0:
@@ -259,8 +185,8 @@ def write_results(
             "torch": torch.__version__,
         },
     }
-    entries = read_manifest(save / "test.json")
-    speakers = {key: entry["speaker"] for key, entry in entries.items()}
+    entries = read_manifest(save / "test.json").items()
+    speakers = {key: entry["speaker"] for key, entry in entries}
     scores["test"]["fused"].write_predictions(
         folder / "predictions.csv", {"speaker": speakers}
     )
@@ -311,17 +237,8 @@ def _maximum(rows: list[dict], name: str) -> dict:
 
 
 def print_results(results: dict, folder: str | Path) -> None:
-    """Print the main results of a run.
+    """Print the main results of a run, as ``write_results`` returns them.
 
-    Arguments
-    ---------
-    results
-        Result of ``write_results``.
-    folder
-        Folder of the run, to be named.
-
-    Example
-    -------
     >>> fused = {"confusion": [[1, 0], [1, 2]], "n": 4}
     >>> results = {"description": "session, fold 0", "note": ""}
     >>> results |= {"wa": 0.75, "ua": 0.8333, "macro_f1": 0.7333}

@@ -6,7 +6,7 @@ import processes
 import torch
 from speechbrain.utils.checkpoints import Checkpointer
 
-from speechbrain_dslstm.evaluation import read_rows
+from speechbrain_dslstm.evaluation.results import read_rows
 
 
 def run(corpus, output, options, kill_at=None, ranks=None):

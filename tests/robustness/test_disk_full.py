@@ -19,7 +19,7 @@ import torch
 from resumed_runs import differences, run, states
 
 from speechbrain_dslstm.corpora.manifest import read_manifest, write_manifest
-from speechbrain_dslstm.evaluation import append_row, read_rows
+from speechbrain_dslstm.evaluation.results import append_row, read_rows
 from speechbrain_dslstm.training import CheckpointError
 
 

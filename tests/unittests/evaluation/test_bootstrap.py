@@ -9,10 +9,10 @@ from speechbrain_dslstm.evaluation import (
     bootstrap_scores,
     compare,
     mcnemar,
-    score_counts,
     scores_from_confusion,
-    speaker_counts,
 )
+from speechbrain_dslstm.evaluation.bootstrap import speaker_counts
+from speechbrain_dslstm.evaluation.metrics import score_counts
 
 LABELS = ["anger", "happiness", "sadness"]
 

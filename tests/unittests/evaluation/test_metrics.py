@@ -17,10 +17,10 @@ from speechbrain_dslstm.evaluation import (
     EmotionStats,
     expected_calibration_error,
     format_confusion,
-    interval,
     scores,
     scores_from_confusion,
 )
+from speechbrain_dslstm.evaluation.metrics import interval
 from speechbrain_dslstm.models import concordance
 
 LABELS = ["anger", "happiness", "neutral", "sadness"]

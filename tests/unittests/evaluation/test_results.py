@@ -9,11 +9,10 @@ import torch
 
 from speechbrain_dslstm.evaluation import (
     EmotionStats,
-    append_row,
     calibration_report,
     fit_temperature,
-    write_results,
 )
+from speechbrain_dslstm.evaluation.results import append_row, write_results
 
 LABELS = ["anger", "neutral", "sadness"]
 # Early epochs have 1 subtracted from their score, whatever their UA
