@@ -12,6 +12,7 @@ from speechbrain_dslstm.splits.protocols import (
     Split,
     count_folds,
     digest,
+    get_protocol,
     make_split,
 )
 
@@ -72,17 +73,14 @@ def leak_table(split: Split, entries: dict[str, dict]) -> LeakTable:
 def check_leaks(split: Split, entries: dict[str, dict]) -> LeakTable:
     """Raise an error for a split that shares what its protocol forbids.
 
+    The result is the ``leaks.leak_table`` of the split.
+
     Arguments
     ---------
     split
         A split of any origin.
     entries
         Manifest entries by utterance id.
-
-    Returns
-    -------
-    table
-        The ``leak_table``.
 
     Raises
     ------
@@ -101,14 +99,9 @@ def check_leaks(split: Split, entries: dict[str, dict]) -> LeakTable:
         ...
     speechbrain_dslstm.splits.protocols.LeakError: protocol 'speaker', fold 0: train and test share 1 speaker (a)
     """
-    if split.protocol not in PROTOCOLS:
-        raise ValueError(
-            f"unknown protocol {split.protocol!r}; expected one of "
-            f"{', '.join(PROTOCOLS)}"
-        )
+    rule = get_protocol(split.protocol)
     split.check()
     table = leak_table(split, entries)
-    rule = PROTOCOLS[split.protocol]
     faults = [
         f"{name} and test share {found['count']} {kind} "
         f"({', '.join(found['examples'])})"
@@ -125,17 +118,7 @@ def check_leaks(split: Split, entries: dict[str, dict]) -> LeakTable:
 
 
 def format_leak_table(table: LeakTable) -> str:
-    """Write a leak table as text, one line for each kind.
-
-    >>> found = {kind: {"count": 0, "examples": []} for kind in KINDS}
-    >>> print(format_leak_table({"train": found, "valid": found}))
-    shared with test   train   valid  example
-    speaker                0       0
-    session                0       0
-    dialogue               0       0
-    text_id                0       0
-    audio_hash             0       0
-    """
+    """Write a leak table as text, one line for each kind."""
     lines = [f"{'shared with test':16} {'train':>7} {'valid':>7}  example"]
     for kind in KINDS:
         train, valid = table["train"][kind], table["valid"][kind]
@@ -147,13 +130,7 @@ def format_leak_table(table: LeakTable) -> str:
 
 
 def identical_recordings(entries: dict[str, dict]) -> list[list[str]]:
-    """Group the ids of each recording that a corpus has under several names.
-
-    >>> identical_recordings(
-    ...     {i: {"audio_hash": i[0]} for i in ("x1", "y", "x2")}
-    ... )
-    [['x1', 'x2']]
-    """
+    """Group the ids of each recording that a corpus has under several names."""
     names = {}
     for key in sorted(entries):
         names.setdefault(entries[key]["audio_hash"], []).append(key)
@@ -180,42 +157,18 @@ def leak_summary(
 ) -> dict[str, dict]:
     """Split a corpus under each protocol and take the worst leaks of all folds.
 
-    Arguments
-    ---------
-    entries
-        Manifest entries by utterance id.
-    protocols
-        Names in ``PROTOCOLS``; None for all of them.
-    seed, n_folds, valid_speakers
-        See ``make_split``.
-
-    Returns
-    -------
-    summary
-        Protocol -> the number of "folds", and the result of ``worst_leaks``.
-
-    Example
-    -------
-    >>> entry = {"emotion": "anger", "dialogue": "", "gender": "F"}
-    >>> entries = {
-    ...     s + t: entry | {"speaker": s, "session": s, "text_id": t}
-    ...     for s in "abcd"
-    ...     for t in "123"
-    ... }
-    >>> for key, entry in entries.items():
-    ...     entry["audio_hash"] = key
-    >>> found = leak_summary(entries, ["session"])["session"]
-    >>> found["folds"], found["train"]["speaker"], found["train"]["text_id"]
-    (4, 0, 3)
+    For each protocol, all of them by default, the result has the number of
+    "folds" and the result of ``worst_leaks``. ``make_split`` explains the other
+    arguments.
     """
     summary = {}
     for protocol in PROTOCOLS if protocols is None else protocols:
         folds = count_folds(entries, protocol, n_folds)
-        splits = (
-            make_split(entries, protocol, fold, seed, n_folds, valid_speakers)
-            for fold in range(folds)
-        )
-        tables = [leak_table(split, entries) for split in splits]
+        tables = []
+        for fold in range(folds):
+            options = fold, seed, n_folds, valid_speakers
+            split = make_split(entries, protocol, *options)
+            tables.append(leak_table(split, entries))
         summary[protocol] = {"folds": folds, **worst_leaks(tables)}
     return summary
 
@@ -225,11 +178,6 @@ def format_leak_summary(summary: dict[str, dict]) -> str:
 
     Each cell has the number of values that training and test share, and that
     validation and test share.
-
-    >>> none = dict.fromkeys(KINDS, 0)
-    >>> table = {"session": {"folds": 4, "train": none, "valid": none}}
-    >>> print(format_leak_summary(table).splitlines()[-1])
-    | `session` | 4 | 0 / 0 | 0 / 0 | 0 / 0 | 0 / 0 | 0 / 0 |
     """
     heads = ["protocol", "folds", *KINDS.values()]
     lines = [heads, ["---"] * len(heads)]

@@ -28,6 +28,7 @@ __all__ = [
     "Split",
     "LeakError",
     "count_folds",
+    "get_protocol",
     "make_split",
     "split_hash",
     "digest",
@@ -40,21 +41,10 @@ logger = get_logger(__name__)
 class Protocol:
     """A rule for splitting: what is held out, and how the epoch is chosen.
 
-    Arguments
-    ---------
-    forbidden
-        Entry keys whose values the test subset may not share with another.
-    split
-        How the subsets are made, in words.
-    selection
-        Which clips choose the best epoch, in words.
-    valid_is_test
-        Whether one subset serves as validation and as test.
-
-    Example
-    -------
-    >>> PROTOCOLS["speaker"].forbidden
-    ('speaker', 'audio_hash')
+    ``forbidden`` has the entry keys whose values the test subset may not share
+    with another. ``split`` says in words how the subsets are made, and
+    ``selection`` which clips choose the best epoch. Where ``valid_is_test``,
+    one subset serves as validation and as test.
     """
 
     forbidden: tuple[str, ...]
@@ -93,6 +83,15 @@ PROTOCOLS = {
         True,
     ),
 }
+
+
+def get_protocol(name: str) -> Protocol:
+    """Look a protocol up by its name."""
+    if name not in PROTOCOLS:
+        raise ValueError(
+            f"unknown protocol {name!r}; expected one of {', '.join(PROTOCOLS)}"
+        )
+    return PROTOCOLS[name]
 
 
 class LeakError(ValueError):
@@ -171,6 +170,10 @@ def count_folds(
 ) -> int:
     """Count the folds in which every clip is tested exactly once.
 
+    The result is the number of speakers, of sessions, of sentence groups
+    (``text``), or of sessions times sentence groups (``speaker-text``); 1 for
+    ``all``; and ``n_folds`` for ``random`` and ``paper``.
+
     Arguments
     ---------
     entries
@@ -179,13 +182,6 @@ def count_folds(
         A name in ``PROTOCOLS``.
     n_folds
         Number of random folds; sentences are put into at most as many groups.
-
-    Returns
-    -------
-    count
-        Number of speakers, sessions, sentence groups (``text``), or sessions
-        times sentence groups (``speaker-text``); 1 for ``all``; ``n_folds``
-        for ``random`` and ``paper``.
 
     Raises
     ------
@@ -233,7 +229,8 @@ def make_split(
     """Split utterances into training, validation and test.
 
     The result depends on the arguments alone, not on the order of ``entries``.
-    For ``speaker-text``, fold f tests session f modulo the number of sessions
+    Its subsets are disjoint, but ``paper`` and ``all`` validate on the test
+    subset; none is empty. For ``speaker-text``, fold f tests session f modulo the number of sessions
     on one group of sentences; the first folds visit every session once.
 
     Arguments
@@ -250,12 +247,6 @@ def make_split(
         See ``count_folds``.
     valid_speakers
         Number of validation speakers where no whole session is taken.
-
-    Returns
-    -------
-    split
-        Three subsets, none of them empty. They are disjoint, but ``paper`` and
-        ``all`` validate on the test subset.
 
     Raises
     ------
@@ -326,11 +317,9 @@ def make_split(
     missing = {e["emotion"] for e in entries.values()}
     missing -= {entries[key]["emotion"] for key in split.train}
     if missing:
+        names = ", ".join(sorted(missing))
         logger.warning(
-            "%s, fold %d: no training clip of %s",
-            protocol,
-            fold,
-            ", ".join(sorted(missing)),
+            "%s, fold %d: no training clip of %s", protocol, fold, names
         )
     return split
 
@@ -344,11 +333,7 @@ def _check_request(
     entries: dict[str, dict], protocol: str, fold: int, seed: int, n_folds: int
 ) -> None:
     """Raise an error for arguments that allow no split."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(
-            f"unknown protocol {protocol!r}; expected one of "
-            f"{', '.join(PROTOCOLS)}"
-        )
+    forbidden = get_protocol(protocol).forbidden
     if not _is_int(fold) or fold < 0:
         raise ValueError(f"fold is {fold!r}, expected a whole number from 0")
     if not _is_int(seed) or not 0 <= seed < 2**32:
@@ -357,9 +342,7 @@ def _check_request(
         raise ValueError(
             f"n_folds is {n_folds!r}, expected 2 to the {len(entries)} clips"
         )
-    for kind in {"speaker", "session", "text_id"} & set(
-        PROTOCOLS[protocol].forbidden
-    ):
+    for kind in {"speaker", "session", "text_id"} & set(forbidden):
         for key, entry in entries.items():
             if not entry[kind]:
                 raise ValueError(f"{key}: {kind} is empty")
@@ -368,18 +351,6 @@ def _check_request(
 def split_hash(split: Split) -> str:
     """Hash the ids of a split, to see whether two runs used the same one.
 
-    Arguments
-    ---------
-    split
-        A split of any origin.
-
-    Returns
-    -------
-    hash
-        12 hexadecimal digits.
-
-    Example
-    -------
     >>> split_hash(Split(["a"], ["b"], ["c"], "random", 0, 0, 5, ""))
     '035f841dd3af'
     """
@@ -388,5 +359,4 @@ def split_hash(split: Split) -> str:
 
 def digest(value: list) -> str:
     """Hash a value that JSON can hold to 12 hexadecimal digits."""
-    text = json.dumps(value)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12]

@@ -25,18 +25,20 @@ def write_folds(
 ) -> None:
     """Write to which subset each utterance belongs in each fold.
 
+    Each utterance has a row, sorted by id, with its speaker and emotion, and a
+    column for each fold. A column is named by protocol, fold and hash of the
+    split, such as "session 0 85f1b5f9c056"; results.json and reports give the
+    same hash. A cell is train, valid or test; valid+test where one subset
+    serves as both; or empty.
+
     Arguments
     ---------
     path
-        The CSV file: a row for each utterance, sorted by id, with its speaker
-        and emotion, and a column for each fold. A column is named by protocol,
-        fold and ``split_hash``, such as "session 0 85f1b5f9c056"; results.json
-        and reports give the same hash. A cell is train, valid or test;
-        valid+test where one subset serves as both; or empty.
+        The CSV file.
     entries
         Manifest entries by utterance id.
     protocols
-        Names in ``protocols.PROTOCOLS``.
+        Names in ``PROTOCOLS``.
     seed, n_folds, valid_speakers
         See ``make_split``.
 

@@ -10,12 +10,8 @@ import json
 import numpy as np
 
 from speechbrain_dslstm.evaluation import scores
-from speechbrain_dslstm.splits import (
-    check_leaks,
-    count_folds,
-    make_split,
-    split_hash,
-)
+from speechbrain_dslstm.splits import check_leaks, count_folds, make_split
+from speechbrain_dslstm.splits.protocols import split_hash
 
 LABELS = ["anger", "happiness", "neutral", "sadness"]
 METRICS = ("wa", "ua", "macro_f1")

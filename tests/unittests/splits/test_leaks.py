@@ -13,7 +13,6 @@ from speechbrain_dslstm.splits import (
     Split,
     check_leaks,
     count_folds,
-    leak_summary,
     make_split,
 )
 from speechbrain_dslstm.splits.leaks import (
@@ -22,6 +21,7 @@ from speechbrain_dslstm.splits.leaks import (
     format_leak_summary,
     format_leak_table,
     identical_recordings,
+    leak_summary,
     leak_table,
 )
 

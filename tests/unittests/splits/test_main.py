@@ -8,13 +8,9 @@ import pytest
 from click.testing import CliRunner
 
 from speechbrain_dslstm.corpora.__main__ import command as write_manifest
-from speechbrain_dslstm.splits import (
-    PROTOCOLS,
-    leak_summary,
-    write_folds,
-)
+from speechbrain_dslstm.splits import PROTOCOLS, write_folds
 from speechbrain_dslstm.splits.__main__ import command
-from speechbrain_dslstm.splits.leaks import format_leak_summary
+from speechbrain_dslstm.splits.leaks import format_leak_summary, leak_summary
 
 RESULTS = Path(__file__).resolve().parents[3] / "results"
 

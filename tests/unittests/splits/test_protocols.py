@@ -7,12 +7,8 @@ import pytest
 from hypothesis import given, strategies as st
 from miniature_splits import NAMES, attempt, corpus, requests
 
-from speechbrain_dslstm.splits import (
-    PROTOCOLS,
-    count_folds,
-    make_split,
-    split_hash,
-)
+from speechbrain_dslstm.splits import PROTOCOLS, count_folds, make_split
+from speechbrain_dslstm.splits.protocols import split_hash
 
 
 @given(requests())

@@ -7,12 +7,8 @@ from pathlib import Path
 import miniature_runs as miniature
 import pytest
 
-from speechbrain_dslstm.splits import (
-    PROTOCOLS,
-    make_split,
-    split_hash,
-    write_folds,
-)
+from speechbrain_dslstm.splits import PROTOCOLS, make_split, write_folds
+from speechbrain_dslstm.splits.protocols import split_hash
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
