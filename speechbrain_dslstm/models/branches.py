@@ -14,23 +14,18 @@ from speechbrain_dslstm.ds_lstm import DSLSTM
 from speechbrain_dslstm.layers.alignment import AveragePoolAlignment
 from speechbrain_dslstm.layers.cnn import LocalFeatureCNN
 from speechbrain_dslstm.layers.pooling import MaskedMeanPooling
-from speechbrain_dslstm.models.streams import FeatureSequence
+from speechbrain_dslstm.models.streams import FeatureSequence, Streams
 
 __all__ = ["MFCCBranch", "CNNLSTMBranch", "SpectrogramBranch", "TextBranch"]
 
 LSTM_GROUP = 16  # items of similar length that go through an LSTM together
-Streams = Mapping[str, FeatureSequence]
 
 
 def _lstm(input_size, hidden_size, num_layers, dropout, forget_bias):
     """A standard LSTM, without dropout in a single layer, of which torch warns."""
-    lstm = torch.nn.LSTM(
-        input_size,
-        hidden_size,
-        num_layers,
-        batch_first=True,
-        dropout=dropout if num_layers > 1 else 0.0,
-    )
+    sizes = input_size, hidden_size, num_layers
+    dropout = dropout if num_layers > 1 else 0.0
+    lstm = torch.nn.LSTM(*sizes, batch_first=True, dropout=dropout)
     for name, bias in lstm.named_parameters():
         if forget_bias is not None and name.startswith("bias"):
             # Gates in the order i f g o; torch adds two biases
@@ -78,10 +73,8 @@ class MFCCBranch(torch.nn.Module):
         Classes K.
     input_size
         Features per frame.
-    hidden_size
-        Hidden units of the LSTM.
-    num_layers
-        Layers of the LSTM.
+    hidden_size, num_layers
+        Of the LSTM.
     dropout
         Dropout probability between the layers and before the linear layer.
     forget_bias
@@ -141,16 +134,12 @@ class CNNLSTMBranch(torch.nn.Module):
         Classes K.
     cnns
         The ``LocalFeatureCNN`` of each stream by its name.
-    hidden_size
-        Hidden units of each LSTM.
-    num_layers
-        Layers of each LSTM.
+    hidden_size, num_layers
+        Of each LSTM.
     dropout
-        Dropout probability on the CNNs' output, between the layers and before
-        the linear layer.
+        Dropout probability after the CNNs, between and after the layers.
     forget_bias
-        Initial bias of the forget gates; 1 makes long sequences learnable
-        (Jozefowicz et al. 2015). torch's own, around 0, if left out.
+        See ``MFCCBranch``.
 
     Example
     -------
@@ -213,18 +202,16 @@ class SpectrogramBranch(torch.nn.Module):
     ---------
     n_classes
         Classes K.
-    cnn_x
-        ``LocalFeatureCNN`` for mel x; the paper's sizes if left out. Any
-        module with ``output_size`` and ``min_frames`` that maps features and
-        counts to features and counts fits, such as ``SelfSupervisedFrames``.
-    cnn_y
-        The same for mel y.
+    cnn_x, cnn_y
+        ``LocalFeatureCNN`` for mel x and for mel y; the paper's if left out.
+        Any module with ``output_size`` and ``min_frames`` that maps features
+        and counts to both fits, such as ``SelfSupervisedFrames``.
     alignment
         Gives both one length; ``AveragePoolAlignment`` if left out.
     ds_lstm
         ``DSLSTM`` of the CNNs' output sizes; two layers of 200 if left out.
     dropout
-        Dropout probability on the CNNs' output and before the linear layer.
+        Dropout probability after the CNNs and before the linear layer.
     inputs
         Names of the two streams that ``cnn_x`` and ``cnn_y`` read.
 
@@ -307,13 +294,10 @@ class TextBranch(torch.nn.Module):
         Largest number of tokens of the tokenizer.
     embedding_size
         Features per token.
-    hidden_size
-        Hidden units of the LSTM.
-    num_layers
-        Layers of the LSTM.
+    hidden_size, num_layers
+        Of the LSTM.
     dropout
-        Dropout probability on the embedding, between the layers and before
-        the linear layer.
+        Dropout probability after the embedding, between and after the layers.
 
     Example
     -------

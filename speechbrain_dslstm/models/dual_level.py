@@ -17,7 +17,11 @@ from speechbrain_dslstm.features.mel import LogMelSpectrogram
 from speechbrain_dslstm.features.mfcc import MFCC39
 from speechbrain_dslstm.lengths import to_counts, zero_padding
 from speechbrain_dslstm.models.branches import MFCCBranch, SpectrogramBranch
-from speechbrain_dslstm.models.streams import FeatureSequence, FeatureStream
+from speechbrain_dslstm.models.streams import (
+    FeatureSequence,
+    FeatureStream,
+    Streams,
+)
 
 __all__ = ["DualLevelClassifier"]
 
@@ -59,14 +63,8 @@ class DualLevelClassifier(torch.nn.Module):
     Example
     -------
     >>> model = DualLevelClassifier(n_classes=4).eval()
-    >>> with torch.no_grad():
-    ...     log_posteriors = model(
-    ...         torch.randn(2, 16000), torch.tensor([1.0, 0.6])
-    ...     )
-    >>> log_posteriors.shape
+    >>> model(torch.randn(2, 16000), torch.tensor([1.0, 0.6])).shape
     torch.Size([2, 4])
-    >>> torch.allclose(log_posteriors.exp().sum(1), torch.ones(2))
-    True
     """
 
     def __init__(
@@ -108,13 +106,11 @@ class DualLevelClassifier(torch.nn.Module):
             "mel_x": FeatureStream(LogMelSpectrogram(512), 128),
             "mel_y": FeatureStream(LogMelSpectrogram(1024), 256),
         }
-        used = [
-            name for branch in self.branches.values() for name in branch.inputs
-        ]
+        self.streams = torch.nn.ModuleDict()
+        for branch in self.branches.values():
+            self.streams.update({name: streams[name] for name in branch.inputs})
         if text_weight > 0:
             self.branches["text"] = text
-        used = {name: streams[name] for name in used}
-        self.streams = torch.nn.ModuleDict(used)
         if resize is not None and p > 0 and acoustic:
             for name, frames in zip(("mel_x", "mel_y"), resize, strict=True):
                 self.streams[name].resize = frames
@@ -148,20 +144,15 @@ class DualLevelClassifier(torch.nn.Module):
         """Whether the model reads transcripts beside the waveforms."""
         return "text" in self.branches
 
-    def features(
-        self, wavs: Tensor, wav_lens: Tensor | None = None
-    ) -> dict[str, FeatureSequence]:
-        """Normalised features of every stream; arguments as of ``extract``."""
+    def features(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Streams:
+        """Normalised features of every stream; arguments as of ``forward``."""
         return self.normalize(self.extract(wavs, wav_lens))
 
-    def extract(
-        self, wavs: Tensor, wav_lens: Tensor | None = None
-    ) -> dict[str, FeatureSequence]:
+    def extract(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Streams:
         """Raw features of every stream, by name.
 
-        ``wavs``, [batch, samples], are in [-1, 1]; a clip shorter than
-        ``min_samples`` is padded with silence. ``wav_lens``, [batch], are
-        relative lengths (floats) or sample counts (integers).
+        Arguments as of ``forward``; a clip shorter than ``min_samples`` is
+        padded with silence.
         """
         wavs, counts = self._prepare(wavs, wav_lens)
         return {
@@ -170,14 +161,12 @@ class DualLevelClassifier(torch.nn.Module):
         }
 
     def normalize(
-        self,
-        extracted: Mapping[str, FeatureSequence],
-        speakers: list[str] | None = None,
-    ) -> dict[str, FeatureSequence]:
+        self, extracted: Streams, speakers: list[str] | None = None
+    ) -> Streams:
         """Normalise, and stretch if set, the features of ``extract``.
 
-        A stream "text" stays as it is. ``speakers`` holds the speaker of each
-        item, for the normalisation "speaker".
+        A stream "text" stays as it is. ``speakers`` holds each item's speaker,
+        for the normalisation "speaker".
         """
         found = {
             name: stream.normalize(*extracted[name], speakers)
@@ -195,9 +184,7 @@ class DualLevelClassifier(torch.nn.Module):
             self.update_statistics(self.extract(wavs, wav_lens))
 
     def update_statistics(
-        self,
-        extracted: Mapping[str, FeatureSequence],
-        speakers: list[str] | None = None,
+        self, extracted: Streams, speakers: list[str] | None = None
     ) -> None:
         """Add features of ``extract`` to the statistics, see ``normalize``."""
         for name, stream in self.streams.items():
@@ -210,10 +197,9 @@ class DualLevelClassifier(torch.nn.Module):
             )
         batch, samples = wavs.shape
         counts = to_counts(wav_lens, samples, batch, wavs.device)
-        if samples < self.min_samples:
-            wavs = torch.nn.functional.pad(
-                wavs, (0, self.min_samples - samples)
-            )
+        missing = self.min_samples - samples
+        if missing > 0:
+            wavs = torch.nn.functional.pad(wavs, (0, missing))
         # Samples behind a short clip become valid: they must be silence
         return zero_padding(wavs, counts), counts.clamp(min=self.min_samples)
 
@@ -221,11 +207,11 @@ class DualLevelClassifier(torch.nn.Module):
         self,
         wavs: Tensor | None = None,
         wav_lens: Tensor | None = None,
-        streams: Mapping[str, FeatureSequence] | None = None,
+        streams: Streams | None = None,
         return_branches: bool = False,
         text: FeatureSequence | None = None,
     ) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
-        """Log-posteriors of a batch of waveforms, or of their features.
+        """Log-posteriors [batch, n_classes] of waveforms, or of their features.
 
         Arguments
         ---------
@@ -236,21 +222,11 @@ class DualLevelClassifier(torch.nn.Module):
         streams
             Normalised features from ``features``, instead of waveforms.
         return_branches
-            Also return each branch's outputs, which the loss reads.
+            Also return a dict with each branch's outputs, which the loss reads:
+            logits, [batch, n_classes], then a column for each dimension that
+            its linear layer predicts.
         text
             Token ids [batch, tokens] and counts, if a branch reads text.
-
-        Returns
-        -------
-        [batch, n_classes]
-            Log-posteriors; with ``return_branches`` followed by a dict of each
-            branch's outputs: logits, [batch, n_classes], and further columns
-            if its linear layer has more (dimensions).
-
-        Raises
-        ------
-        ValueError
-            Shapes or lengths do not fit, or required text is missing.
         """
         if streams is None:
             streams = self.features(wavs, wav_lens)

@@ -100,9 +100,8 @@ class SelfSupervisedFrames(torch.nn.Module):
             raise ValueError(f"layer must be in 0..{layers - 1}, got {layer}")
         self.encoder = encoder
         self.layer = layer
-        self.convolutions = list(
-            zip(config.conv_kernel, config.conv_stride, strict=True)
-        )
+        sizes = zip(config.conv_kernel, config.conv_stride, strict=True)
+        self.convolutions = list(sizes)
         self.output_size = config.hidden_size
         self.alone = config.feat_extract_norm == "group"
         # Done here, because the wrapper's normalisation reads padding
@@ -113,9 +112,8 @@ class SelfSupervisedFrames(torch.nn.Module):
         if layer is None:
             self.layer_weights = torch.nn.Parameter(torch.zeros(layers))
         if gradient_checkpointing and not encoder.freeze:
-            encoder.model.gradient_checkpointing_enable(
-                {"use_reentrant": False}
-            )
+            options = {"use_reentrant": False}
+            encoder.model.gradient_checkpointing_enable(options)
 
     def train(self, mode: bool = True) -> "SelfSupervisedFrames":
         """Set the mode; a frozen encoder stays in evaluation mode."""
@@ -146,16 +144,14 @@ class SelfSupervisedFrames(torch.nn.Module):
         if not self.alone:
             hidden = self._mix(wavs[:, : int(counts.max())], counts)
         else:
-            hidden = wavs.new_zeros(
-                len(wavs), int(frames.max()), self.output_size
-            )
+            size = len(wavs), int(frames.max()), self.output_size
+            hidden = wavs.new_zeros(size)
             for n in counts.unique().tolist():
                 rows = (counts == n).nonzero().squeeze(1)
                 found = self._mix(wavs[rows, :n], counts[rows])
-                padded = torch.nn.functional.pad(
-                    found, (0, 0, 0, hidden.shape[1] - found.shape[1])
-                )
-                hidden = hidden.index_copy(0, rows, padded.to(hidden))
+                missing = hidden.shape[1] - found.shape[1]
+                found = torch.nn.functional.pad(found, (0, 0, 0, missing))
+                hidden = hidden.index_copy(0, rows, found.to(hidden))
         return FeatureSequence(zero_padding(hidden, frames), frames)
 
     def _normalize(self, wavs, counts):

@@ -34,7 +34,7 @@ def vote_shares(
     labels: Sequence[str],
     emotion: str,
 ) -> Tensor:
-    """Turn the votes of an utterance's listeners into class probabilities.
+    """Turn the votes of an utterance's listeners into K class probabilities.
 
     Each listener has one vote, shared equally by the labels ticked; labels
     outside the classes are left out. The actors' own votes do not count.
@@ -50,19 +50,12 @@ def vote_shares(
     emotion
         Class of the utterance, used where no vote is left.
 
-    Returns
-    -------
-    [K]
-        Probabilities.
-
     Example
     -------
     >>> names = {"Anger": "anger", "Sadness": "sadness"}
     >>> votes = {"E1": ["Anger"], "E2": ["Sadness", "Anger"], "F1": ["Sadness"]}
     >>> vote_shares(votes, names, ["anger", "sadness"], "anger")
     tensor([0.7500, 0.2500])
-    >>> vote_shares({"E1": ["Other"]}, names, ["anger", "sadness"], "anger")
-    tensor([1., 0.])
     """
     shares = torch.zeros(len(labels))
     for rater, ticked in votes.items():
@@ -84,6 +77,9 @@ def mix_targets(
 ) -> Tensor:
     """Targets of a batch: classes, or probabilities from votes and mixup.
 
+    Without ``soft`` and ``mix``, ``targets`` are returned as they are, else
+    probabilities, [batch, n_classes].
+
     Arguments
     ---------
     targets : [batch]
@@ -97,35 +93,28 @@ def mix_targets(
     mix
         Partners, [batch], and weight of ``features.mixup``.
 
-    Returns
-    -------
-    [batch] or [batch, n_classes]
-        The true classes if neither ``soft`` nor ``mix`` is given, else
-        probabilities.
-
     Example
     -------
     >>> targets = torch.tensor([0, 1])
-    >>> mix_targets(targets, 2)
-    tensor([0, 1])
     >>> mix_targets(targets, 2, mix=(torch.tensor([1, 0]), 0.75))
     tensor([[0.7500, 0.2500],
             [0.2500, 0.7500]])
     """
     if soft is None and mix is None:
         return targets
-    probabilities = torch.nn.functional.one_hot(targets, n_classes).float()
+    mixed = torch.nn.functional.one_hot(targets, n_classes).float()
     if soft is not None:
-        probabilities = torch.lerp(probabilities, soft, share)
+        mixed = torch.lerp(mixed, soft, share)
     if mix is not None:
         partners, weight = mix
-        other = probabilities[partners]
-        probabilities = torch.lerp(other, probabilities, weight)
-    return probabilities
+        mixed = torch.lerp(mixed[partners], mixed, weight)
+    return mixed
 
 
 def class_weights(emotions: Iterable[str], labels: Sequence[str]) -> Tensor:
-    """Weights that give every class the same share of the loss.
+    """Weights, [K], that give every class the same share of the loss.
+
+    They are inverse frequencies, whose mean over the clips is 1.
 
     Arguments
     ---------
@@ -133,11 +122,6 @@ def class_weights(emotions: Iterable[str], labels: Sequence[str]) -> Tensor:
         Emotion of every training clip.
     labels
         The K classes in their order.
-
-    Returns
-    -------
-    [K]
-        Inverse frequencies, whose mean over the clips is 1.
 
     Raises
     ------
@@ -182,11 +166,6 @@ def fusion_loss(
     weight : [classes]
         Weight of each class.
 
-    Returns
-    -------
-    []
-        Mean loss of the batch.
-
     Example
     -------
     >>> logits = {"mfcc": torch.zeros(1, 4), "spectrogram": torch.zeros(1, 4)}
@@ -194,13 +173,8 @@ def fusion_loss(
     tensor(1.3863)
     """
     weights = p if isinstance(p, Mapping) else {"spectrogram": p, "mfcc": 1 - p}
-    return sum(
-        weights[name]
-        * torch.nn.functional.cross_entropy(
-            value, targets, weight=weight, label_smoothing=label_smoothing
-        )
-        for name, value in logits.items()
-    )
+    loss = torch.nn.CrossEntropyLoss(weight, label_smoothing=label_smoothing)
+    return sum(weights[k] * loss(v, targets) for k, v in logits.items())
 
 
 def count_outputs(n_classes: int, dimensions: Sequence[str]) -> int:
@@ -227,24 +201,17 @@ def concordance(
     eps: float = 1e-8,
     over_ranks: bool = False,
 ) -> Tensor:
-    """Concordance correlation coefficient of each dimension.
+    """Concordance correlation coefficient, in [-1, 1], of each dimension.
 
     Arguments
     ---------
-    predicted : [batch, dimensions]
-        Predictions.
-    truth : [batch, dimensions]
-        Ratings on the same scale.
+    predicted, truth : [batch, dimensions]
+        Predictions, and ratings on the same scale.
     eps
         Added to the denominator, for a batch of equal ratings.
     over_ranks
         Compute it over the batches of all ranks of a distributed run. Every
         rank must make the call; the gradient is that of the ranks' mean.
-
-    Returns
-    -------
-    [dimensions]
-        Coefficients in [-1, 1].
 
     Example
     -------
@@ -269,7 +236,9 @@ def dimension_loss(
     n_classes: int,
     over_ranks: bool = False,
 ) -> Tensor:
-    """Weighted sum over the branches of 1 - mean concordance.
+    """Weighted sum over the branches of 1 - mean concordance, in [0, 2].
+
+    It is estimated over the batch, so that larger batches estimate it better.
 
     Arguments
     ---------
@@ -284,12 +253,6 @@ def dimension_loss(
     over_ranks
         See ``concordance``.
 
-    Returns
-    -------
-    []
-        Loss in [0, 2]. It is estimated over the batch, so that larger batches
-        estimate it better.
-
     Example
     -------
     >>> truth = torch.tensor([[-1.0], [0.0], [1.0]])
@@ -297,8 +260,8 @@ def dimension_loss(
     >>> dimension_loss(outputs, truth, {"mfcc": 1.0}, 4).item() < 1e-6
     True
     """
-    found = {
-        name: concordance(value[:, n_classes:], truth, over_ranks=over_ranks)
-        for name, value in outputs.items()
-    }
-    return sum(weights[name] * (1 - one.mean()) for name, one in found.items())
+    loss = 0
+    for name, value in outputs.items():
+        found = concordance(value[:, n_classes:], truth, over_ranks=over_ranks)
+        loss = loss + weights[name] * (1 - found.mean())
+    return loss

@@ -31,6 +31,7 @@ class FeatureSequence(NamedTuple):
 
 
 Sequence = FeatureSequence  # the former name
+Streams = dict[str, FeatureSequence]  # by name of the stream
 
 
 class FeatureStream(torch.nn.Module):
@@ -46,20 +47,15 @@ class FeatureStream(torch.nn.Module):
     resize
         Stretch every item to this number of frames by nearest neighbour, as
         the paper's code does. None: native variable length.
-    center_utterances
-        Subtract each utterance's own mean, see ``FeatureNormalization``.
-    normalization
-        Statistics used: "training", "speaker" or "none", see there.
+    center_utterances, normalization
+        ``center_utterances`` and ``source`` of ``FeatureNormalization``.
 
     Example
     -------
     >>> from speechbrain_dslstm import LogMelSpectrogram
     >>> stream = FeatureStream(LogMelSpectrogram(512), 128)
-    >>> feats, counts = stream(
-    ...     torch.randn(2, 16000), torch.tensor([16000, 400])
-    ... )
-    >>> feats.shape, counts
-    (torch.Size([2, 63, 128]), tensor([63,  2]))
+    >>> stream(torch.randn(2, 16000), torch.tensor([16000, 400])).counts
+    tensor([63,  2])
     """
 
     def __init__(
@@ -112,10 +108,6 @@ class FeatureStream(torch.nn.Module):
     def normalize(
         self, feats: Tensor, counts: Tensor, speakers: list[str] | None = None
     ) -> FeatureSequence:
-        """Normalise and stretch features of ``extract``.
-
-        ``speakers`` holds the speaker of each item, for the normalisation
-        "speaker".
-        """
+        """Normalise (per speaker if so set) and stretch features of ``extract``."""
         feats = self.normalization(feats, counts, speakers)
         return self.stretch(feats, counts)
