@@ -103,28 +103,16 @@ class EmotionClassifier(Pretrained):
     ) -> "EmotionClassifier":
         """Load a pretrained model.
 
-        Arguments
-        ---------
-        source
-            A local model folder, "pretrained/NAME" for a model that comes with
-            the package, or a hub id "user/model".
-        hparams_file
-            Name of the YAML in it.
-        savedir
-            Folder that keeps the files of one hub model; not used for a local
-            folder.
-        **kwargs
-            Passed to SpeechBrain's ``Pretrained.from_hparams``, such as
-            ``run_opts`` and ``overrides``.
+        ``source`` is a local model folder, "pretrained/NAME" for a model that
+        comes with the package, or a hub id "user/model"; ``hparams_file`` is
+        the YAML in it. ``savedir`` keeps the files of one hub model and is not
+        used for a local folder. Other arguments, such as ``run_opts`` and
+        ``overrides``, go to SpeechBrain's ``Pretrained.from_hparams``.
 
-        Raises
-        ------
-        FileNotFoundError
-            ``source`` is no local folder and no hub id, or the id of a model
-            that was never downloaded while the network is off.
-        ValueError
-            The weights are not those that the YAML was written with or do
-            not fit the architecture, or ``savedir`` holds another model.
+        Raises FileNotFoundError if ``source`` is no local folder and no hub id,
+        or if the network is off and the model was never downloaded; ValueError
+        if the weights do not fit the architecture or are not those that the
+        YAML was written with, or if ``savedir`` holds another model.
         """
         folder = find_folder(source)
         if folder is not None:
@@ -184,15 +172,11 @@ class EmotionClassifier(Pretrained):
     ) -> Answer:
         """Classify a padded batch of waveforms, speech or not.
 
-        Arguments
-        ---------
-        wavs : [batch, samples] or [samples]
-            Waveforms in [-1, 1] at the model's rate.
-        wav_lens : [batch]
-            Relative lengths (floats) or sample counts (integers).
-        unknown_below
-            Name the class "unknown" where the best posterior is below this;
-            the numbers stay as they are.
+        ``wavs``, [batch, samples] or [samples], are in [-1, 1] at the model's
+        rate; ``wav_lens``, [batch], are relative lengths (floats) or sample
+        counts (integers). Where the best posterior is below ``unknown_below``
+        the class is named "unknown"; the numbers stay as they are. NaN,
+        infinity or samples above 1000 raise AudioError.
 
         Returns
         -------
@@ -204,11 +188,6 @@ class EmotionClassifier(Pretrained):
             The best class.
         text_lab
             Its name, for each item.
-
-        Raises
-        ------
-        AudioError
-            An item holds NaN, infinity or samples above 1000.
         """
         if wavs.dim() == 1:
             wavs = wavs.unsqueeze(0)
@@ -222,9 +201,8 @@ class EmotionClassifier(Pretrained):
         # call, as several threads may call
         with copy(self.inference_ctx.context), torch.no_grad():
             out_prob = self.mods.embedding_model(wavs, wav_lens).float()
-        return self.label_posteriors(
-            self.mods.classifier(out_prob), unknown_below
-        )
+        out_prob = self.mods.classifier(out_prob)
+        return self.label_posteriors(out_prob, unknown_below)
 
     def label_posteriors(
         self, out_prob: torch.Tensor, unknown_below: float | None = None
@@ -234,11 +212,8 @@ class EmotionClassifier(Pretrained):
         score, index = out_prob.max(dim=-1)
         text_lab = self.hparams.label_encoder.decode_torch(index)
         if unknown_below is not None:
-            unsure = (score.exp() < unknown_below).tolist()
-            text_lab = [
-                UNKNOWN if below else label
-                for label, below in zip(text_lab, unsure, strict=True)
-            ]
+            for k in (score.exp() < unknown_below).nonzero().flatten().tolist():
+                text_lab[k] = UNKNOWN
         return out_prob, score, index, text_lab
 
     def load_audio(
@@ -260,13 +235,12 @@ class EmotionClassifier(Pretrained):
     ) -> Answer:
         """Classify an audio file: wav, flac, ogg or mp3, of any rate and channels.
 
-        The answer is that of ``classify_batch`` for a batch of one. A file of
-        more than ``longest`` seconds is refused before it is decoded, as it
-        is held in memory whole: 2 MB and 10 ms a second; None means no limit.
-        That file and one that holds no audio raise ``AudioError``.
-        With ``speech_only`` a file without speech, which would be called sad
-        otherwise, raises ``NoSpeechError`` with its ``reason``: "too short",
-        "silence" or "noise".
+        The answer is that of ``classify_batch`` for a batch of one. A file
+        without audio raises AudioError, and so does one of more than
+        ``longest`` seconds (None: no limit), before it is decoded: each second
+        takes 2 MB and 10 ms. With ``speech_only`` a file without speech, which
+        would be called sad otherwise, raises NoSpeechError with its ``reason``:
+        "too short", "silence" or "noise".
         """
         wav = load_audio(path, self.hparams.sample_rate, longest)
         if speech_only:
@@ -338,30 +312,18 @@ def load_safe(
     run_opts
         Run options of SpeechBrain, such as {"device": "cuda"}.
 
-    Returns
-    -------
-    EmotionClassifier
-        The same as ``EmotionClassifier.from_hparams`` of the folder.
-
     Raises
     ------
     FileNotFoundError
         There is no such folder, or one of the two files is missing.
     ValueError
-        The schema does not allow the data, or the weights are not those that it
-        was written with, or do not fit. The message names the place.
+        The schema does not allow the data, or the weights have another hash or
+        do not fit. The message names the place.
 
     Example
     -------
-    >>> import torch
-    >>> from speechbrain_dslstm import DualLevelClassifier
-    >>> from speechbrain_dslstm.pretrained import write_safe
-    >>> folder = getfixture("tmp_path")
-    >>> model = DualLevelClassifier(n_classes=2, p=0.0)
-    >>> write_safe(folder, model, ["anger", "sadness"])
-    >>> classifier = load_safe(folder)
-    >>> classifier.classify_batch(torch.randn(1, 16000))[0].shape
-    torch.Size([1, 2])
+    >>> load_safe("pretrained/emotion-dslstm-emodb").labels[:2]
+    ['anger', 'boredom']
     """
     folder = find_folder(source)
     if folder is None:

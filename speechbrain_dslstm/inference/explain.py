@@ -19,42 +19,21 @@ from speechbrain_dslstm.inference.receptive_field import block_field
 from speechbrain_dslstm.models.branches import SpectrogramBranch
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 
-__all__ = ["Explanation", "explain", "plot_explanation"]
+__all__ = ["explain", "plot_explanation"]
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Spectrograms, posteriors and gates over time, as ``explain`` finds them.
+    """Spectrograms, posteriors and gates over time, as ``explain`` finds them."""
 
-    Arguments
-    ---------
-    mel_x : [time_x, bands_x]
-        Spectrogram of fine time in dB.
-    mel_y : [time_y, bands_y]
-        Spectrogram of fine frequency in dB.
-    seconds
-        Length of the recording.
-    times : [steps]
-        End of each step of the DS-LSTM in seconds.
-    posteriors : [steps, n_classes]
-        Posterior of all audio up to that step; the last row is the answer.
-    gate_x : [layers, steps]
-        Input gate i_T, mean over the hidden units.
-    gate_y : [layers, steps]
-        Input gate i_F, mean over the hidden units.
-
-    Example
-    -------
-    >>> fields = [torch.zeros(1, 1)] * 2 + [0.5] + [torch.zeros(1, 1)] * 4
-    >>> Explanation(*fields).seconds
-    0.5
-    """
-
-    mel_x: torch.Tensor
-    mel_y: torch.Tensor
-    seconds: float
-    times: torch.Tensor
+    mel_x: torch.Tensor  # [time_x, bands_x], fine time, dB
+    mel_y: torch.Tensor  # [time_y, bands_y], fine frequency, dB
+    seconds: float  # length of the recording
+    times: torch.Tensor  # [steps], end of each step of the DS-LSTM in seconds
+    # [steps, n_classes]: posterior of all audio up to each step; the last row
+    # is the answer
     posteriors: torch.Tensor
+    # [layers, steps]: input gates i_T and i_F, mean over the hidden units
     gate_x: torch.Tensor
     gate_y: torch.Tensor
 
@@ -172,30 +151,8 @@ def plot_explanation(
 ) -> None:
     """Draw spectrograms, posterior and input gates above one another.
 
-    Arguments
-    ---------
-    found
-        Result of ``explain``.
-    labels
-        Names of the classes.
-    path
-        File of the picture; its suffix chooses the format (.png, .svg, .pdf).
-    title
-        Title of the picture.
-
-    Raises
-    ------
-    ValueError
-        The number of labels differs from the number of classes.
-
-    Example
-    -------
-    >>> model = DualLevelClassifier(n_classes=2).eval()
-    >>> found = explain(model, torch.randn(16000))
-    >>> path = getfixture("tmp_path") / "explained.png"
-    >>> plot_explanation(found, ["anger", "sadness"], path)
-    >>> path.read_bytes()[1:4]
-    b'PNG'
+    ``found`` is the result of ``explain``; ``labels`` are the names of the
+    classes. The suffix of ``path`` chooses the format: .png, .svg or .pdf.
     """
     from matplotlib.figure import Figure
 

@@ -14,16 +14,18 @@ from speechbrain_dslstm.audio import (
     AudioError,
     load_audio,
     open_audio,
-    printable,
 )
 from speechbrain_dslstm.inference.long_recordings import (
     Answer,
     Classifier,
     classify_long,
 )
-from speechbrain_dslstm.inference.speech_activity import check_speech
+from speechbrain_dslstm.inference.speech_activity import (
+    NoSpeechError,
+    check_speech,
+)
 
-__all__ = ["FileResult", "find_audio", "classify_files"]
+__all__ = ["FileResult", "classify_files", "find_audio"]
 
 ENDINGS = {".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".au"}
 LARGEST_BATCH = 8  # clips
@@ -69,29 +71,10 @@ class FileResult:
 
 
 def find_audio(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """List audio files.
+    """List audio files: each file as it is, and those below each folder, sorted.
 
-    Arguments
-    ---------
-    paths
-        Files, which are listed as they are, and folders, which stand for the
-        audio files below them in alphabetical order. A link to nothing is
-        listed, too, and becomes an error when it is read.
-
-    Returns
-    -------
-    list[Path]
-        The files.
-
-    Raises
-    ------
-    FileNotFoundError
-        A folder holds no audio files, or ``paths`` is empty.
-
-    Example
-    -------
-    >>> find_audio(["b.wav", "a.wav"])
-    [PosixPath('b.wav'), PosixPath('a.wav')]
+    A link to nothing is listed, too, and becomes an error when it is read. A
+    folder without audio files, or no path at all, raises FileNotFoundError.
     """
     if isinstance(paths, str | Path):
         paths = [paths]
@@ -126,16 +109,16 @@ def classify_files(
 ) -> list[FileResult]:
     """Classify many files; a file that cannot be read does not stop the others.
 
-    Files of similar length share a batch of at most 8 clips and two minutes. A
-    file of more than a minute is answered by ``classify_long``: with the mean
-    posterior of its windows with speech.
+    The results are in the order of the files. Files of similar length share a
+    batch of at most 8 clips and two minutes. A file of more than a minute gets
+    the mean posterior of its windows with speech, see ``classify_long``.
 
     Arguments
     ---------
     classifier
         An ``EmotionClassifier``.
     paths
-        Files and folders, as ``find_audio`` takes them.
+        Files, and folders that stand for all audio files below them.
     unknown_below
         Label a file "unknown" if its best posterior is below this.
     speech_only
@@ -144,11 +127,6 @@ def classify_files(
         Show a progress bar; if left out, only on a terminal.
     longest
         Seconds; a longer file is an error. None: no limit.
-
-    Returns
-    -------
-    list[FileResult]
-        The results in the order of the files.
 
     Raises
     ------
@@ -210,19 +188,16 @@ def _batches(
     lengths: dict[int, float],
     is_sound: Callable[[int], bool] = lambda k: True,
 ) -> Iterator[list[int]]:
-    """Yield indices of files of similar length, within the limits of a batch.
-
-    Files that are not sound do not change the other batches' order, as the
-    last bits of an answer may depend on its batch.
-    """
+    """Yield indices of sound files of similar length, within a batch's limits."""
     batch = []
     for k in sorted(lengths, key=lambda k: (lengths[k], k)):
+        # A refused file must not change the other batches: the last bits of an
+        # answer may depend on its batch
         if not is_sound(k):
             continue
         size = len(batch) + 1
-        if batch and (
-            size > LARGEST_BATCH or size * lengths[k] > LONGEST_BATCH
-        ):
+        full = size > LARGEST_BATCH or size * lengths[k] > LONGEST_BATCH
+        if batch and full:
             yield batch
             batch = []
         batch.append(k)
@@ -231,9 +206,7 @@ def _batches(
 
 
 def _failed(path: Path, error: AudioError) -> FileResult:
-    return FileResult(
-        path, error=str(error), reason=getattr(error, "reason", None)
-    )
+    return FileResult(path, None, str(error), getattr(error, "reason", None))
 
 
 def _posteriors(classifier, wavs):
@@ -260,12 +233,7 @@ def _windowed(classifier, path, unknown_below, speech_only):
         return _failed(path, error)
     if not seconds:
         reason = max(reasons, key=reasons.count)
-        return FileResult(
-            path,
-            error=f"no speech in {printable(path)}: {reason}",
-            reason=reason,
-        )
+        return _failed(path, NoSpeechError(reason, path))
     out_prob = (total / seconds).log().unsqueeze(0)
-    return FileResult(
-        path, classifier.label_posteriors(out_prob, unknown_below)
-    )
+    answer = classifier.label_posteriors(out_prob, unknown_below)
+    return FileResult(path, answer)

@@ -69,8 +69,8 @@ def classify_long(
 ) -> Iterator[Segment]:
     """Classify a recording of any length by windows.
 
-    The file is read, resampled and classified piece by piece: an hour takes
-    no more memory than a few minutes.
+    The windows come in the order of time. The file is read, resampled and
+    classified piece by piece: an hour takes no more memory than minutes.
 
     Arguments
     ---------
@@ -87,17 +87,11 @@ def classify_long(
     speech_only
         Give a window without speech a reason instead of a label.
 
-    Returns
-    -------
-    Iterator[Segment]
-        The windows in the order of time.
-
     Raises
     ------
-    AudioError
-        The file cannot be read.
-    ValueError
-        Not 0 < hop <= window, or ``unknown_below`` is no probability.
+    AudioError, ValueError
+        The file cannot be read; not 0 < hop <= window; or ``unknown_below`` is
+        no probability.
 
     Example
     -------
@@ -150,29 +144,24 @@ def _windows(
 
 def _segments(classifier, windows, rate, unknown_below, speech_only):
     """Classify ``WINDOWS_AT_ONCE`` windows at a time."""
-    windows = iter(windows)
     while some := list(islice(windows, WINDOWS_AT_ONCE)):
         yield from _classify(classifier, some, rate, unknown_below, speech_only)
 
 
 def _classify(classifier, windows, rate, unknown_below, speech_only):
     """Yield the segments of some windows, those with speech in one batch."""
-    reasons = [
-        measure_activity(wav, rate).reason if speech_only else None
-        for _, wav in windows
-    ]
-    speech = [
-        wav
-        for (_, wav), reason in zip(windows, reasons, strict=True)
-        if reason is None
-    ]
+    reasons, speech = [], []
+    for _, wav in windows:
+        reason = measure_activity(wav, rate).reason if speech_only else None
+        reasons.append(reason)
+        if reason is None:
+            speech.append(wav)
     answers = iter(())
     if speech:
         counts = torch.tensor([len(wav) for wav in speech])
         padded = pad_sequence(speech, batch_first=True)
-        out_prob, _, _, labels = classifier.classify_batch(
-            padded, counts, unknown_below
-        )
+        answer = classifier.classify_batch(padded, counts, unknown_below)
+        out_prob, _, _, labels = answer
         answers = zip(labels, out_prob.cpu(), strict=True)
     for (start, wav), reason in zip(windows, reasons, strict=True):
         label, log_posteriors = (None, None) if reason else next(answers)

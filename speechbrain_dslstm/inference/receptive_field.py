@@ -154,19 +154,10 @@ def check_parts(
 class StreamedLayer:
     """Runs a layer with a bounded receptive field over a stream.
 
-    Arguments
-    ---------
-    function
-        The layer, [1, inputs, ...] -> [1, outputs, ...].
-    field
-        Its receptive field.
-    num_outputs
-        Maps the number of inputs of a whole utterance to that of its outputs.
-    least
-        Inputs that the layer needs to run at all.
+    ``function`` is the layer, [1, inputs, ...] -> [1, outputs, ...], and
+    ``num_outputs`` maps the number of inputs of a whole utterance to that of
+    its outputs; ``least`` is the number of inputs that it needs to run at all.
 
-    Example
-    -------
     >>> pairs = lambda x: x[:, :-1:2] + x[:, 1::2]
     >>> layer = StreamedLayer(pairs, ReceptiveField(2, 0, 1), lambda n: n // 2)
     >>> layer.advance(torch.ones(1, 3), end=False)
@@ -196,10 +187,9 @@ class StreamedLayer:
         Both are [1, frames, ...], or None if there are none; ``end`` says that
         the utterance ends with these inputs.
         """
-        if x is not None:
-            self.held = (
-                x if self.held is None else torch.cat([self.held, x], dim=1)
-            )
+        if x is not None and self.held is not None:
+            x = torch.cat([self.held, x], dim=1)
+        self.held = self.held if x is None else x
         if self.held is None:
             return None
         stride, right = self.field.stride, self.field.right
@@ -230,9 +220,8 @@ class StreamedLayer:
 
 def stream_features(extractor: Extractor) -> StreamedLayer:
     """Stream an extractor: samples [1, samples] -> features [1, frames, size]."""
-    return StreamedLayer(
-        extractor, features_field(extractor), extractor.num_frames
-    )
+    field = features_field(extractor)
+    return StreamedLayer(extractor, field, extractor.num_frames)
 
 
 def stream_cnn(cnn: LocalFeatureCNN) -> list[StreamedLayer]:
@@ -240,24 +229,22 @@ def stream_cnn(cnn: LocalFeatureCNN) -> list[StreamedLayer]:
     layers = []
     for block in cnn.blocks:
         field = block_field(block)
-        layers.append(
-            StreamedLayer(
-                partial(_run_block, block, block is cnn.blocks[-1]),
-                field,
-                block.num_frames,
-                least=field.right + 1 - field.left,
-            )
-        )
+        run = partial(_run_block, block, block is cnn.blocks[-1])
+        least = field.right + 1 - field.left
+        layers.append(StreamedLayer(run, field, block.num_frames, least))
     return layers
 
 
 def stream_alignment(alignment: AveragePoolAlignment) -> StreamedLayer:
     """Stream the average pool of x: [1, frames, size] -> [1, aligned, size]."""
+
+    def average(x: torch.Tensor) -> torch.Tensor:
+        counts = torch.full((1,), x.shape[1])
+        return alignment(x, x, counts, counts)[0]
+
+    field, least = alignment_field(alignment), alignment.min_frames
     return StreamedLayer(
-        partial(_average, alignment),
-        alignment_field(alignment),
-        lambda n: alignment.num_frames(n, n),
-        least=alignment.min_frames,
+        average, field, lambda n: alignment.num_frames(n, n), least
     )
 
 
@@ -268,8 +255,3 @@ def _run_block(block, last, x):
     counts = torch.full((1,), x.shape[1], device=x.device)
     x = block(x.permute(0, 3, 1, 2), counts).permute(0, 2, 3, 1)
     return x.flatten(2) if last else x
-
-
-def _average(alignment, x):
-    counts = torch.full((1,), x.shape[1])
-    return alignment(x, x, counts, counts)[0]

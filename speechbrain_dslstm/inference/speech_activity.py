@@ -14,12 +14,7 @@ import torch
 
 from speechbrain_dslstm.audio import AudioError, printable
 
-__all__ = [
-    "NoSpeechError",
-    "SpeechActivity",
-    "measure_activity",
-    "check_speech",
-]
+__all__ = ["NoSpeechError", "check_speech", "measure_activity"]
 
 FRAME, HOP = 0.04, 0.02  # seconds
 PITCH = (70.0, 450.0)  # Hz
@@ -60,31 +55,13 @@ class NoSpeechError(AudioError):
 
 
 class SpeechActivity(NamedTuple):
-    """Measures of speech, as ``measure_activity`` finds them.
+    """Measures of speech, as ``measure_activity`` finds them."""
 
-    Arguments
-    ---------
-    seconds
-        Length of the audio.
-    level
-        RMS level of the loudest frame in dB of full scale.
-    voiced
-        Seconds of voiced stretches.
-    variation
-        Standard deviation over the voiced frames of the level in narrow
-        bands, mean over the bands, in dB.
-
-    Example
-    -------
-    >>> SpeechActivity(1.0, -20.0, 0.5, 9.0).reason is None
-    True
-    >>> SpeechActivity(1.0, -90.0, 0.0, 0.0).reason
-    'silence'
-    """
-
-    seconds: float
-    level: float
-    voiced: float
+    seconds: float  # length of the audio
+    level: float  # RMS of the loudest frame in dB of full scale
+    voiced: float  # seconds of voiced stretches
+    # Standard deviation over the voiced frames of the level in narrow bands,
+    # mean over the bands, in dB
     variation: float
 
     @property
@@ -104,22 +81,9 @@ def measure_activity(
 ) -> SpeechActivity:
     """Measure what distinguishes speech from silence and noise.
 
-    Arguments
-    ---------
-    wav : [samples]
-        Waveform in [-1, 1].
-    sample_rate
-        In Hz.
+    ``wav``, [samples], is in [-1, 1] at ``sample_rate`` Hz.
 
-    Returns
-    -------
-    SpeechActivity
-        Level, voiced seconds and variation.
-
-    Example
-    -------
-    >>> noise = 0.1 * torch.randn(16000)
-    >>> measure_activity(noise).voiced
+    >>> measure_activity(0.1 * torch.randn(16000)).voiced
     0.0
     """
     size, hop = round(FRAME * sample_rate), round(HOP * sample_rate)
@@ -147,29 +111,7 @@ def check_speech(
     sample_rate: int = 16000,
     where: str | Path = "the audio",
 ) -> None:
-    """Refuse audio without speech.
-
-    Arguments
-    ---------
-    wav : [samples]
-        Waveform in [-1, 1].
-    sample_rate
-        In Hz.
-    where
-        Name of the audio in the message.
-
-    Raises
-    ------
-    NoSpeechError
-        The audio holds no speech; ``reason`` is "too short", "silence" or
-        "noise".
-
-    Example
-    -------
-    >>> check_speech(torch.zeros(16000))
-    Traceback (most recent call last):
-    speechbrain_dslstm.inference.speech_activity.NoSpeechError: no speech in the audio: silence
-    """
+    """Raise NoSpeechError if a waveform [samples] in [-1, 1] holds no speech."""
     reason = measure_activity(wav, sample_rate).reason
     if reason:
         raise NoSpeechError(reason, where)

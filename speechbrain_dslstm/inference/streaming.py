@@ -52,32 +52,12 @@ def with_normalization(
 ) -> DualLevelClassifier:
     """Copy a model, with a normalisation of its features that a stream can apply.
 
-    Arguments
-    ---------
-    model
-        A trained model.
-    normalization
-        "running": subtract the mean of the frames received so far, which
-        approximates the utterance's mean that the model was trained with.
-        "training": use only the statistics of the training set.
-    share_weights
-        The copy uses the model's own tensors; neither may be moved, cast or
-        trained while both are in use.
+    "running" subtracts the mean of the frames received so far, which
+    approximates the utterance's mean that the model was trained with;
+    "training" uses only the statistics of the training set. The copy is in
+    evaluation mode. With ``share_weights`` it uses the model's own tensors:
+    neither may be moved, cast or trained while both are in use.
 
-    Returns
-    -------
-    DualLevelClassifier
-        The copy, in evaluation mode. Its answers are an approximation if the
-        model was trained with each utterance's mean.
-
-    Raises
-    ------
-    ValueError
-        ``normalization`` is unknown, or the model is no
-        ``DualLevelClassifier``.
-
-    Example
-    -------
     >>> model = DualLevelClassifier(n_classes=2, p=0.0)
     >>> model.streams["mfcc"].normalization.center_utterances = True
     >>> copied = with_normalization(model, "training")

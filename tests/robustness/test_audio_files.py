@@ -29,12 +29,8 @@ from speechbrain_dslstm.audio import (
 )
 from speechbrain_dslstm.corpora.clips import read_audio_facts
 from speechbrain_dslstm.export import export_onnx, export_step_onnx, load_onnx
-from speechbrain_dslstm.inference import (
-    EmotionStream,
-    NoSpeechError,
-    load_safe,
-    with_normalization,
-)
+from speechbrain_dslstm.inference import EmotionStream, NoSpeechError, load_safe
+from speechbrain_dslstm.inference.streaming import with_normalization
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WORKER = REPOSITORY / "tests" / "helpers" / "audio_worker.py"

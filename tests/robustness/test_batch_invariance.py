@@ -20,11 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_dslstm import DSLSTM, DualLevelClassifier, EmotionClassifier
 from speechbrain_dslstm.audio import load_audio
-from speechbrain_dslstm.inference import (
-    EmotionStream,
-    load_safe,
-    with_normalization,
-)
+from speechbrain_dslstm.inference import EmotionStream, load_safe
+from speechbrain_dslstm.inference.streaming import with_normalization
 from speechbrain_dslstm.layers import LocalFeatureCNN
 from speechbrain_dslstm.models import MFCCBranch, SpectrogramBranch, fusion_loss
 from speechbrain_dslstm.pretrained import make_label_encoder

@@ -31,7 +31,8 @@ from speechbrain.utils import fetching
 from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
 from speechbrain_dslstm.inference import load_safe
 from speechbrain_dslstm.models import MFCCBranch
-from speechbrain_dslstm.pretrained import read_description, save_pretrained
+from speechbrain_dslstm.pretrained import save_pretrained
+from speechbrain_dslstm.pretrained.safe_format import read_description
 from speechbrain_dslstm.pretrained.sources import SHIPPED
 
 LABELS = ["sadness", "anger", "neutral"]

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from speechbrain_dslstm import cli as cli_module
 from speechbrain_dslstm.cli import cli, main
 from speechbrain_dslstm.inference import load_safe
-from speechbrain_dslstm.pretrained import write_safe
+from speechbrain_dslstm.pretrained.safe_format import write_safe
 
 LABELS = ["sadness", "anger", "neutral"]
 REPOSITORY = Path(__file__).resolve().parents[2]

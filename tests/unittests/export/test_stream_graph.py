@@ -7,7 +7,8 @@ import torch
 from speechbrain_dslstm import EmotionClassifier
 from speechbrain_dslstm.export import export_step_onnx
 from speechbrain_dslstm.export.stream_graph import ExportableStep
-from speechbrain_dslstm.inference import EmotionStream, with_normalization
+from speechbrain_dslstm.inference import EmotionStream
+from speechbrain_dslstm.inference.streaming import with_normalization
 from speechbrain_dslstm.pretrained import make_label_encoder
 
 onnxruntime = pytest.importorskip("onnxruntime")

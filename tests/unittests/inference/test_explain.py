@@ -3,11 +3,8 @@
 import pytest
 import torch
 
-from speechbrain_dslstm.inference import (
-    EmotionStream,
-    plot_explanation,
-)
-from speechbrain_dslstm.inference.explain import explain
+from speechbrain_dslstm.inference import EmotionStream
+from speechbrain_dslstm.inference.explain import explain, plot_explanation
 from speechbrain_dslstm.models import TemperatureScaling
 
 OPTIONS = [

@@ -13,12 +13,8 @@ import soundfile
 import torch
 
 from speechbrain_dslstm.audio import AudioError, load_audio
-from speechbrain_dslstm.inference import (
-    Segment,
-    files as files_module,
-    find_audio,
-)
-from speechbrain_dslstm.inference.files import _batches
+from speechbrain_dslstm.inference import Segment, files as files_module
+from speechbrain_dslstm.inference.files import _batches, find_audio
 from speechbrain_dslstm.inference.long_recordings import _windows
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from speechbrain_dslstm.audio import AudioError, load_audio
-from speechbrain_dslstm.inference import (
-    NoSpeechError,
+from speechbrain_dslstm.inference import NoSpeechError
+from speechbrain_dslstm.inference.speech_activity import (
     check_speech,
     measure_activity,
 )

@@ -12,8 +12,9 @@ from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
 from speechbrain_dslstm.export.stream_graph import ExportableStep
 from speechbrain_dslstm.export.utterance_graph import ExportableClassifier
 from speechbrain_dslstm.features.normalization import RunningNormalization
-from speechbrain_dslstm.inference import EmotionStream, with_normalization
+from speechbrain_dslstm.inference import EmotionStream
 from speechbrain_dslstm.inference.explain import explain
+from speechbrain_dslstm.inference.streaming import with_normalization
 from speechbrain_dslstm.models import MFCCBranch, SpectrogramBranch
 from speechbrain_dslstm.pretrained import make_label_encoder
 
