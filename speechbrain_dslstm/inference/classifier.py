@@ -38,7 +38,6 @@ from speechbrain_dslstm.pretrained.sources import (
     check_hub_id,
     claim_folder,
     find_folder,
-    release_folder,
 )
 
 __all__ = ["EmotionClassifier", "load_safe"]
@@ -122,17 +121,13 @@ class EmotionClassifier(Pretrained):
             source, savedir = str(folder), None
         else:
             check_hub_id(source, hparams_file, savedir)
-        if savedir is not None:
-            savedir = str(savedir)
-            revision = getattr(kwargs.get("fetch_config"), "revision", None)
-            claim_folder(Path(savedir), str(source), revision)
-        try:
-            return super().from_hparams(
-                str(source), hparams_file, savedir=savedir, **kwargs
-            )
-        finally:
-            if savedir is not None:
-                release_folder(Path(savedir))
+        source = str(source)
+        if savedir is None:
+            return super().from_hparams(source, hparams_file, **kwargs)
+        revision = getattr(kwargs.get("fetch_config"), "revision", None)
+        with claim_folder(Path(savedir), source, revision):
+            kwargs["savedir"] = str(savedir)
+            return super().from_hparams(source, hparams_file, **kwargs)
 
     @classmethod
     def from_model(

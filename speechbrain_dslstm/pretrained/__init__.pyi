@@ -5,10 +5,3 @@ from .model_folder import (
     make_label_encoder as make_label_encoder,
     save_pretrained as save_pretrained,
 )
-from .safe_format import (
-    read_description as read_description,
-    write_safe as write_safe,
-)
-from .sources import (
-    find_folder as find_folder,
-)

@@ -23,7 +23,7 @@ from speechbrain_dslstm.models.branches import (
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 from speechbrain_dslstm.models.streams import FeatureStream
 
-__all__ = ["TABLE", "UnknownPart", "build", "describe", "schema"]
+__all__ = ["TABLE", "UnknownPart", "build", "describe", "list_of", "schema"]
 
 # Limits, so that a file of a hundred bytes cannot demand all memory
 SIZE = {"type": "integer", "minimum": 1, "maximum": 8192}
@@ -37,16 +37,13 @@ FLAG = {"type": "boolean"}
 POSITIVE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e9}
 FREQUENCY = {"type": "number", "minimum": 0, "maximum": 192000}
 NORM = {"enum": [None, "batch"]}
+LSTM = {"hidden_size": SIZE, "num_layers": LAYERS, "dropout": SHARE}
 NOTHING = {"type": "null"}
 
 
-def _list_of(item: dict, shortest: int, longest: int) -> dict:
-    return {
-        "type": "array",
-        "items": item,
-        "minItems": shortest,
-        "maxItems": longest,
-    }
+def list_of(item: dict, least: int, most: int) -> dict:
+    """JSON schema of a list of ``least`` to ``most`` items."""
+    return {"type": "array", "items": item, "minItems": least, "maxItems": most}
 
 
 def _part(*names: str) -> dict:
@@ -54,12 +51,8 @@ def _part(*names: str) -> dict:
 
 
 def _parts(name: str) -> dict:
-    return {
-        "type": "object",
-        "additionalProperties": _part(name),
-        "minProperties": 1,
-        "maxProperties": 8,
-    }
+    limits = {"minProperties": 1, "maxProperties": 8}
+    return {"type": "object", "additionalProperties": _part(name), **limits}
 
 
 def _optional(limits: dict) -> dict:
@@ -98,8 +91,8 @@ TABLE = {
     },
     LocalFeatureCNN: {
         "input_size": SIZE,
-        "channels": _list_of(SIZE, 1, 8),
-        "kernel_size": _list_of(SMALL, 2, 2),
+        "channels": list_of(SIZE, 1, 8),
+        "kernel_size": list_of(SMALL, 2, 2),
         "pool_size": SMALL,
         "pool_first": FLAG,
     },
@@ -107,26 +100,16 @@ TABLE = {
     DSLSTM: {
         "input_size_x": INPUTS,
         "input_size_y": INPUTS,
-        "hidden_size": SIZE,
-        "num_layers": LAYERS,
-        "dropout": SHARE,
+        **LSTM,
         "gate_norm": NORM,
         "output_norm": NORM,
         "bidirectional": FLAG,
     },
-    MFCCBranch: {
-        "n_classes": SIZE,
-        "input_size": SIZE,
-        "hidden_size": SIZE,
-        "num_layers": LAYERS,
-        "dropout": SHARE,
-    },
+    MFCCBranch: {"n_classes": SIZE, "input_size": SIZE, **LSTM},
     CNNLSTMBranch: {
         "n_classes": SIZE,
         "cnns": _parts("LocalFeatureCNN"),
-        "hidden_size": SIZE,
-        "num_layers": LAYERS,
-        "dropout": SHARE,
+        **LSTM,
     },
     SpectrogramBranch: {
         "n_classes": SIZE,
@@ -134,7 +117,7 @@ TABLE = {
         "cnn_y": _part("LocalFeatureCNN"),
         "alignment": _part("AveragePoolAlignment"),
         "ds_lstm": _part("DSLSTM"),
-        "inputs": _list_of({"enum": ["mfcc", "mel_x", "mel_y"]}, 2, 2),
+        "inputs": list_of({"enum": ["mfcc", "mel_x", "mel_y"]}, 2, 2),
         "dropout": SHARE,
     },
     DualLevelClassifier: {
@@ -167,18 +150,15 @@ def describe(value: object) -> object:
         return [describe(item) for item in value]
     if isinstance(value, dict):
         return {name: describe(item) for name, item in value.items()}
-    limits = TABLE.get(type(value))
-    if limits is None:
+    if type(value) not in TABLE:
         raise UnknownPart(
             f"cannot describe a {type(value).__name__} as plain data; known "
             f"classes are {', '.join(c.__name__ for c in TABLE)} (TABLE in "
             "speechbrain_dslstm/pretrained/architecture.py)"
         )
     config = value.get_config()
-    return {
-        "class": type(value).__name__,
-        **{name: describe(config[name]) for name in limits},
-    }
+    arguments = {name: describe(config[name]) for name in TABLE[type(value)]}
+    return {"class": type(value).__name__, **arguments}
 
 
 def build(data: object, device: str = "cpu") -> object:

@@ -27,11 +27,14 @@ from speechbrain_dslstm.pretrained.architecture import UnknownPart
 from speechbrain_dslstm.pretrained.safe_format import (
     DESCRIPTION,
     OLDER_WEIGHTS,
-    load_state,
     write_safe,
     write_weights,
 )
-from speechbrain_dslstm.pretrained.untrusted_files import check_hash, shorten
+from speechbrain_dslstm.pretrained.untrusted_files import (
+    check_hash,
+    check_shapes,
+    shorten,
+)
 from speechbrain_dslstm.utils.files import replace_file, replacement
 
 __all__ = [
@@ -101,7 +104,7 @@ def save_pretrained(
     """Write a model folder for ``EmotionClassifier.from_hparams`` and ``load_safe``.
 
     A model with a class that ``pretrained.architecture.TABLE`` does not list
-    gets no ``model.json``, with a warning: ``load_safe`` cannot load it.
+    gets no ``model.json``, but a warning: ``load_safe`` cannot load it.
 
     Arguments
     ---------
@@ -115,26 +118,18 @@ def save_pretrained(
     labels
         Names of the classes in the order of their indices.
     temperature
-        Divides the log-posteriors, see ``evaluation.fit_temperature``.
+        A positive number that divides the log-posteriors, see
+        ``evaluation.fit_temperature``.
     half
         Round the parameters to 16 bits, which halves the folder.
-
-    Raises
-    ------
-    ValueError
-        The temperature is not a positive number.
 
     Example
     -------
     >>> from speechbrain_dslstm import DualLevelClassifier
+    >>> yaml = '''sample_rate: 16000
+    ... model: !new:speechbrain_dslstm.DualLevelClassifier {n_classes: 1}'''
     >>> folder = getfixture("tmp_path")
-    >>> yaml = '''
-    ... sample_rate: 16000
-    ... model: !new:speechbrain_dslstm.DualLevelClassifier
-    ...   n_classes: 1
-    ...   p: 0.0
-    ... '''
-    >>> model = DualLevelClassifier(n_classes=1, p=0.0)
+    >>> model = DualLevelClassifier(n_classes=1)
     >>> save_pretrained(folder, yaml, model, ["anger"])
     >>> len(list(folder.iterdir()))
     5
@@ -157,10 +152,8 @@ def save_pretrained(
     try:
         write_safe(folder, model, labels, rate, temperature, half)
     except UnknownPart as error:
-        reason = str(error).split(";")[0]
-        logger.warning(
-            "%s: no %s for load_safe: %s", folder, DESCRIPTION, reason
-        )
+        why = str(error).split(";")[0]
+        logger.warning("%s: no %s for load_safe: %s", folder, DESCRIPTION, why)
         write_weights(folder, model, half)
         # Those of an earlier model would no longer fit
         for name in (DESCRIPTION, OLDER_WEIGHTS):
@@ -184,11 +177,6 @@ def make_label_encoder(labels: list[str]) -> CategoricalEncoder:
     labels
         Names of the classes in the order of their indices.
 
-    Returns
-    -------
-    CategoricalEncoder
-        Decodes indices into names.
-
     Example
     -------
     >>> make_label_encoder(["sadness", "anger"]).ind2lab[0]
@@ -205,6 +193,8 @@ def load_labels(
 ) -> None:
     """Load the classes into an encoder, and set the number SpeechBrain expects.
 
+    A file of another hash raises ValueError.
+
     Arguments
     ---------
     encoder
@@ -213,11 +203,6 @@ def load_labels(
         A file that the encoder's ``save`` wrote.
     sha256
         Hash of the file, as the model's YAML records it.
-
-    Raises
-    ------
-    ValueError
-        The file has another hash.
 
     Example
     -------
@@ -243,8 +228,7 @@ def load_weights(
     model
         Receives the weights.
     path
-        A safetensors file, or one that ``torch.save`` wrote; nothing in it is
-        executed.
+        A file of safetensors or of ``torch.save``; nothing in it is executed.
     sha256
         Hash of the file, as the model's YAML records it.
 
@@ -264,21 +248,14 @@ def load_weights(
     """
     data = Path(path).read_bytes()
     check_hash(data, sha256, path, HYPERPARAMS)
-    unreadable = (
-        SafetensorError,
-        KeyError,
-        pickle.UnpicklingError,
-        RuntimeError,
-    )
+    unreadable = SafetensorError, KeyError, pickle.UnpicklingError, RuntimeError
     try:
         if data[:2] == b"PK":
-            state = torch.load(
-                BytesIO(data), map_location="cpu", weights_only=True
-            )
+            state = torch.load(BytesIO(data), "cpu", weights_only=True)
         else:
             state = load(data)
     except unreadable as error:
-        raise ValueError(
-            f"cannot read weights from {path}: {shorten(error)}"
-        ) from error
-    load_state(model, state, path)
+        message = f"cannot read weights from {path}: {shorten(error)}"
+        raise ValueError(message) from error
+    check_shapes(model.state_dict(), state, path)
+    model.load_state_dict(state)

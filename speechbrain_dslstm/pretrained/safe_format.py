@@ -24,7 +24,7 @@ from speechbrain_dslstm.pretrained.untrusted_files import (
 )
 from speechbrain_dslstm.utils.files import replace_file
 
-__all__ = ["load_model", "load_state", "read_description", "write_safe"]
+__all__ = ["load_model", "read_description", "write_safe", "write_weights"]
 
 DESCRIPTION = "model.json"
 # SpeechBrain requires the name model.ckpt; the content is safetensors. Older
@@ -34,25 +34,18 @@ FORMAT = "speechbrain-dslstm/1"
 LARGEST_MODEL = 1 << 26  # numbers; 32 times the model of the paper
 LARGEST_TABLE = 1 << 22  # numbers of a feature's mel matrix; 16 times
 # JSON Schema takes 3.0 for an integer, a constructor does not
-_Validator = jsonschema.validators.extend(
-    jsonschema.Draft202012Validator,
-    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: type(value) is int
-    ),
-)
+_draft = jsonschema.Draft202012Validator
+_types = _draft.TYPE_CHECKER.redefine("integer", lambda _, v: type(v) is int)
+_Validator = jsonschema.validators.extend(_draft, type_checker=_types)
 
 
 def _schema() -> dict:
     model = architecture.schema()
+    label = {"type": "string", "minLength": 1, "maxLength": 100}
     properties = {
         "format": {"const": FORMAT},
         "sample_rate": architecture.RATE,
-        "labels": {
-            "type": "array",
-            "items": {"type": "string", "minLength": 1, "maxLength": 100},
-            "minItems": 1,
-            "maxItems": 1000,
-        },
+        "labels": architecture.list_of(label, 1, 1000),
         "temperature": architecture.POSITIVE,
         "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
         "model": {"$ref": model["$ref"]},
@@ -70,31 +63,10 @@ def _schema() -> dict:
 def read_description(folder: str | Path) -> dict:
     """Read and validate the ``model.json`` of a folder.
 
-    Arguments
-    ---------
-    folder
-        The model folder.
-
-    Returns
-    -------
-    dict
-        "format", "sample_rate" in Hz, "labels", "temperature", "sha256" of the
-        weights, and "model", the architecture.
-
-    Raises
-    ------
-    FileNotFoundError
-        The folder holds no ``model.json``.
-    ValueError
-        The file is not valid JSON, or the schema does not allow its content.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> _ = (folder / "model.json").write_text('{"format": "other/1"}')
-    >>> read_description(folder)
-    Traceback (most recent call last):
-    ValueError: ...model.json: expected format 'speechbrain-dslstm/1', got ...
+    Returns "format", "sample_rate" in Hz, "labels", "temperature", "sha256" of
+    the weights, and "model", the architecture. Raises FileNotFoundError for a
+    folder without the file, and ValueError for content that is not valid JSON
+    or that the schema does not allow.
     """
     path = Path(folder) / DESCRIPTION
     if not path.is_file():
@@ -151,7 +123,7 @@ def load_model(folder: str | Path) -> tuple[DualLevelClassifier, dict]:
     state = read_tensors(path, largest, data["sha256"], DESCRIPTION)
     check_shapes(expected, state, path)
     model = architecture.build(data["model"])
-    load_state(model, state, path)
+    model.load_state_dict(state)
     return model, data
 
 
@@ -169,36 +141,18 @@ def _expected_state(described: dict, path: Path) -> dict[str, torch.Tensor]:
     return state
 
 
-def load_state(
-    model: torch.nn.Module, state: dict[str, torch.Tensor], path: str | Path
-) -> None:
-    """Load weights that must fit the model exactly, so that none stays random.
-
-    The ValueError names ``path``, the file they were read from, and every
-    missing, unexpected, wrongly shaped or non-finite tensor.
-    """
-    check_shapes(model.state_dict(), state, path)
-    model.load_state_dict(state)
-
-
 def write_weights(
     folder: str | Path, model: torch.nn.Module, half: bool = False
 ) -> str:
     """Write the weights of a model as safetensors; return the file's SHA-256.
 
-    ``half`` rounds the parameters to 16 bits, which halves the file;
-    statistics keep their precision.
+    ``half`` rounds the parameters, but not the statistics, to 16 bits.
     """
-    parameters = {name for name, _ in model.named_parameters()}
+    state = model.state_dict()
+    if half:
+        state |= {name: p.half() for name, p in model.named_parameters()}
     # safetensors stores the order of the axes, not of the memory
-    state = {
-        key: (value.half() if half and key in parameters else value)
-        .detach()
-        .cpu()
-        .contiguous()
-        for key, value in model.state_dict().items()
-    }
-    content = save(state)
+    content = save({k: v.detach().cpu().contiguous() for k, v in state.items()})
     replace_file(Path(folder) / WEIGHTS, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -213,33 +167,9 @@ def write_safe(
 ) -> None:
     """Write ``model.json`` and ``model.ckpt``, which ``load_safe`` reads.
 
-    Arguments
-    ---------
-    folder
-        An existing folder.
-    model
-        The trained model.
-    labels
-        Names of the classes in the order of their indices.
-    sample_rate
-        In Hz.
-    temperature
-        Divides the log-posteriors, see ``evaluation.fit_temperature``.
-    half
-        Round the parameters to 16 bits, which halves the file.
-
-    Raises
-    ------
-    ValueError
-        The model has a part that plain data cannot describe, or the schema
-        does not allow the data, such as two classes of the same name.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> write_safe(folder, DualLevelClassifier(n_classes=1), ["anger"])
-    >>> sorted(path.name for path in folder.iterdir())
-    ['model.ckpt', 'model.json']
+    The arguments are those of ``save_pretrained``, but the folder must exist.
+    Raises ValueError for a model that plain data cannot describe, and for data
+    that the schema does not allow, such as two classes of the same name.
     """
     folder = Path(folder)
     described = architecture.describe(model)

@@ -2,36 +2,25 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import constants, try_to_load_from_cache
 
 from speechbrain_dslstm.pretrained.untrusted_files import read_json
 
-__all__ = ["check_hub_id", "claim_folder", "find_folder", "release_folder"]
+__all__ = ["check_hub_id", "claim_folder", "find_folder"]
 
 ORIGIN = ".model_source.json"
 SHIPPED = Path(__file__).parents[1] / "shipped"
 
 
 def find_folder(source: str | Path) -> Path | None:
-    """Find a model folder on this machine.
+    """Return the full path of a model folder on this machine, or None.
 
-    Arguments
-    ---------
-    source
-        Path of a folder, or "pretrained/NAME" for a model that comes with the
-        package.
+    ``source`` is a path, or "pretrained/NAME" for a model of the package.
 
-    Returns
-    -------
-    Path | None
-        The full path, or None if there is no such folder.
-
-    Example
-    -------
-    >>> find_folder(getfixture("tmp_path")).is_absolute()
-    True
     >>> find_folder("user/model") is None
     True
     """
@@ -74,11 +63,15 @@ def check_hub_id(
         )
 
 
-def claim_folder(savedir: Path, source: str, revision: str | None) -> None:
+@contextmanager
+def claim_folder(
+    savedir: Path, source: str, revision: str | None
+) -> Iterator[None]:
     """Record in ``savedir`` which hub model it keeps; refuse a second model.
 
     SpeechBrain takes any file of the right name in ``savedir`` for the one it
-    needs, so two models in one folder would be mixed up.
+    needs, so two models in one folder would be mixed up. If the block within
+    leaves no file, the record goes, too.
     """
     note = savedir / ORIGIN
     wanted = {"source": source, "revision": revision}
@@ -103,9 +96,8 @@ def claim_folder(savedir: Path, source: str, revision: str | None) -> None:
                 f"savedir {savedir} holds the files of {found}, not those of "
                 f"{wanted}; choose another folder for each model"
             ) from None
-
-
-def release_folder(savedir: Path) -> None:
-    """Remove the record of ``claim_folder`` if nothing was downloaded."""
-    if [path.name for path in savedir.iterdir()] == [ORIGIN]:
-        (savedir / ORIGIN).unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        if list(savedir.iterdir()) == [note]:
+            note.unlink(missing_ok=True)

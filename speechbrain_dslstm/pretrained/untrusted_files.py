@@ -49,9 +49,8 @@ def read_json(path: str | Path) -> object:
             object_pairs_hook=_refuse_duplicates,
         )
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not valid JSON: {shorten(error)}"
-        ) from error
+        message = f"{path} is not valid JSON: {shorten(error)}"
+        raise ValueError(message) from error
     excess = _first_excess(data)
     if excess:
         raise ValueError(f"{path} is too large: {excess}")
