@@ -18,7 +18,7 @@ import click
 if TYPE_CHECKING:
     from speechbrain_dslstm.inference.classifier import EmotionClassifier
 
-__all__ = ["cli", "main"]
+__all__ = ["main"]
 
 DEFAULT_MODEL = "pretrained/emotion-dslstm-emodb"
 EXAMPLES = {
@@ -61,21 +61,9 @@ def _command(name: str, help_text: str) -> Callable:
 )
 @click.version_option(package_name="speechbrain-dslstm")
 def cli() -> None:
-    """Speech emotion recognition with the Dual-Sequence LSTM.
-
-    Example
-    -------
-    >>> from click.testing import CliRunner
-    >>> found = CliRunner().invoke(cli, ["classify", "--help"])
-    >>> found.exit_code, "dslstm classify speech.wav" in found.output
-    (0, True)
-    """
+    """Speech emotion recognition with the Dual-Sequence LSTM."""
     # File names that are not valid UTF-8 are printed as they were given
     sys.stdout.reconfigure(errors="surrogateescape")
-
-
-# By default click would show the docstring, with its example
-cli.help = "Speech emotion recognition with the Dual-Sequence LSTM."
 
 
 # Options of several commands
@@ -88,6 +76,7 @@ _MODEL = click.option(
 )
 _TRUST = click.option(
     "--trust-yaml",
+    "trusted",
     is_flag=True,
     help="Load the model by its YAML, which can run any code, instead of "
     "model.json. Needed for the id of a hub.",
@@ -107,16 +96,15 @@ _NORMALIZATION = click.option(
 )
 
 
-def _load(model, trust_yaml, device=None) -> "EmotionClassifier":
+def _load(model, trusted, device=None) -> "EmotionClassifier":
     """Load a classifier; no YAML is run unless the user trusts the folder."""
-    options = {"device": device} if device else None
-    if trust_yaml:
-        from speechbrain_dslstm.inference.classifier import EmotionClassifier
+    from speechbrain_dslstm.inference.classifier import (
+        EmotionClassifier,
+        load_safe,
+    )
 
-        return EmotionClassifier.from_hparams(model, run_opts=options)
-    from speechbrain_dslstm.inference.classifier import load_safe
-
-    return load_safe(model, options)
+    load = EmotionClassifier.from_hparams if trusted else load_safe
+    return load(model, run_opts={"device": device} if device else None)
 
 
 def _probability(context, parameter, value):
@@ -148,6 +136,7 @@ def _probability(context, parameter, value):
 )
 @click.option(
     "--unknown-below",
+    "below",
     type=float,
     metavar="P",
     callback=_probability,
@@ -155,29 +144,18 @@ def _probability(context, parameter, value):
 )
 @_ANY_SOUND
 def _classify(
-    files,
-    model,
-    trust_yaml,
-    as_json,
-    as_csv,
-    long,
-    window,
-    hop,
-    unknown_below,
-    any_sound,
+    files, model, trusted, as_json, as_csv, long, window, hop, below, any_sound
 ):
     if as_json and as_csv:
         raise click.UsageError("choose either --json or --csv, not both")
     if not long and (hop is not None or window != 6.0):
         raise click.UsageError("--window and --hop require --long")
-    classifier = _load(model, trust_yaml)
-    options = {"unknown_below": unknown_below, "speech_only": not any_sound}
+    classifier = _load(model, trusted)
+    options = {"unknown_below": below, "speech_only": not any_sound}
     if long:
-        rows = _rows_of_windows(
-            classifier, files, {"window": window, "hop": hop, **options}
-        )
-    else:
-        rows = _rows_of_files(classifier, files, options)
+        options |= {"window": window, "hop": hop}
+    find_rows = _rows_of_windows if long else _rows_of_files
+    rows = find_rows(classifier, files, options)
     unread = False
     write = _writer(as_json, as_csv, classifier.labels, long)
     for row in rows:
@@ -282,12 +260,12 @@ def _write_text(row: dict) -> None:
 @_NORMALIZATION
 @_JSON
 @_ANY_SOUND
-def _stream(model, trust_yaml, every, normalization, as_json, any_sound):
+def _stream(model, trusted, every, normalization, as_json, any_sound):
     import torch
 
     from speechbrain_dslstm.inference.speech_activity import measure_activity
 
-    classifier = _load(model, trust_yaml)
+    classifier = _load(model, trusted)
     needed = "running" if _centres(classifier) else None
     opened = classifier.stream(normalization or needed)
     rate = classifier.hparams.sample_rate
@@ -348,7 +326,7 @@ def _centres(classifier) -> bool:
 @click.option("--int8", is_flag=True, help="Store weights as 8-bit integers.")
 @click.option("--step", is_flag=True, help="Export one step of a stream.")
 @_NORMALIZATION
-def _export(output, model, trust_yaml, int8, step, normalization):
+def _export(output, model, trusted, int8, step, normalization):
     import torch
 
     from speechbrain_dslstm.export import onnx_export as exporter
@@ -358,9 +336,7 @@ def _export(output, model, trust_yaml, int8, step, normalization):
         raise click.UsageError(f"{output} must end in .onnx or .pt2")
     if output.suffix == ".pt2" and (int8 or step):
         raise click.UsageError("--int8 and --step require a .onnx file")
-    classifier = _load(model, trust_yaml, "cpu").with_normalization(
-        normalization
-    )
+    classifier = _load(model, trusted, "cpu").with_normalization(normalization)
     if output.suffix == ".pt2":
         torch.export.save(exporter.export_torch(classifier), output)
     else:
@@ -426,12 +402,12 @@ def _info(model):
     type=click.Path(dir_okay=False),
     help="Figure: .png, .svg or .pdf.  [default: FILE.png in this folder]",
 )
-def _explain(file, model, trust_yaml, output):
+def _explain(file, model, trusted, output):
     from speechbrain_dslstm.audio import LONGEST_CLIP, load_audio
     from speechbrain_dslstm.inference.explain import explain, plot_explanation
     from speechbrain_dslstm.inference.speech_activity import check_speech
 
-    classifier = _load(model, trust_yaml, "cpu")
+    classifier = _load(model, trusted, "cpu")
     rate = classifier.hparams.sample_rate
     wav = load_audio(file, rate, LONGEST_CLIP)
     check_speech(wav, rate, file)
@@ -462,8 +438,7 @@ def main() -> None:
         status = stop.exit_code
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "dslstm"
-        hint = f"(see {command} --help)"
-        status = _complain(f"{error.format_message()} {hint}")
+        status = _complain(f"{error.format_message()} (see {command} --help)")
     except click.ClickException as error:
         status = _complain(error.format_message())
     except (click.Abort, KeyboardInterrupt):

@@ -4,7 +4,4 @@ from .onnx_export import (
     export_torch as export_torch,
     quantize_onnx as quantize_onnx,
 )
-from .onnx_runtime import (
-    ONNXModel as ONNXModel,
-    load_onnx as load_onnx,
-)
+from .onnx_runtime import load_onnx as load_onnx

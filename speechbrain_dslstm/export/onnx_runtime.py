@@ -9,7 +9,7 @@ from speechbrain_dslstm.inference.classifier import EmotionClassifier
 from speechbrain_dslstm.lengths import to_counts
 from speechbrain_dslstm.pretrained.model_folder import make_label_encoder
 
-__all__ = ["ONNXModel", "load_onnx"]
+__all__ = ["load_onnx"]
 
 
 def require(*names: str) -> None:
@@ -24,30 +24,7 @@ def require(*names: str) -> None:
 
 
 class ONNXModel(torch.nn.Module):
-    """Waveforms and lengths -> log-posteriors, computed by onnxruntime.
-
-    Arguments
-    ---------
-    path
-        A file that ``export_onnx`` or ``quantize_onnx`` wrote.
-    threads
-        Threads of onnxruntime; those of torch if left out.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no such file.
-    ValueError
-        The file is no model of whole utterances.
-    ImportError
-        onnxruntime is not installed.
-
-    Example
-    -------
-    >>> ONNXModel("nowhere.onnx")
-    Traceback (most recent call last):
-    FileNotFoundError: no model file nowhere.onnx
-    """
+    """Waveforms and lengths -> log-posteriors, computed by onnxruntime."""
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
         super().__init__()
@@ -66,9 +43,8 @@ class ONNXModel(torch.nn.Module):
             raise ValueError(f"{path} is no ONNX model: {error}") from error
         meta = self.session.get_modelmeta().custom_metadata_map
         inputs = [value.name for value in self.session.get_inputs()]
-        if inputs != ["wavs", "counts"] or not {"labels", "sample_rate"} <= set(
-            meta
-        ):
+        known = {"labels", "sample_rate"} <= meta.keys()
+        if inputs != ["wavs", "counts"] or not known:
             raise ValueError(
                 f"{path} was not written by export_onnx: expected the inputs "
                 "wavs and counts and the metadata labels and sample_rate, got "
@@ -90,10 +66,8 @@ class ONNXModel(torch.nn.Module):
                 f"expected waveforms [batch, samples], got {list(wavs.shape)}"
             )
         counts = to_counts(wav_lens, wavs.shape[1], len(wavs))
-        inputs = {
-            "wavs": wavs.cpu().float().numpy(),
-            "counts": counts.cpu().numpy(),
-        }
+        values = {"wavs": wavs.float(), "counts": counts}
+        inputs = {name: value.cpu().numpy() for name, value in values.items()}
         return torch.from_numpy(self.session.run(None, inputs)[0])
 
 
@@ -102,6 +76,9 @@ def load_onnx(
 ) -> EmotionClassifier:
     """Load an exported model as a classifier of files, batches and folders.
 
+    It runs on the CPU and has the same checks of the audio and all methods but
+    ``stream``.
+
     Arguments
     ---------
     path
@@ -109,16 +86,11 @@ def load_onnx(
     threads
         Threads of onnxruntime; those of torch if left out.
 
-    Returns
-    -------
-    EmotionClassifier
-        A classifier on the CPU with all methods but ``stream``, and with the
-        same checks of the audio.
-
     Raises
     ------
     FileNotFoundError, ValueError, ImportError
-        As ``ONNXModel``.
+        There is no such file; it is no model of whole utterances; onnxruntime
+        is not installed.
 
     Example
     -------

@@ -108,8 +108,7 @@ class _Step:
         self.write(x[:, -keep:] if keep else x[:, :0])
         if trimmed:
             start = frames.delay - keep + frames.size * self.step
-            first = (-start).clamp(min=0)
-            first = first.clamp(max=x.shape[1] - 1)
+            first = (-start).clamp(min=0).clamp(max=x.shape[1] - 1)
             places = torch.arange(x.shape[1]).maximum(first)
             x = x.index_select(1, places)
             context = 0
@@ -123,9 +122,8 @@ class _Step:
         for k, part in enumerate(parts):
             x, late = part.values, part.delay - delay
             if late:
-                held = self.read(
-                    f"{name}_late{k}", x, x.shape[0], late, x.shape[2]
-                )
+                shape = x.shape[0], late, x.shape[2]
+                held = self.read(f"{name}_late{k}", x, *shape)
                 x = torch.cat([held, x], dim=1)
                 self.write(x[:, -late:])
                 x = x[:, : part.size]
@@ -213,23 +211,13 @@ class ExportableStep(torch.nn.Module):
 
     def _features(self, name, stream, chunk, now):
         extractor = stream.extractor
-        frames = now.run(
-            f"{name}_samples",
-            extractor.static,
-            _Frames(chunk, self.samples, 0),
-            frame_field(extractor),
-        )
+        samples, field = _Frames(chunk, self.samples, 0), frame_field(extractor)
+        frames = now.run(f"{name}_samples", extractor.static, samples, field)
         if isinstance(extractor, MFCC39):
-            parts = [frames]
+            parts, field = [frames], delta_field(extractor)
             for order in ("delta", "acceleration"):
-                delta = now.run(
-                    f"{name}_{order}",
-                    extractor.slope,
-                    parts[-1],
-                    delta_field(extractor),
-                    trimmed=True,
-                )
-                parts.append(delta)
+                state, slope = f"{name}_{order}", extractor.slope
+                parts.append(now.run(state, slope, parts[-1], field, True))
             frames = now.join(name, parts)
         return self._normalize(name, stream.normalization, frames, now)
 
@@ -249,19 +237,12 @@ class ExportableStep(torch.nn.Module):
         return frames._replace(values=torch.where(index >= 0, feats, 0.0))
 
     def _spectrogram(self, name, branch, features, now):
-        x, y = (
-            _run_cnn(stream, cnn, features[stream], now)
-            for stream, cnn in zip(
-                branch.inputs, (branch.cnn_x, branch.cnn_y), strict=True
-            )
-        )
+        name_x, name_y = branch.inputs
+        x = _run_cnn(name_x, branch.cnn_x, features[name_x], now)
+        y = _run_cnn(name_y, branch.cnn_y, features[name_y], now)
         align = branch.alignment
-        x = now.run(
-            "aligned_x",
-            lambda x: average_x(align, x),
-            x,
-            alignment_field(align),
-        )
+        field = alignment_field(align)
+        x = now.run("aligned_x", lambda x: average_x(align, x), x, field)
         both = now.join("aligned", [x, y])
         size_x = x.values.shape[2]
         x, y = both.values[..., :size_x], both.values[..., size_x:]

@@ -195,18 +195,12 @@ def onnx_lstm(
     x = x.transpose(0, 1)
     for k in range(lstm.num_layers):
         weight_x, weight_h, bias_x, bias_h = map(reorder, _weights(lstm, k))
-        time, batch, _ = x.shape
+        values = weight_x, weight_h, torch.cat([bias_x, bias_h])
+        inputs = [x, *(value.unsqueeze(0) for value in values)]
+        sizes = {"hidden_size": lstm.hidden_size}
+        shape = [x.shape[0], 1, x.shape[1], lstm.hidden_size]
         x = torch.onnx.ops.symbolic(
-            "LSTM",
-            [
-                x,
-                weight_x.unsqueeze(0),
-                weight_h.unsqueeze(0),
-                torch.cat([bias_x, bias_h]).unsqueeze(0),
-            ],
-            {"hidden_size": lstm.hidden_size},
-            dtype=x.dtype,
-            shape=[time, 1, batch, lstm.hidden_size],
+            "LSTM", inputs, sizes, dtype=x.dtype, shape=shape
         ).squeeze(1)
     return x.transpose(0, 1), None
 

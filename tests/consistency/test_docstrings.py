@@ -39,7 +39,9 @@ def exported():
     names = set()
     for stub in PACKAGE.rglob("__init__.pyi"):
         for node in ast.parse(stub.read_text("utf-8")).body:
-            names |= {alias.name for alias in node.names}
+            # Without a module, the names are folders and modules
+            if node.module:
+                names |= {alias.name for alias in node.names}
     for path in PACKAGE.glob("*.py"):
         for node in ast.parse(path.read_text("utf-8")).body:
             if ast.unparse(node).startswith("__all__"):

@@ -96,7 +96,7 @@ def classify_folder(path):
 
 def command(path):
     """``dslstm classify FILE --csv``."""
-    cli._load = lambda model, trust_yaml, device=None: classifier
+    cli._load = lambda model, trusted, device=None: classifier
     done = CliRunner().invoke(cli.cli, ["classify", "--csv", "--", str(path)])
     if done.exception and not isinstance(done.exception, SystemExit):
         raise done.exception
