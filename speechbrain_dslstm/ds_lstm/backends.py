@@ -20,14 +20,7 @@ from speechbrain_dslstm.ds_lstm.kernel_triton import (
     triton_problem,
 )
 
-__all__ = [
-    "BACKENDS",
-    "ENVIRONMENT_VARIABLE",
-    "Choice",
-    "announce_backend",
-    "check_backend",
-    "choose_backend",
-]
+__all__ = ["Choice", "announce_backend", "check_backend", "choose_backend"]
 
 BACKENDS = {
     "naive": ds_lstm_naive,
@@ -71,11 +64,9 @@ def check_backend(
     >>> check_backend("eager", gate_norm=True)
     ('eager', "backend='eager'")
     """
-    override = os.environ.get(ENVIRONMENT_VARIABLE)
-    if override:
+    name, reason = requested, f"backend={requested!r}"
+    if override := os.environ.get(ENVIRONMENT_VARIABLE):
         name, reason = override, f"{ENVIRONMENT_VARIABLE}={override}"
-    else:
-        name, reason = requested, f"backend={requested!r}"
     if name != "auto" and name not in BACKENDS:
         raise ValueError(
             f"unknown DS-LSTM backend {name!r} ({reason}); expected one of "

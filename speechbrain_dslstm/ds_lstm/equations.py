@@ -54,27 +54,17 @@ def ds_lstm_step(
         Fine-time input.
     y_t : [batch, input_y]
         Fine-frequency input.
-    h : [batch, hidden]
-        Hidden state of the previous step.
-    c : [batch, hidden]
-        Cell state of the previous step.
-    weight_x : [5 * hidden, input_x]
-        Blocks f i_T i_F o C_T.
-    weight_y : [5 * hidden, input_y]
-        Blocks f i_T i_F o C_F.
-    weight_h : [6 * hidden, hidden]
-        Blocks f i_T i_F o C_T C_F.
-    bias : [6 * hidden]
-        Blocks f i_T i_F o C_T C_F.
+    h, c : [batch, hidden]
+        Hidden and cell state of the previous step.
+    weight_x, weight_y, weight_h, bias
+        Blocks of ``hidden`` rows, in the order given at the top of this file.
     normalize
         Maps the four gates, [batch, 4 * hidden], to normalised ones.
 
     Returns
     -------
-    h : [batch, hidden]
-        Hidden state after this step.
-    c : [batch, hidden]
-        Cell state after this step.
+    h, c : [batch, hidden]
+        Hidden and cell state after this step.
 
     Example
     -------
@@ -127,18 +117,10 @@ def ds_lstm_naive(
         Fine-time sequence.
     y : [batch, time, input_y]
         Fine-frequency sequence, aligned with ``x``.
-    h0 : [batch, hidden]
-        Initial hidden state.
-    c0 : [batch, hidden]
-        Initial cell state.
-    weight_x : [5 * hidden, input_x]
-        Blocks f i_T i_F o C_T.
-    weight_y : [5 * hidden, input_y]
-        Blocks f i_T i_F o C_F.
-    weight_h : [6 * hidden, hidden]
-        Blocks f i_T i_F o C_T C_F.
-    bias : [6 * hidden]
-        Blocks f i_T i_F o C_T C_F.
+    h0, c0 : [batch, hidden]
+        Initial hidden and cell state.
+    weight_x, weight_y, weight_h, bias
+        Blocks of ``hidden`` rows, in the order given at the top of this file.
     counts : int64 [batch], optional
         Valid steps of each item; by default all of them.
     gate_norm
@@ -150,30 +132,24 @@ def ds_lstm_naive(
     -------
     out : [batch, time, hidden]
         Hidden states; zero at padded steps.
-    h : [batch, hidden]
-        Hidden state after each item's last valid step.
-    c : [batch, hidden]
-        Cell state after each item's last valid step.
+    h, c : [batch, hidden]
+        Hidden and cell state after each item's last valid step.
 
     Example
     -------
-    >>> sizes = [(10, 3), (10, 4), (12, 2)]
-    >>> weights = [torch.randn(n, d) for n, d in sizes]
-    >>> state = torch.zeros(5, 2)
-    >>> out, h, c = ds_lstm_naive(
+    >>> sizes = [(10, 3), (10, 4), (12, 2), (12,)]
+    >>> weights = [torch.randn(size) for size in sizes]
+    >>> x, y, state = (
     ...     torch.randn(5, 7, 3),
     ...     torch.randn(5, 7, 4),
-    ...     state,
-    ...     state,
-    ...     *weights,
-    ...     torch.zeros(12),
-    ...     torch.tensor([7, 6, 5, 4, 3]),
+    ...     torch.zeros(5, 2),
     ... )
-    >>> out.shape
-    torch.Size([5, 7, 2])
-    >>> torch.equal(h[4], out[4, 2])
-    True
+    >>> counts = torch.tensor([7, 6, 5, 4, 3])
+    >>> out, h, c = ds_lstm_naive(x, y, state, state, *weights, counts)
+    >>> out.shape, torch.equal(h[4], out[4, 2])
+    (torch.Size([5, 7, 2]), True)
     """
+    weights = weight_x, weight_y, weight_h, bias
     h, c, out = h0, c0, []
     for t in range(x.shape[1]):
         valid = None if counts is None else t < counts
@@ -181,17 +157,7 @@ def ds_lstm_naive(
         if gate_norm is not None:
             normalize = partial(gate_norm, step=t, valid=valid)
 
-        h_t, c_t = ds_lstm_step(
-            x[:, t],
-            y[:, t],
-            h,
-            c,
-            weight_x,
-            weight_y,
-            weight_h,
-            bias,
-            normalize,
-        )
+        h_t, c_t = ds_lstm_step(x[:, t], y[:, t], h, c, *weights, normalize)
         if valid is None:
             h, c = h_t, c_t
             out.append(h_t)

@@ -149,12 +149,8 @@ class _Recurrence(torch.autograd.Function):
             )
             for_x, for_y = grads.flatten(1, 2)
             x_, y_, h_ = (v[piece].flatten(0, 1) for v in (x, y, h_before))
-            more = [
-                product(for_x.t(), x_),
-                product(for_y.t(), y_),
-                product(for_x.t(), h_),
-                product(for_y[:, four:].t(), h_),
-            ]
+            pairs = (for_x, x_), (for_y, y_), (for_x, h_), (for_y[:, four:], h_)
+            more = [product(grad.t(), value) for grad, value in pairs]
             if grads_w is None:
                 grads_w = more
             else:

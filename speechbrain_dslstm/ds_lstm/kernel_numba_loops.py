@@ -272,11 +272,9 @@ def forward(
     ---------
     part_x, part_y : [B, T, 5H]
         Projections of x and of y.
-    weight : [H, 6H]
-        Recurrent weight, transposed; with fewer than ``FEW`` items it may also
-        be [6H, H], as it is.
-    bias : [6H]
-        Bias.
+    weight, bias : [H, 6H], [6H]
+        Recurrent weight, transposed (with fewer than ``FEW`` items also
+        [6H, H], as it is), and bias.
     h, c : [B, H]
         Initial state, overwritten by the last state.
     counts : int64 [B]
@@ -291,10 +289,9 @@ def forward(
         Written: the hidden state before each step but the first.
     c_all : [B, T + 1, H] or empty
         Written from index 1 on: the cell state after each step.
-    norm
-        ``NO_NORM``, ``BATCH_NORM`` or ``FIXED_NORM`` of the gates.
-    eps
-        Added to the variances.
+    norm, eps
+        ``NO_NORM``, ``BATCH_NORM`` or ``FIXED_NORM`` of the gates, and the
+        number added to the variances.
     moments : [2, T, 4H] or empty
         Mean and biased variance of the gates at each step; written for
         ``BATCH_NORM``, read for ``FIXED_NORM``.

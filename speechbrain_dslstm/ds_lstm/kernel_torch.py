@@ -15,13 +15,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-
-__all__ = [
-    "ds_lstm_eager",
-    "ds_lstm_fused",
-    "project_inputs",
-    "refuse_second_derivatives",
-]
+from torch.nn.functional import linear
 
 
 def project_inputs(
@@ -36,15 +30,12 @@ def project_inputs(
     >>> project_inputs(*(torch.randn(size) for size in sizes)).shape
     torch.Size([7, 5, 12])
     """
-    hidden = bias.shape[0] // 6
+    four = bias.shape[0] // 6 * 4
     x, y = x.transpose(0, 1), y.transpose(0, 1)
     # The four gates read [x; y], so their two products are one
-    gates = torch.nn.functional.linear(
-        torch.cat([x, y], dim=-1),
-        torch.cat([weight_x[: 4 * hidden], weight_y[: 4 * hidden]], dim=1),
-    )
-    time = torch.nn.functional.linear(x, weight_x[4 * hidden :])
-    frequency = torch.nn.functional.linear(y, weight_y[4 * hidden :])
+    both = torch.cat([weight_x[:four], weight_y[:four]], dim=1)
+    gates = linear(torch.cat([x, y], dim=-1), both)
+    time, frequency = linear(x, weight_x[four:]), linear(y, weight_y[four:])
     return torch.cat([gates, time, frequency], dim=-1) + bias
 
 
@@ -144,18 +135,12 @@ class _Recurrence(torch.autograd.Function):
         f, i_T, i_F, o, C_T, C_F = act.chunk(6, dim=-1)
         # The factors of dc and dh in the blocks' gradients, for all steps at once
         partner = torch.cat([c[:-1], C_T, C_F, tanh_c, i_T, i_F], dim=-1)
-        slope = torch.cat(
-            [
-                torch.ops.aten.sigmoid_backward(
-                    partner[..., : 4 * hidden], act[..., : 4 * hidden]
-                ),
-                torch.ops.aten.tanh_backward(
-                    partner[..., 4 * hidden :], act[..., 4 * hidden :]
-                ),
-            ],
-            dim=-1,
-        ).view(time, batch, 6, hidden)
-        through_o = torch.ops.aten.tanh_backward(o, tanh_c)
+        aten, four = torch.ops.aten, 4 * hidden
+        gates = aten.sigmoid_backward(partner[..., :four], act[..., :four])
+        candidates = aten.tanh_backward(partner[..., four:], act[..., four:])
+        slope = torch.cat([gates, candidates], dim=-1)
+        slope = slope.view(time, batch, 6, hidden)
+        through_o = aten.tanh_backward(o, tanh_c)
         if valid is not None:
             # Padded steps pass the gradients of the states on unchanged
             grad_out = grad_out.masked_fill(~valid, 0)

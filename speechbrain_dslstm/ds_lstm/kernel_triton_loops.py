@@ -76,10 +76,8 @@ def forward(
 
     Arguments
     ---------
-    projected : pointer, [time, batch, 6 * H]
-        Result of ``project_inputs``, in the type of the weights.
-    weight : pointer, [6 * H, H]
-        Recurrent weight.
+    projected, weight : pointer, [time, batch, 6 * H], [6 * H, H]
+        Result of ``project_inputs``, and the recurrent weight, of one type.
     counts : pointer, int64 [batch], or None
         Valid steps of each item; None unless ``RAGGED``.
     states : pointer, [time + 1, batch, H]
@@ -95,8 +93,7 @@ def forward(
     batch, time, slots
         Items, steps, and slots of ``cells``: time + 1 if ``KEEP``, else 2.
     H, RAGGED, KEEP
-        Hidden units; whether there are lengths; whether a backward pass
-        follows.
+        Hidden units; whether there are counts; whether a backward pass follows.
     BLOCK_B, BLOCK_U, BLOCK_K
         Items of a program; units and terms of the recurrent product at a time.
     """

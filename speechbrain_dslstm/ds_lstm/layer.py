@@ -171,28 +171,17 @@ class DSLSTM(torch.nn.Module):
         lengths: Tensor | None = None,
         hx: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Run over two aligned sequences.
+        """Run over x [batch, time, input_size_x] and y [batch, time, input_size_y].
 
-        Arguments
-        ---------
-        x : [batch, time, input_size_x]
-            Fine-time sequence.
-        y : [batch, time, input_size_y]
-            Fine-frequency sequence.
-        lengths : [batch]
-            Relative lengths (floats) or frame counts (integers); by default
-            all frames are valid.
-        hx : two of [layers, batch, hidden]
-            Initial hidden and cell state; zeros by default. With two
-            directions 2 * layers, forward before backward in each layer.
+        ``lengths``, [batch], are relative (floats) or frame counts (integers);
+        by default all frames are valid. ``hx``, the initial hidden and cell
+        state, each [layers, batch, hidden], is zero by default.
 
-        Returns
-        -------
-        out : [batch, time, hidden]
-            Output of the last layer; zero at padded steps. With two
-            directions 2 * hidden, forward first.
-        state : two of [layers, batch, hidden]
-            Hidden and cell state after each item's last valid frame.
+        Returns the output of the last layer, [batch, time, hidden], zero at
+        padded steps, and both states, [layers, batch, hidden], after each
+        item's last valid frame. With two directions there are 2 * hidden
+        outputs, forward first, and 2 * layers states, forward before backward
+        in each layer.
         """
         self._check_inputs(x, y)
         batch, time = x.shape[:2]
@@ -213,10 +202,8 @@ class DSLSTM(torch.nn.Module):
         for layer in range(self.num_layers):
             out = []
             for suffix in self.suffixes:
-                k = len(h_n)
-                one, h, c = self._run(
-                    f"l{layer}{suffix}", x, y, h0[k], c0[k], counts
-                )
+                k, name = len(h_n), f"l{layer}{suffix}"
+                one, h, c = self._run(name, x, y, h0[k], c0[k], counts)
                 out.append(one)
                 h_n.append(h)
                 c_n.append(c)

@@ -44,28 +44,13 @@ def batch_norm(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalise the valid frames of a batch; no second derivatives.
 
-    Arguments
-    ---------
-    x : [batch, time, ..., channel]
-        Padded sequences, float32 or float64.
-    weight, bias : [channel]
-        Scale and shift.
-    counts : int64 [batch]
-        Valid frames of each item; None: all of them.
-    eps
-        Added to the variance.
-    relu
-        Whether a ReLU follows.
+    x is [batch, time, ..., channel] in float32 or float64; weight and bias,
+    [channel], are scale and shift. counts, int64 [batch], are the valid frames
+    (None: all); eps is added to the variance; a ReLU follows if ``relu``.
 
-    Returns
-    -------
-    out : [batch, time, ..., channel]
-        Normalised values; zero at padded frames.
-    mean, variance, count : [channel], [channel], []
-        Mean, biased variance and number of the valid values of all ranks.
+    Returns the normalised values, zero at padded frames, and the mean, biased
+    variance [channel] and number [] of the valid values of all ranks.
 
-    Example
-    -------
     >>> x, one = torch.tensor([[[1.0], [3.0], [9.0]]]), torch.ones(1)
     >>> out, mean, variance, count = batch_norm(
     ...     x, one, one, torch.tensor([2]), 0.0, relu=False

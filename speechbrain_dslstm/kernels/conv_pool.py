@@ -25,14 +25,6 @@ from speechbrain_dslstm.kernels.conv_pool_numba import (
 from speechbrain_dslstm.lengths import zero_padding
 from speechbrain_dslstm.utils.distributed import sum_over_ranks
 
-__all__ = [
-    "ClipConvPool",
-    "conv_moments",
-    "conv_pool",
-    "conv_pool_reference",
-    "prefers_single_clips",
-]
-
 _POOL_BACKWARD = torch.ops.aten.max_pool2d_with_indices_backward
 
 
@@ -49,25 +41,12 @@ def conv_pool(
     On a CPU it has no second derivatives; elsewhere, and when a graph is
     exported or compiled, it is ``conv_pool_reference``.
 
-    Arguments
-    ---------
-    x : [batch, in_channels, time, frequency]
-        Images.
-    weight : [channel, in_channels, height, width]
-        Filters.
-    padding
-        Zeros on either side of time and of frequency.
-    pool_size
-        Size and stride of the pooling.
-    shift : [channel]
-        Added after the pooling and followed by a ReLU; neither by default.
-    counts : int64 [batch]
-        Valid frames of the output, by default all; those behind become zero.
-
-    Returns
-    -------
-    out : [batch, channel, time', frequency']
-        Pooled images, in channels-last memory on a CPU.
+    x is [batch, in_channels, time, frequency], weight [channel, in_channels,
+    height, width]; padding is the number of zeros on either side of time and of
+    frequency; pool_size is the size and stride of the pooling. shift [channel],
+    if given, is added after the pooling and followed by a ReLU. counts, int64
+    [batch], are the valid frames of the output; those behind become zero.
+    Returns [batch, channel, time', frequency'], in channels-last memory on a CPU.
     """
     function = _ConvPool.apply
     with torch.autocast(x.device.type, enabled=False):
@@ -198,13 +177,8 @@ def _patches(clip, kernel_size, padding):
     image = pad(clip[0, 0], (columns, columns, rows, rows))
     high, wide = kernel_size
     time, bins = image.shape[0] - high + 1, image.shape[1] - wide + 1
-    return torch.stack(
-        [
-            image[i : i + time, j : j + bins]
-            for i in range(high)
-            for j in range(wide)
-        ]
-    )
+    places = ((i, j) for i in range(high) for j in range(wide))
+    return torch.stack([image[i : i + time, j : j + bins] for i, j in places])
 
 
 def _maximum(image, size):

@@ -254,7 +254,7 @@ def test_a_yaml_is_not_run(dslstm, speech_files, tmp_path):
     assert not Path("ran").exists()
 
 
-@pytest.mark.parametrize("name", cli_module.EXAMPLES)
+@pytest.mark.parametrize("name", sorted(cli.commands))
 def test_help_has_examples_that_parse(name):
     runner = CliRunner()
     found = runner.invoke(cli, [name, "--help"])
@@ -264,7 +264,9 @@ def test_help_has_examples_that_parse(name):
         for line in found.output.splitlines()
         if line.strip().startswith(("dslstm ", "arecord", "ffmpeg"))
     ]
-    assert len(lines) == cli_module.EXAMPLES[name].strip().count("\n") + 1
+    examples = cli_module.EXAMPLES.splitlines()
+    assert lines
+    assert lines == [one for one in examples if f"dslstm {name}" in one]
     for line in lines:
         words = line.split("dslstm ")[1].split(" > ")[0].split()
         command = cli.commands[words[0]]
