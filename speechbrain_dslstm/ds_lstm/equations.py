@@ -36,16 +36,10 @@ __all__ = ["ds_lstm_step", "ds_lstm_naive"]
 
 
 def ds_lstm_step(
-    x_t: Tensor,
-    y_t: Tensor,
-    h: Tensor,
-    c: Tensor,
-    weight_x: Tensor,
-    weight_y: Tensor,
-    weight_h: Tensor,
-    bias: Tensor,
+    x_t: Tensor, y_t: Tensor, h: Tensor, c: Tensor,
+    weight_x: Tensor, weight_y: Tensor, weight_h: Tensor, bias: Tensor,
     normalize: Callable[[Tensor], Tensor] | None = None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Compute one time step of the DS-LSTM.
 
     Arguments
@@ -96,17 +90,11 @@ def ds_lstm_step(
 
 
 def ds_lstm_naive(
-    x: Tensor,
-    y: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weight_x: Tensor,
-    weight_y: Tensor,
-    weight_h: Tensor,
-    bias: Tensor,
+    x: Tensor, y: Tensor, h0: Tensor, c0: Tensor,
+    weight_x: Tensor, weight_y: Tensor, weight_h: Tensor, bias: Tensor,
     counts: Tensor | None = None,
     gate_norm: Callable[..., Tensor] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Run one layer of the DS-LSTM over whole sequences, step by step.
 
     Every backend has this signature.
@@ -139,12 +127,8 @@ def ds_lstm_naive(
     -------
     >>> sizes = [(10, 3), (10, 4), (12, 2), (12,)]
     >>> weights = [torch.randn(size) for size in sizes]
-    >>> x, y, state = (
-    ...     torch.randn(5, 7, 3),
-    ...     torch.randn(5, 7, 4),
-    ...     torch.zeros(5, 2),
-    ... )
-    >>> counts = torch.tensor([7, 6, 5, 4, 3])
+    >>> x, y = torch.randn(5, 7, 3), torch.randn(5, 7, 4)
+    >>> state, counts = torch.zeros(5, 2), torch.tensor([7, 6, 5, 4, 3])
     >>> out, h, c = ds_lstm_naive(x, y, state, state, *weights, counts)
     >>> out.shape, torch.equal(h[4], out[4, 2])
     (torch.Size([5, 7, 2]), True)

@@ -134,13 +134,9 @@ def _launch(kernel, back, tensors, sizes, hidden, **flags):
 
 @torch.library.custom_op("speechbrain_dslstm::walk", mutates_args=())
 def _walk(
-    projected: Tensor,
-    h0: Tensor,
-    c0: Tensor,
-    weight: Tensor,
-    counts: Tensor | None,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    projected: Tensor, h0: Tensor, c0: Tensor, weight: Tensor,
+    counts: Tensor | None, keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Run all steps: all hidden states, last h and c, activations, cell states."""
     time, batch, _ = projected.shape
     states, h_n, c_n, act, cells = _empty(
@@ -182,14 +178,9 @@ def _empty(projected, h0, c0, weight, counts, keep):
 
 @torch.library.custom_op("speechbrain_dslstm::walk_back", mutates_args=())
 def _walk_back(
-    grad_states: Tensor,
-    grad_h: Tensor,
-    grad_c: Tensor,
-    weight: Tensor,
-    counts: Tensor | None,
-    act: Tensor,
-    cells: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad_states: Tensor, grad_h: Tensor, grad_c: Tensor,
+    weight: Tensor, counts: Tensor | None, act: Tensor, cells: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Run all steps backwards: gradients of projections and initial state."""
     time, batch, _ = act.shape
     make = torch.empty_like if counts is None else torch.zeros_like

@@ -253,14 +253,7 @@ def _feature_nodes(graph):
     return names
 
 
-def _write(
-    program: ExportedProgram,
-    path: str | Path,
-    classifier: EmotionClassifier,
-    inputs: list[str],
-    outputs: list[str],
-    **metadata: str,
-) -> Path:
+def _write(program, path, classifier, inputs, outputs, **metadata: str) -> Path:
     """Convert a traced program to ONNX and write it with its metadata."""
     with _quiet():
         converted = torch.onnx.export(

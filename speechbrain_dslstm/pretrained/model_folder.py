@@ -144,11 +144,8 @@ def save_pretrained(
     out = StringIO()
     yaml.dump({**frame, "model": resolved["model"]}, out)
     # Comments of the training YAML would stand in the wrong places here
-    lines = [
-        line
-        for line in out.getvalue().splitlines()
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
+    lines = [line for line in out.getvalue().splitlines() if line.strip()]
+    lines = [line for line in lines if not line.lstrip().startswith("#")]
     try:
         write_safe(folder, model, labels, rate, temperature, half)
     except UnknownPart as error:
