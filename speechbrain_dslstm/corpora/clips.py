@@ -30,11 +30,6 @@ def read_audio_facts(path: str | Path) -> tuple[dict | None, str | None]:
     The hash is taken over the decoded samples as 32-bit floats, so that a WAV
     and a FLAC file of the same recording agree. One of the two results is None.
     The fault is the ``kind`` of an ``AudioError``, such as "truncated".
-
-    Example
-    -------
-    >>> read_audio_facts("nowhere.wav")
-    (None, 'missing')
     """
     digest, frames = hashlib.sha256(), 0
     try:
@@ -100,13 +95,6 @@ def find_clips(
     All subfolders are searched, and links are followed; hidden files are
     skipped. The result is sorted by path. ``corpus`` and ``hint`` are used in
     the errors for a missing folder and for a folder without such a file.
-
-    Example
-    -------
-    >>> find_clips("nowhere", "x", "EMO-DB", "03a01Fa.wav")
-    Traceback (most recent call last):
-        ...
-    FileNotFoundError: EMO-DB: no folder nowhere; expected 03a01Fa.wav
     """
     data_folder = Path(data_folder)
     if not data_folder.is_dir():

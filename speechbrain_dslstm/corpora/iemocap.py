@@ -91,11 +91,6 @@ def records(
     ``data_folder`` is ``IEMOCAP_full_release`` or the folder that holds it;
     ``label_set`` is ``4class`` (excitement counts as happiness),
     ``4class-no-exc``, ``5class`` or ``6class``.
-
-    >>> records("nowhere")
-    Traceback (most recent call last):
-        ...
-    FileNotFoundError: IEMOCAP: no folder nowhere; expected IEMOCAP_full_release ...
     """
     found, silent, faults = _read(data_folder, label_set, improvised_only)
     malformed = [
@@ -224,8 +219,6 @@ def compare_counts(
     Only the default label set with all dialogues has a table of counts; the
     list is empty for the others.
 
-    Example
-    -------
     >>> compare_counts({})[0]
     'Ses01 missing (1085 utterances)'
     """

@@ -22,8 +22,6 @@ SAID = re.compile(r"(\S+) \[[\d.]+-[\d.]+\]:\s*(.*)")
 def is_dialogue(name: str) -> bool:
     """Whether a file's base name is a dialogue's, not that of a copy of its file.
 
-    Example
-    -------
     >>> is_dialogue("Ses05M_script01_1b"), is_dialogue("Ses01F_impro01 copy")
     (True, False)
     """
@@ -37,8 +35,6 @@ def read_evaluation(path: Path) -> list[dict]:
     line), "code" of the label, "votes" (annotator -> list of str), "ratings"
     (name -> float) and "unrated" (names without a rating).
 
-    Example
-    -------
     >>> path = getfixture("tmp_path") / "Ses01F_impro01.txt"
     >>> _ = path.write_text(
     ...     "[0.5 - 1.5]\\tSes01F_impro01_F000\\tneu\\t[2, nan]"
@@ -88,8 +84,6 @@ def _ratings(text: str | None) -> dict[str, float]:
 def read_transcription(path: Path) -> dict[str, str]:
     """Read the words of each turn of a dialogue; empty for a missing file.
 
-    Example
-    -------
     >>> path = getfixture("tmp_path") / "Ses01F_impro01.txt"
     >>> _ = path.write_text("Ses01F_impro01_F000 [006.29-008.23]: Excuse me.")
     >>> read_transcription(path)

@@ -152,8 +152,6 @@ def records(
 ) -> list[dict]:
     """Generate the corpus if needed, and read its labels; see ``generate``.
 
-    Example
-    -------
     >>> found = records(getfixture("tmp_path"), speakers=1, sentences=1)
     >>> [record["id"] for record in found][:2]
     ['spk01_anger_s1', 'spk01_happiness_s1']

@@ -19,7 +19,6 @@ __all__ = [
     "to_tokens",
 ]
 
-
 logger = get_logger(__name__)
 # Corpora whose speakers all read the same few sentences
 FIXED_SENTENCES = ("emodb", "ravdess", "nemo", "synthetic")
@@ -31,8 +30,6 @@ def normalise_text(text: str) -> str:
 
     Two utterances with equal results are the same sentence.
 
-    Example
-    -------
     >>> normalise_text("[LAUGHTER] I don't -- know.")
     'laughter i dont know'
     """
@@ -80,12 +77,6 @@ def write_transcripts(entries: dict[str, dict], folder: str | Path) -> Path:
 
     ``entries`` are those of the training subset alone. Tokenizers of other
     transcripts are removed from the folder, which is made if needed.
-
-    Example
-    -------
-    >>> entries = {"a": {"text": "No!"}, "b": {"text": ""}}
-    >>> write_transcripts(entries, getfixture("tmp_path")).read_text()
-    'no\\n'
     """
     lines = [normalise_text(entry["text"]) for entry in entries.values()]
     path = Path(folder, TRANSCRIPTS)
@@ -144,13 +135,6 @@ def to_tokens(tokenizer: SentencePiece, text: str) -> torch.Tensor:
 
     Case and punctuation do not matter. An empty transcript gives the unknown
     token.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path")
-    >>> _ = write_transcripts({"a": {"text": "no"}}, folder)
-    >>> to_tokens(load_tokenizer(folder, 10, "char"), "").tolist()
-    [0]
     """
     ids = tokenizer.sp.encode_as_ids(normalise_text(text))
     return torch.tensor(ids or [tokenizer.sp.unk_id()])

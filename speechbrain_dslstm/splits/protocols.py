@@ -230,8 +230,9 @@ def make_split(
 
     The result depends on the arguments alone, not on the order of ``entries``.
     Its subsets are disjoint, but ``paper`` and ``all`` validate on the test
-    subset; none is empty. For ``speaker-text``, fold f tests session f modulo the number of sessions
-    on one group of sentences; the first folds visit every session once.
+    subset; none is empty. For ``speaker-text``, fold f tests session f modulo
+    the number of sessions on one group of sentences; the first folds visit
+    every session once.
 
     Arguments
     ---------

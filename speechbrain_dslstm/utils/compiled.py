@@ -46,14 +46,12 @@ def compiled(*fastmath: str) -> Callable[[Callable], Callable]:
     >>> halve(3.0)
     1.5
     """
-    options = {
-        "fastmath": {"contract", *fastmath},
-        "error_model": "numpy",
-        "nogil": True,
-    }
+    freedoms = {"contract", *fastmath}
 
     def decorate(function: Callable) -> Callable:
-        dispatcher = njit(function, **options)
+        dispatcher = njit(
+            function, fastmath=freedoms, error_model="numpy", nogil=True
+        )
         # As cache=True does, which raises where no folder can be written to
         with suppress(RuntimeError):
             dispatcher._cache = _Cache(function)

@@ -6,7 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["name_errors", "replace_file", "replacement", "sync"]
@@ -71,13 +71,7 @@ def replacement(path: str | Path, durable: bool = True) -> Iterator[Path]:
 def replace_file(
     path: str | Path, content: str | bytes, durable: bool = True
 ) -> None:
-    """Replace a file, or create it, by text (as UTF-8) or bytes; see ``replacement``.
-
-    >>> path = getfixture("tmp_path") / "run.json"
-    >>> replace_file(path, "{}")
-    >>> path.read_text(), len(list(path.parent.iterdir()))
-    ('{}', 1)
-    """
+    """Replace a file, or create it, by text (as UTF-8) or bytes; see ``replacement``."""
     if isinstance(content, str):
         content = content.encode("utf-8")
     with replacement(path, durable) as temporary:
@@ -86,9 +80,7 @@ def replace_file(
 
 def _remove_old(temporary: Path) -> None:
     """Remove a temporary file unless it may still be written to."""
-    try:
+    # Another process may have put it in place or removed it
+    with suppress(FileNotFoundError):
         if time.time() - temporary.stat().st_mtime > OLD:
             temporary.unlink()
-    except FileNotFoundError:
-        # Put in place, or removed by another process
-        return
