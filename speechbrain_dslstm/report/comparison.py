@@ -65,30 +65,29 @@ def build_report(
     baselines: Sequence[dict] = (),
     resamples: int = RESAMPLES,
 ) -> dict:
-    """Score and compare runs; everything that a report shows.
+    """Score and compare runs: everything that a report shows.
 
     Arguments
     ---------
     runs
-        What ``gather_runs`` returned.
+        From ``gather_runs``.
     reference
         The system that all others are compared with, if it is among the runs.
     baselines
-        What ``read_baselines`` returned.
+        From ``read_baselines``.
     resamples
         Number of resamples of each bootstrap.
 
     Returns
     -------
     dict
-        Of lists, dicts, strings and numbers rounded to six digits. "runs": for
+        Content of the JSON, with numbers rounded to six digits. "runs": for
         each its identity, "status" (how many folds there are), "rules": rule ->
         "scores" (over folds and seeds ``mean``, ``std`` and Student's ``low``
         and ``high``; ``pooled`` over all utterances with its interval over
-        speakers), confusion, speakers' UA, warnings; branches, curves, leaks,
-        "folds" and "answers", encoded. "comparisons" with the reference;
-        "chains", one system scored in several ways; "utterances", the key to
-        the answers; "baselines", "notes", and how it was made.
+        speakers), confusion, speakers' UA, warnings; "answers", encoded, and
+        more. "comparisons" with the reference; "chains", one system scored in
+        several ways; "utterances", the key to the answers.
 
     Raises
     ------
@@ -99,32 +98,17 @@ def build_report(
     -------
     >>> build_report([])
     Traceback (most recent call last):
-        ...
     ValueError: there are no runs to report
     """
     if not runs:
         raise ValueError("there are no runs to report")
-    protocols = list(PROTOCOLS)
-    runs = sorted(
-        runs,
-        key=lambda run: (
-            *map(str, task_of(run)),
-            protocols.index(run["protocol"]),
-            # Those with statistics of the training set first
-            ["training", "none", "speaker"].index(run["normalization"]),
-        ),
-    )
+    runs = sorted(runs, key=_place)
     utterances = list_utterances(runs)
     runs = [{**run, "rules": _score_rules(run, resamples)} for run in runs]
-    entries = [
-        {
-            **_summarise(run),
-            "answers": encode_answers(run, utterances[task_of(run)]["ids"]),
-        }
-        for run in runs
-    ]
-    by_system = defaultdict(list)
+    entries, by_system = [], defaultdict(list)
     for run in runs:
+        answers = encode_answers(run, utterances[task_of(run)]["ids"])
+        entries.append({**_summarise(run), "answers": answers})
         by_system[(*task_of(run), run["system"])].append(run)
     chains = [_inflation_chain(same, resamples) for same in by_system.values()]
     corpora = {run["corpus"] for run in runs}
@@ -140,6 +124,13 @@ def build_report(
         "utterances": list(utterances.values()),
     }
     return _rounded(report)
+
+
+def _place(run: dict) -> tuple:
+    """Sorting key: the task, the protocol, training statistics first."""
+    protocol = list(PROTOCOLS).index(run["protocol"])
+    statistics = ["training", "none", "speaker"].index(run["normalization"])
+    return (*map(str, task_of(run)), protocol, statistics)
 
 
 def _summarise(run: dict) -> dict:
@@ -160,9 +151,7 @@ def _summarise(run: dict) -> dict:
         "versions": list({str(v): v for v in versions}.values()),
         "commands": list(dict.fromkeys(commands)),
         "seconds": sum(fold["seconds"] for fold in folds),
-        "calibration": [
-            fold["calibration"] for fold in folds if "calibration" in fold
-        ],
+        "calibration": [f["calibration"] for f in folds if "calibration" in f],
         "rules": run["rules"],
         "branches": {
             name: interval([fold["test"][name]["ua"] for fold in folds])
@@ -203,14 +192,13 @@ def _inflation_chain(runs: list[dict], resamples: int) -> dict:
             continue
         answers[key] = pooled_rows(run, rule)
         rows[key] = {
-            "key": key,
-            "label": label,
-            "protocol": protocol,
-            "rule": rule,
+            **{"key": key, "label": label, "protocol": protocol, "rule": rule},
             "normalization": run["normalization"],
             **_progress(run),
-            "warnings": run["rules"][rule]["warnings"],
-            "scores": run["rules"][rule]["scores"],
+            **{
+                name: run["rules"][rule][name]
+                for name in ("warnings", "scores")
+            },
         }
     labels = runs[0]["labels"]
     steps = [
@@ -274,12 +262,9 @@ def _for_each_metric(function: Callable, *rows: dict) -> dict:
     """
     found = {}
     for name in METRICS:
-        for other in found:
-            if all(one[other] == one[name] for one in rows):
-                found[name] = found[other]
-                break
-        else:
-            found[name] = function(*(one[name] for one in rows))
+        own = [one[name] for one in rows]
+        same = [other for other in found if [one[other] for one in rows] == own]
+        found[name] = found[same[0]] if same else function(*own)
     return found
 
 
@@ -331,20 +316,15 @@ def _comparisons(
 
 def _progress(run: dict) -> dict:
     """Whether a run has all folds, and a text that says how many."""
-    seeds, total = (
-        Counter(fold["seed"] for fold in run["folds"]),
-        run["n_folds"],
-    )
-    counts = set(seeds.values())
-    if len(counts) == 1:
-        status = f"{min(counts)} of {total} folds"
-        if len(seeds) > 1:
-            status = f"{len(seeds)} seeds, {status} each"
-    else:
-        status = ", ".join(
-            f"seed {seed}: {n} of {total} folds" for seed, n in seeds.items()
-        )
-    return {"complete": counts == {total}, "status": status}
+    seeds = Counter(fold["seed"] for fold in run["folds"])
+    counts, of_total = set(seeds.values()), f"of {run['n_folds']} folds"
+    status = f"{min(counts)} {of_total}"
+    if len(counts) > 1:
+        each = (f"seed {seed}: {n} {of_total}" for seed, n in seeds.items())
+        status = ", ".join(each)
+    elif len(seeds) > 1:
+        status = f"{len(seeds)} seeds, {status} each"
+    return {"complete": counts == {run["n_folds"]}, "status": status}
 
 
 def _manifest(fold: dict) -> dict:

@@ -35,12 +35,7 @@ def read_baselines(path: str | Path) -> list[dict]:
     ---------
     path
         YAML with a list of mappings: corpus, protocol, normalization, system,
-        ua (in per cent) and source.
-
-    Returns
-    -------
-    list of dict
-        The same, with ua in [0, 1].
+        source and ua, which is in per cent here and in [0, 1] in the result.
 
     Raises
     ------
@@ -59,10 +54,8 @@ def read_baselines(path: str | Path) -> list[dict]:
     rows = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     for row in rows:
         if set(row) != BASELINE:
-            raise ValueError(
-                f"{path}: {row} must have the keys "
-                f"{', '.join(sorted(BASELINE))}"
-            )
+            keys = ", ".join(sorted(BASELINE))
+            raise ValueError(f"{path}: {row} must have the keys {keys}")
         if not 1 < row["ua"] <= 100:
             raise ValueError(f"{path}: ua is {row['ua']}, expected per cent")
     return [{**row, "ua": row["ua"] / 100} for row in rows]
@@ -71,17 +64,15 @@ def read_baselines(path: str | Path) -> list[dict]:
 def write_report(report: Mapping, folder: str | Path) -> Path:
     """Write report.json, report.md, report.html and the pictures.
 
+    The HTML file, which is returned, contains its pictures; the Markdown file
+    links to them.
+
     Arguments
     ---------
     report
-        What ``build_report`` returned.
+        From ``build_report``.
     folder
         Created if missing; files of an older report are replaced.
-
-    Returns
-    -------
-    pathlib.Path
-        The HTML file. It contains its pictures; the Markdown links to them.
 
     Example
     -------
@@ -93,11 +84,10 @@ def write_report(report: Mapping, folder: str | Path) -> Path:
     ['pictures', 'report.html', 'report.json', 'report.md']
     """
     folder = Path(folder)
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
-    groups = group_by_task(report, folder / "pictures")
-    details = [
-        (one, draw_run(one, folder / "pictures")) for one in report["runs"]
-    ]
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    groups = group_by_task(report, pictures)
+    details = [(one, draw_run(one, pictures)) for one in report["runs"]]
     for kind in ("md", "html"):
         environment = Environment(
             loader=PackageLoader("speechbrain_dslstm.report"),
@@ -126,7 +116,7 @@ def write_json(report: Mapping, path: str | Path) -> None:
     Arguments
     ---------
     report
-        What ``build_report`` returned.
+        From ``build_report``.
     path
         The file; its folder is created if missing.
 

@@ -17,6 +17,7 @@ from speechbrain_dslstm.report.runs import (
     RULES,
     Answer,
     check_accuracy,
+    check_known,
     name_of,
     read_runs,
     task_of,
@@ -112,16 +113,12 @@ def _decode(entry: dict, utterances: dict[tuple, dict]) -> dict:
     if task not in utterances:
         raise ValueError(f"it has runs, but no utterances, of {task}")
     key = utterances[task]
-    rows = [
-        (
-            utterance,
-            _named(speaker, key["speakers"], utterance),
-            _named(DIGITS.find(digit), labels, utterance),
-        )
-        for utterance, speaker, digit in zip(
-            key["ids"], key["speaker"], key["truth"], strict=True
-        )
-    ]
+    rows = []
+    columns = key["ids"], key["speaker"], key["truth"]
+    for utterance, place, digit in zip(*columns, strict=True):
+        speaker = _named(place, key["speakers"], utterance)
+        emotion = _named(DIGITS.find(digit), labels, utterance)
+        rows.append((utterance, speaker, emotion))
     numbers = _characters(range(entry["n_folds"]))
     folds, answers = {}, []
     for fold in entry["folds"]:
@@ -143,17 +140,12 @@ def _decode(entry: dict, utterances: dict[tuple, dict]) -> dict:
                     f"{where} has the scores {list(scores)}, expected {METRICS}"
                 )
             for metric in METRICS:
-                line = lines[_line(rule, metric)]
-                found += [
-                    Answer(
-                        *(seed, number, rule, metric, *row),
-                        _named(DIGITS.find(digit), labels, row[0]),
-                    )
-                    for row, digit, place in zip(
-                        rows, line, lines["fold"], strict=True
-                    )
-                    if place == numbers[number]
-                ]
+                columns = rows, lines[_line(rule, metric)], lines["fold"]
+                for row, digit, place in zip(*columns, strict=True):
+                    if place == numbers[number]:
+                        label = _named(DIGITS.find(digit), labels, row[0])
+                        one = seed, number, rule, metric, *row, label
+                        found.append(Answer(*one))
         # Each rule and metric has all of the fold's clips
         clips = fold["clips"]["test"]
         if not values or len(found) != clips * len(METRICS) * len(values):
@@ -198,17 +190,15 @@ def gather_runs(*places: str | Path) -> list[dict]:
     Raises
     ------
     FileNotFoundError
-        A file of a finished fold is missing; the message names it.
+        A file of a finished fold is missing.
     ValueError
-        A place does not exist or has no finished fold, a file is damaged, two
-        places hold the same run or fold, or a report's answers do not give its
-        scores; the message names the place.
+        A place has no finished fold, a file is damaged, two places hold the
+        same run or fold, or a report's answers do not give its scores.
 
     Example
     -------
     >>> gather_runs("no/such/folder")
     Traceback (most recent call last):
-        ...
     ValueError: there is no no/such/folder
     """
     places = list(dict.fromkeys(map(Path, places)))
@@ -266,9 +256,6 @@ def _characters(names: Sequence) -> dict:
 
 def _line(rule: str, metric: str) -> str:
     """Name of the string with the predictions by a rule and metric."""
-    if rule not in RULES:
-        raise ValueError(
-            f"unknown {rule!r}; expected one of {', '.join(RULES)}"
-        )
+    check_known(rule, RULES)
     # By validation all metrics have the same predictions
     return f"{rule} {metric}" if rule == "test" else rule

@@ -69,21 +69,22 @@ def name_of(one: Mapping) -> str:
     return f"{one['system']} on {one['corpus']}, protocol {one['protocol']}"
 
 
+def check_known(value: str, known: Mapping) -> None:
+    """Raise ValueError for a name that is not among the known ones."""
+    if value not in known:
+        names = ", ".join(known)
+        raise ValueError(f"unknown {value!r}; expected one of {names}")
+
+
 def caveats(protocol: str, rule: str, normalization: str) -> list[str]:
     """Caveats to print next to a score.
 
     There are none if test speakers do not occur in training, the epoch was
     chosen on validation, and training statistics normalise the features.
     """
-    for value, known in (
-        (protocol, PROTOCOLS),
-        (rule, RULES),
-        (normalization, NORMALIZATIONS),
-    ):
-        if value not in known:
-            raise ValueError(
-                f"unknown {value!r}; expected one of {', '.join(known)}"
-            )
+    check_known(protocol, PROTOCOLS)
+    check_known(rule, RULES)
+    check_known(normalization, NORMALIZATIONS)
     found = []
     if "speaker" not in PROTOCOLS[protocol].forbidden:
         found.append("same speakers in training and test")
@@ -113,9 +114,8 @@ def read_runs(*folders: str | Path) -> list[dict]:
                 "train the fold again"
             ) from error
         new = {**dict(zip(IDENTITY, key, strict=True)), **settings}
-        run = runs.setdefault(
-            key, {**new, "unfinished": 0, "folds": [], "answers": []}
-        )
+        new |= {"unfinished": 0, "folds": [], "answers": []}
+        run = runs.setdefault(key, new)
         for name, value in settings.items():
             if run[name] != value:
                 raise ValueError(
@@ -146,10 +146,8 @@ def read_runs(*folders: str | Path) -> list[dict]:
 def _read_fold(folder: Path) -> dict:
     """Read a finished fold, as ``gather_runs`` says, with its answers."""
     fold, save = _read_json(folder / "results.json"), folder / "save"
-    clips = {
-        name: _read_json(save / f"{name}.json")
-        for name in ("train", "valid", "test")
-    }
+    subsets = "train", "valid", "test"
+    clips = {name: _read_json(save / f"{name}.json") for name in subsets}
     fold["speakers"] = {
         name: sorted({entry["speaker"] for entry in entries.values()})
         for name, entries in clips.items()
@@ -207,12 +205,8 @@ def check_accuracy(
 ) -> None:
     """Raise if a fold's answers do not give the WA of its scores by rule."""
     for rule, stated in values.items():
-        right = [
-            one.emotion == one.predicted
-            for one in answers
-            if (one.rule, one.metric) == (rule, "wa")
-        ]
-        wa = sum(right) / len(right)
+        own = [a for a in answers if (a.rule, a.metric) == (rule, "wa")]
+        wa = sum(a.emotion == a.predicted for a in own) / len(own)
         if abs(wa - stated["wa"]) > 1e-6:
             raise ValueError(
                 f"{where}: WA by the rule {rule!r} is {stated['wa']:.4f}, "
@@ -244,14 +238,12 @@ def pooled_rows(run: dict, rule: str) -> dict[str, list[dict]]:
 
     A row has the speaker, emotion and prediction, as ``speaker_counts`` reads.
     """
+    names = "speaker", "emotion", "predicted"
     found = {name: {seed: {} for seed in pooled_seeds(run)} for name in METRICS}
     for answer in run["answers"]:
         if answer.rule == rule and answer.seed in found[answer.metric]:
-            found[answer.metric][answer.seed][answer.utterance] = {
-                "speaker": answer.speaker,
-                "emotion": answer.emotion,
-                "predicted": answer.predicted,
-            }
+            row = {name: getattr(answer, name) for name in names}
+            found[answer.metric][answer.seed][answer.utterance] = row
     return {name: list(seeds.values()) for name, seeds in found.items()}
 
 

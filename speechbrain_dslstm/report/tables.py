@@ -70,11 +70,9 @@ def _draw_setting(
     """Draw all systems in one setting with the baselines, if two or more."""
     first, rows = runs[0], []
     for run in runs:
-        label = run["system"]
-        if run["normalization"] == "none":
-            label += ", not normalised"
+        note = ", not normalised" * (run["normalization"] == "none")
         found = run["rules"][run["headline"]]
-        rows.append(_interval_row(label, found, run["status"]))
+        rows.append(_interval_row(run["system"] + note, found, run["status"]))
     lines = {
         one["system"]: one["ua"]
         for one in baselines
@@ -113,25 +111,20 @@ def draw_run(run: dict, pictures: Path) -> list[dict]:
         curves["valid_ua"] = {"epoch": []}
     stem = _slug(*task_of(run), protocol, run["normalization"])
     stem = f"{stem}-{_slug(system)}"
-    files = [
-        pictures / f"{stem}-{name}.png"
-        for name in ("confusion", "speakers", "curves")
-    ]
+    texts = {
+        "confusion": "Confusion of",
+        "speakers": "UA by speaker,",
+        "curves": "Learning curves, mean and range over folds,",
+    }
+    files = [pictures / f"{stem}-{name}.png" for name in texts]
     title = "\n".join([f"{system}, {protocol}", *warnings])
     plot_confusion(found["confusion"], run["labels"], files[0], title)
     plot_speakers(found["speaker_ua"], files[1], title, pooled)
     plot_learning_curves(curves, files[2], title, rule == "test")
-    texts = (
-        "Confusion of",
-        "UA by speaker,",
-        "Learning curves, mean and range over folds,",
-    )
     short = f"{system}, {protocol}, epoch {RULES[rule]}"
     short += f" ({'; '.join(warnings)})" if warnings else ""
-    return [
-        _picture(file, f"{text} {short}")
-        for file, text in zip(files, texts, strict=True)
-    ]
+    named = zip(files, texts.values(), strict=True)
+    return [_picture(file, f"{text} {short}") for file, text in named]
 
 
 def _picture(file: Path, text: str) -> dict:
@@ -254,16 +247,8 @@ def _time(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-FILTERS = {
-    "calibration": _calibration,
-    "changes": _changes,
-    "mcnemar": _mcnemar,
-    "percent": _percent,
-    "score": _score,
-    "setting": _setting,
-    "spread": _spread,
-    "status": _status,
-    "time": _time,
-    "title": _title,
-    "versions": _versions,
-}
+_ALL = (
+    *(_calibration, _changes, _mcnemar, _percent, _score, _setting),
+    *(_spread, _status, _time, _title, _versions),
+)
+FILTERS = {one.__name__.removeprefix("_"): one for one in _ALL}
