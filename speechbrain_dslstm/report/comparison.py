@@ -28,6 +28,7 @@ from speechbrain_dslstm.report.predictions import (
     list_utterances,
 )
 from speechbrain_dslstm.report.runs import (
+    DESCRIPTION,
     RULES,
     caveats,
     name_of,
@@ -142,9 +143,7 @@ def _summarise(run: dict) -> dict:
     versions = [fold["versions"] for fold in folds]
     commands = [shorten_command(f["command"], PER_FOLD) for f in folds]
     return {
-        **{name: run[name] for name in (*SETTING, "system", "labels")},
-        "n_folds": run["n_folds"],
-        "unfinished": run["unfinished"],
+        **{name: run[name] for name in DESCRIPTION},
         **_progress(run),
         "selection": first.get("selection", ""),
         "parameters": first["parameters"],
@@ -191,14 +190,13 @@ def _inflation_chain(runs: list[dict], resamples: int) -> dict:
         if run is None or rule not in run["rules"]:
             continue
         answers[key] = pooled_rows(run, rule)
+        found = run["rules"][rule]
         rows[key] = {
             **{"key": key, "label": label, "protocol": protocol, "rule": rule},
             "normalization": run["normalization"],
             **_progress(run),
-            **{
-                name: run["rules"][rule][name]
-                for name in ("warnings", "scores")
-            },
+            "warnings": found["warnings"],
+            "scores": found["scores"],
         }
     labels = runs[0]["labels"]
     steps = [
@@ -285,13 +283,9 @@ def _comparisons(
     runs: list[dict], reference: str, resamples: int
 ) -> list[dict]:
     """Compare each system with the reference, in every setting it has."""
-    found = []
+    found, references = [], [r for r in runs if r["system"] == reference]
     for run in runs:
-        bases = [
-            one
-            for one in runs
-            if one["system"] == reference and setting_of(one) == setting_of(run)
-        ]
+        bases = [r for r in references if setting_of(r) == setting_of(run)]
         # If there are several, the one with the same normalisation
         bases.sort(key=lambda one: one["normalization"] != run["normalization"])
         if not bases or bases[0] is run:

@@ -123,10 +123,9 @@ def write_json(report: Mapping, path: str | Path) -> None:
     Example
     -------
     >>> path = getfixture("tmp_path") / "report.json"
-    >>> write_json({"notes": [], "runs": [{"a": 1}, {"b": 2}]}, path)
+    >>> write_json({"runs": [{"a": 1}, {"b": 2}]}, path)
     >>> print(path.read_text(), end="")
     {
-    "notes":[],
     "runs":[
     {"a":1},
     {"b":2}]

@@ -14,6 +14,7 @@ from pathlib import Path
 from speechbrain_dslstm.evaluation.metrics import METRICS
 from speechbrain_dslstm.hparams import IDENTITY, TASK
 from speechbrain_dslstm.report.runs import (
+    DESCRIPTION,
     RULES,
     Answer,
     check_accuracy,
@@ -86,9 +87,9 @@ def list_utterances(runs: list[dict]) -> dict[tuple, dict]:
 def encode_answers(run: dict, ids: list[str]) -> dict[str, dict[str, str]]:
     """Encode a run's predictions as strings, one character per utterance.
 
-    For each seed there are the strings "validation", "test wa", "test ua" and
-    "test macro_f1", as far as the run has these rules, with the predicted
-    labels' places in ``DIGITS``, and "fold" with the numbers of the test folds.
+    Each seed has the strings "validation", "test wa", "test ua" and
+    "test macro_f1", as far as the run has these rules, and "fold" with the
+    numbers of the test folds.
     """
     code = _characters(run["labels"])
     numbers = _characters(range(run["n_folds"]))
@@ -158,9 +159,8 @@ def _decode(entry: dict, utterances: dict[tuple, dict]) -> dict:
         answers += found
     if not folds:
         raise ValueError(f"{name_of(entry)} has no fold")
-    names = (*IDENTITY, "labels", "n_folds", "unfinished")
     return {
-        **{name: entry[name] for name in names},
+        **{name: entry[name] for name in DESCRIPTION},
         "folds": list(folds.values()),
         "answers": answers,
         "kept": entry,

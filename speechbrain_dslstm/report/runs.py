@@ -32,6 +32,10 @@ NORMALIZATIONS = {
 }
 
 
+# Keys of a run beside its folds and answers
+DESCRIPTION = (*IDENTITY, "labels", "n_folds", "unfinished")
+
+
 class Answer(NamedTuple):
     """The prediction for one test utterance by the epoch that a rule chose.
 
