@@ -1,8 +1,8 @@
 """Classify emotions from waveforms or files with a trained model.
 
 ``EmotionClassifier.from_hparams`` loads a model folder of any source; its YAML
-is a program that may run any code. ``load_safe`` loads a folder from a stranger
-as data only.
+is a program that may run any code. ``load_safe`` loads a folder from an
+untrusted source as data only.
 """
 
 from collections.abc import Iterable, Iterator

@@ -77,9 +77,10 @@ class ReliableBrain(sb.Brain):
                 "max_grad_norm must be positive, got "
                 f"{self.max_grad_norm}; .inf turns clipping off"
             )
-        if self.test_only and self.checkpointer.find_checkpoint() is None:
+        saved = self.checkpointer
+        if self.test_only and saved and saved.find_checkpoint() is None:
             raise FileNotFoundError(
-                f"no checkpoint to test in {self.checkpointer.checkpoints_dir}: "
+                f"no checkpoint to test in {saved.checkpoints_dir}: "
                 "train first, without --test_only"
             )
         self.average = None
