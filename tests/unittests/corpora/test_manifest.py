@@ -9,7 +9,8 @@ import pytest
 import soundfile
 from speechbrain.dataio.dataset import DynamicItemDataset
 
-from speechbrain_dslstm.corpora import manifest
+from speechbrain_dslstm.audio import open_audio
+from speechbrain_dslstm.corpora import clips, manifest
 from speechbrain_dslstm.corpora.clips import read_audio_facts
 from speechbrain_dslstm.corpora.manifest import check_dimensions, to_scale
 
@@ -83,6 +84,19 @@ def test_hash_depends_on_the_order_of_samples_and_of_pieces(tmp_path):
         hashes[name] = read_audio_facts(path)[0]["audio_hash"]
     assert hashes["same"] == hashes["again"]
     assert len(set(hashes.values())) == len(hashes) - 1
+
+
+def test_a_long_clip_is_refused_by_its_header_and_while_it_is_decoded(
+    tmp_path, monkeypatch
+):
+    path = write(tmp_path / "a.wav", seconds=0.5)
+    monkeypatch.setattr(clips, "LONGEST_CLIP", 0.4)
+    with monkeypatch.context() as patch:
+        patch.setattr(clips, "decode", None)
+        assert read_audio_facts(path) == (None, "too long")
+    # A header that claims too little would pass
+    monkeypatch.setattr(clips, "open_audio", lambda path, _: open_audio(path))
+    assert read_audio_facts(path) == (None, "too long")
 
 
 def cut(path, size):

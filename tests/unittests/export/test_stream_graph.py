@@ -42,12 +42,12 @@ def test_step_equals_the_stream(stream_model, speech_clips):
     states = module.initial_state(batch=2)
     streams = [EmotionStream(stream_model) for _ in range(2)]
     clips = [torch.cat(speech_clips[:3]), torch.cat(speech_clips[3:6])]
-    shapes = [state.shape for state in states]
+    kinds = [(state.shape, state.dtype) for state in states]
     compared = 0
     for t, chunk in enumerate(steps_of(clips, module.samples)):
         with torch.no_grad():
             found, *states = module(chunk, torch.tensor(t), tuple(states))
-        assert [state.shape for state in states] == shapes
+        assert [(state.shape, state.dtype) for state in states] == kinds
         for row, stream, piece in zip(found, streams, chunk, strict=True):
             expected = stream.push(piece)
             if expected is None:
