@@ -1,7 +1,7 @@
 """Dual-Sequence LSTM speech emotion recognition for SpeechBrain.
 
-The folders, from the first to read to the last. Each imports only from those
-below it, and its ``__init__`` says which file to read first.
+These are the folders and single modules. Each imports only from those below it;
+the ``__init__`` of a folder says which file to read first.
 
 ==============  ============================================================
 ``cli``         the command ``dslstm``

@@ -1,4 +1,4 @@
-"""Read a system's YAML, and say which run its settings make.
+"""Read a system's YAML, and identify the run that its settings define.
 
 A system's YAML states what is particular to the system and includes
 ``recipe.yaml``, which holds what all systems share, under the key ``recipe``.
@@ -25,10 +25,10 @@ __all__ = ["load_hparams"]
 SHARED = "recipe"
 INCLUDE = "!include:"
 
-# Runs on the same task tell the same classes apart
+# Runs on the same task distinguish the same classes
 TASK = ("corpus", "label_set")
 SETTING = (*TASK, "protocol", "normalization")
-# The folds and seeds of one run share these
+# All folds and seeds of a run share these; each fold has its own PER_FOLD
 IDENTITY = (*SETTING, "system")
 PER_FOLD = ("fold", "seed", "output_folder", "device", "noprogressbar")
 # Options that change no result
@@ -68,7 +68,7 @@ def load_hparams(
     """
     overrides = nest_overrides(hparams_file, overrides)
     with open(hparams_file, encoding="utf-8") as file:
-        return _side_by_side(load_hyperpyyaml(file, overrides))
+        return _merged(load_hyperpyyaml(file, overrides))
 
 
 def read_hparams(
@@ -85,7 +85,7 @@ def read_hparams(
             f"{hparams_file} is not the YAML of a system: it has no key "
             "output_folder"
         )
-    return _side_by_side(settings)
+    return _merged(settings)
 
 
 def resolve_hparams(hparams_file: str | Path, overrides: str = "") -> str:
@@ -94,14 +94,14 @@ def resolve_hparams(hparams_file: str | Path, overrides: str = "") -> str:
     The key ``sample_rate`` is added at its end.
     """
     text = _resolved(hparams_file, overrides)
-    features = _side_by_side(YAML().load(text))["features"]
+    features = _merged(YAML().load(text))["features"]
     return f"{text}sample_rate: {features['sample_rate']}\n"
 
 
 def run_folder(hparams: Mapping[str, Any]) -> str:
-    """Folder of a run: ``output_folder``, or one named after its settings.
+    """Name the folder of a run: ``output_folder``, or one made of its settings.
 
-    Such as runs/dual_level/emodb/session/training/fold0_seed1234.
+    An example is runs/dual_level/emodb/session/training/fold0_seed1234.
     """
     if hparams["output_folder"] is not None:
         return str(hparams["output_folder"])
@@ -112,7 +112,7 @@ def run_folder(hparams: Mapping[str, Any]) -> str:
 
 
 def nest_overrides(hparams_file: str | Path, overrides: str) -> str:
-    """Put overrides of the included file's keys under ``recipe``."""
+    """Move overrides of the included file's keys under the key ``recipe``."""
     yaml = YAML()
     given = yaml.load(overrides) or {}
     own = yaml.load(Path(hparams_file).read_text(encoding="utf-8"))
@@ -136,14 +136,14 @@ def nest_overrides(hparams_file: str | Path, overrides: str) -> str:
 
 
 def _resolved(hparams_file: str | Path, overrides: str) -> str:
-    """Text of a YAML under overrides, without references and includes."""
+    """Text of a YAML with its overrides, references and includes resolved."""
     overrides = nest_overrides(hparams_file, overrides)
     with open(hparams_file, encoding="utf-8") as file:
         return resolve_references(file, overrides).getvalue()
 
 
-def _side_by_side(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys of the included file beside the system's own, which win."""
+def _merged(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the included file's keys with the system's own, which win."""
     return {**settings.get(SHARED, {}), **settings}
 
 

@@ -50,7 +50,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         "--normalizations",
         nargs="+",
         choices=["own", *NORMALIZATIONS],
-        help="whose feature statistics (default: own, the YAML's)",
+        help="normalisations of the features (default: own, the YAML's)",
     )
     parser.add_argument(
         "--seeds",

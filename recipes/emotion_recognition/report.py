@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Report of finished runs as HTML, Markdown and JSON.
+"""Report finished runs as HTML, Markdown and JSON.
 
 > python report.py runs --output=report
 > python report.py runs/mine/emodb ../../results/emodb.json --output=report
@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def make_report(
     runs: list[dict], options: argparse.Namespace, folder: Path | None
 ) -> dict:
-    """Build a report and write it as ``options`` of ``add_options`` say.
+    """Build a report and write it; ``options`` are those of ``add_options``.
 
     HTML, Markdown and pictures are written only if there is a folder for them.
     """
@@ -72,7 +72,7 @@ def make_report(
 
 
 def top_scores(entry: dict) -> dict:
-    """Scores for the top of a report with a single run, its ``entry``.
+    """Select the scores for the top of a report with a single run, ``entry``.
 
     "wa", "ua" and "macro_f1" over the folds and their "warnings"; "pooled", the
     scores of all utterances and their confusion matrix; and "folds".

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Train and evaluate a speech emotion recogniser, on any corpus.
 
-The YAML says which system; each of its keys is an option:
+The YAML defines the system; each of its keys is an option:
 
 > python train.py hparams/dual_level.yaml --corpus=emodb --data_folder=...
 
@@ -15,7 +15,7 @@ The output folder receives the results, the predictions and a model for
 
 import os
 
-# Torch reads it at its import: huge pages spare half of a step on a CPU
+# Torch reads this when imported: huge pages halve the time of a CPU step
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 import json
@@ -200,7 +200,7 @@ class EmotionBrain(ReliableBrain):
         hparams = self.hparams
         if hparams.lr_interval == "epoch":
             self.step_schedules()
-        # Where no class is learnt, the concordance selects the epoch
+        # Without a loss of classes, the concordance selects the epoch
         regression_only = self.dimensions and hparams.dimension_weight == 1
         chosen_by = stats["ccc" if regression_only else "ua"]
         hparams.epoch_counter.update_score(chosen_by)
@@ -321,7 +321,7 @@ def save_model(
         path = f"{tokenizer.prefix_model_file}.model"
         shutil.copy(path, folder / "tokenizer.model")
         return
-    # Where the model was trained: a backend may not run elsewhere
+    # The device of the training: the backend may not run on another
     device = {"device": str(brain.device)}
     classifier = EmotionClassifier.from_hparams(folder, run_opts=device)
     manifest = json.loads((output / "save" / "test.json").read_text("utf-8"))
@@ -402,7 +402,7 @@ def run(signals: StopSignals) -> None:
             brain.dimensions.write(folder / "dimensions.csv")
             print(brain.dimensions.summarize())
         print_results(results, folder)
-        # Sizes as numbers: a model must not read its corpus
+        # Sizes as numbers: the saved model must load without the corpus
         for name in ("n_classes", "n_outputs"):
             overrides += f"\n{name}: {hparams[name]}\n"
         yaml = resolve_hparams(hparams_file, overrides)

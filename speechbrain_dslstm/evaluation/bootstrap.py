@@ -245,8 +245,8 @@ def _widened(confidence: float, speakers: int) -> float:
 
 def _p_value(drawn: np.ndarray, speakers: int) -> float:
     """Two-sided p-value of a difference: the inverse of ``_widened``."""
-    beside = min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1
-    z = norm.isf(min(0.5, beside / (len(drawn) + 1)))
+    tail = min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1
+    z = norm.isf(min(0.5, tail / (len(drawn) + 1)))
     t = z * ((speakers - 1) / speakers) ** 0.5
     return float(2 * student_t.sf(t, speakers - 1))
 

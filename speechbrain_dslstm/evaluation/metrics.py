@@ -113,7 +113,7 @@ def score_counts(counts: np.ndarray) -> np.ndarray:
     """Score many confusion matrices [..., K, K] by ``METRICS``, [..., M].
 
     Rows are the truth; UA and macro-F1 are over the classes that occur in it.
-    A matrix without any clip scores NaN.
+    A matrix without clips scores NaN.
     """
     counts = np.asarray(counts, dtype=float)
     right = np.diagonal(counts, axis1=-2, axis2=-1)
@@ -187,7 +187,7 @@ def format_confusion(confusion: Counts, labels: Sequence[str]) -> str:
 
 
 class EmotionStats(MetricStats):
-    """Collect the log-posteriors of a stage and score them, for a Brain.
+    """Collects the log-posteriors of a Brain's stage and scores them.
 
     The interface is that of SpeechBrain's ``MetricStats``: ``append`` a batch,
     ``summarize`` all of them, ``write_stats`` as text, ``clear``.
@@ -291,10 +291,10 @@ class EmotionStats(MetricStats):
         path: str | Path,
         facts: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """Write the rows as CSV, with ``facts`` as columns behind the id.
+        """Write the rows as CSV, with ``facts`` as columns after the id.
 
-        ``facts`` maps the name of a column to utterance -> value. Nine digits
-        of each log-posterior bring back the same float32.
+        ``facts`` maps the name of a column to utterance -> value. The nine
+        digits of each log-posterior give the same float32 when read again.
         """
         facts = facts or {}
         rows = [
@@ -327,7 +327,7 @@ class EmotionStats(MetricStats):
 
 
 class DimensionStats:
-    """Collect predicted dimensions of a stage, and score their concordance.
+    """Collects predicted dimensions of a stage and scores their concordance.
 
     Arguments
     ---------
@@ -413,7 +413,9 @@ def _check_confusion(confusion: Counts, labels: Sequence[str]) -> np.ndarray:
             f"{list(counts.shape)}"
         )
     if (counts < 0).any() or not counts.any():
-        raise ValueError("a confusion matrix holds counts, one at least")
+        raise ValueError(
+            "a confusion matrix must hold counts, one of them positive"
+        )
     return counts.astype(np.int64)
 
 

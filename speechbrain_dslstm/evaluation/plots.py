@@ -1,7 +1,7 @@
 """Figures of results, drawn without matplotlib's global state.
 
-Each figure is a ``matplotlib.figure.Figure``: no display is needed, and nothing
-stays open after a training of many epochs.
+Each figure is a ``matplotlib.figure.Figure``: no display is needed, and figures
+do not pile up in memory.
 """
 
 from collections.abc import Mapping, Sequence
@@ -93,7 +93,7 @@ def plot_intervals(
     title: str | None = None,
     lines: Mapping[str, float] | None = None,
 ) -> None:
-    """Draw scores with their intervals, a line for each row, from top to bottom.
+    """Draw scores with their intervals, one line for each row, the first on top.
 
     A row has "label"; "value", "low" and "high" in [0, 1], the ends None where
     there is no interval; and "warn", whether the number is too good for new

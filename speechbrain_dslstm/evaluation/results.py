@@ -49,11 +49,11 @@ logger = get_logger(__name__)
 def selection_score(
     ua: float, epoch: int, number_of_epochs: int, selection_start: float
 ) -> float:
-    """Score an epoch (from 1) by its validation UA, to choose the best one.
+    """Score an epoch, from 1, by its validation UA to choose the best one.
 
     The maximum over many epochs of a score on few speakers is mostly luck, so
-    an early epoch is chosen only where there is no later one: the first share
-    ``selection_start`` of the schedule loses 1. NaN, as -2, is never the best.
+    an early epoch is chosen only if there is no later one: epochs in the first
+    share ``selection_start`` of all lose 1. NaN, as -2, is never the best.
 
     >>> selection_score(0.75, 9, 10, 0.8), selection_score(0.75, 8, 10, 0.8)
     (0.75, -0.25)
@@ -72,9 +72,9 @@ def headline(
 ) -> dict[str, float]:
     """Summarise an epoch's scores for the logs and for the selection.
 
-    ``scores`` has statistics of "fused" and of each branch, whose UA is named
-    "ua_" and the branch. ``dimensions`` adds the concordance of valence,
-    arousal and dominance, where they are predicted.
+    ``scores`` has statistics of "fused" and of each branch; the UA of a branch
+    is named "ua_BRANCH". ``dimensions``, if predicted, add the concordance of
+    valence, arousal and dominance.
 
     >>> stats = EmotionStats(["calm", "sad"])
     >>> stats.append(["a"], torch.tensor([[-0.1, -2.3]]), torch.tensor([0]))
@@ -100,7 +100,7 @@ def append_row(path: str | Path, row: dict) -> None:
             # Begin a new line after one that a power failure cut
             log.seek(-1, os.SEEK_END)
             line = line if log.read(1) == b"\n" else b"\n" + line
-        # Unbuffered: one call, which a kill cannot cut in two
+        # Unbuffered: one system call, which a kill cannot cut in two
         written = log.write(line)
         if written < len(line):
             log.truncate(size)
@@ -110,7 +110,7 @@ def append_row(path: str | Path, row: dict) -> None:
 def read_rows(path: str | Path) -> list[dict]:
     """Read the last row of each epoch from a log, in order of the epochs.
 
-    A line that was cut is left out, with a warning; a missing file has no rows.
+    An incomplete line is left out with a warning; a missing file has no rows.
 
     >>> read_rows("nowhere.jsonl")
     []
@@ -159,8 +159,10 @@ def write_results(
         first = int(hparams["selection_start"] * hparams["number_of_epochs"])
         selection += f" after epoch {first}"
     if run["protocol"] == "paper":
-        # The paper's own rule: two maxima over the epochs of the test fold
-        selection = "best epoch chosen on the test fold, WA and UA apart"
+        # The paper's rule: the maxima of WA and of UA over the epochs
+        selection = (
+            "best epoch chosen on the test fold, separately for WA and UA"
+        )
         rows = [{"epoch": row["epoch"], **row["valid"]} for row in epochs]
         for name in ("wa", "ua"):
             found[name] = _maximum(rows, name)["value"]

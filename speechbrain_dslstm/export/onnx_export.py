@@ -34,7 +34,7 @@ def export_torch(classifier: EmotionClassifier) -> ExportedProgram:
     The program maps waveforms [batch, samples] and sample counts [batch] of any
     batch size and length to log-posteriors [batch, n_classes];
     ``torch.export.save`` writes it to a file. Torch adds a guard on the memory
-    layout that a batch of one fails, though the result is right: use
+    layout that rejects a batch of one, though the result is right: use
     ``.module(check_guards=False)``.
 
     Arguments
@@ -228,7 +228,7 @@ def _on_cpu(classifier: EmotionClassifier) -> DualLevelClassifier:
 
 
 def _translations():
-    """Operators that torch's exporter lacks."""
+    """ONNX forms of operators that torch's exporter lacks."""
     import onnx
     from onnxscript import opset20
 

@@ -2,11 +2,11 @@
 
 Every step takes the same number of samples and returns the same number of
 frames at every layer, so all shapes are fixed. Frames that a layer cannot
-know yet come one step later: its frames lag by a constant delay. The frames
-of negative index in the first steps lie before the utterance: they count as
-zeros for a convolution, as copies of frame 0 for a delta, and a recurrence
-skips them. ``inference.streaming`` is the readable counterpart and gives the
-same posterior after the same samples.
+know yet come in a later step: its frames lag by a constant delay. So the first
+steps hold frames of negative index, before the utterance: a convolution takes
+them for zeros, a delta for copies of frame 0, and a recurrence skips them.
+``inference.streaming`` is the readable counterpart and gives the same posterior
+after the same samples.
 """
 
 import math
@@ -45,9 +45,9 @@ SHORTEST_STEP = 1600  # samples
 
 
 class _Frames(NamedTuple):
-    """Frames of one step at some layer; negative ``delay`` is their lag.
+    """Frames of one step at a layer: at step t, from ``size * t + delay`` on.
 
-    At step t they are those from ``size * t + delay`` on.
+    ``delay`` is zero or negative, as the layer lags behind the samples.
     """
 
     values: torch.Tensor  # [batch, size, ...]
@@ -67,17 +67,17 @@ class _Step:
     ) -> None:
         self.step, self.states = step, states
         self.names, self.new = [], []
-        self.spoiled = 0.0  # NaN after a chunk that is no audio
+        self.spoiled = 0.0  # NaN after invalid samples; added to the sums
 
     def read(self, name: str, like: torch.Tensor, *shape: int) -> torch.Tensor:
-        """Value of the next state."""
+        """Read the next state, which is named and shaped here."""
         self.names.append(name)
         if self.states is None:
             return like.new_zeros(shape)
         return self.states[len(self.names) - 1]
 
     def write(self, value: torch.Tensor) -> None:
-        """Set the value that the state read next has in the next step."""
+        """Set a state for the next step, in the order of ``read``."""
         self.new.append(value)
 
     def index(self, frames: _Frames) -> torch.Tensor:
@@ -93,10 +93,10 @@ class _Step:
         field: ReceptiveField,
         trimmed: bool = False,
     ) -> _Frames:
-        """Run a layer on held and new inputs.
+        """Run a layer on the inputs held from earlier steps and the new ones.
 
-        A ``trimmed`` layer pads nothing: it returns no output that reads
-        beyond its input, and needs copies of frame 0 before frame 0.
+        A ``trimmed`` layer does not pad: it returns only outputs that read
+        within its input, and requires copies of frame 0 before frame 0.
         """
         context = field.context
         size = frames.size // field.stride
@@ -193,8 +193,8 @@ class ExportableStep(torch.nn.Module):
         the posteriors of its stream stay NaN.
         """
         now = _Step(step, states)
-        sound = (chunk.abs() <= LOUDEST).all(dim=1, keepdim=True)
-        now.spoiled = torch.zeros(()).where(sound, math.nan)
+        valid = (chunk.abs() <= LOUDEST).all(dim=1, keepdim=True)
+        now.spoiled = torch.zeros(()).where(valid, math.nan)
         return (self._run(chunk, now), *now.new)
 
     def _run(self, chunk, now):

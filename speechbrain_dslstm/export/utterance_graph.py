@@ -32,7 +32,7 @@ class ExportableClassifier(torch.nn.Module):
 
     The model is in evaluation mode on the CPU; ``calibrate`` maps log-posteriors
     to log-posteriors. ``onnx`` uses ONNX's own LSTM operator, which is twice as
-    fast as a scan but computes nothing in torch.
+    fast as a scan but does not compute the right values in torch.
 
     >>> model = DualLevelClassifier(n_classes=2, p=0.0).eval()
     >>> wavs, counts = torch.randn(2, 16000), torch.tensor([16000, 9000])
@@ -52,7 +52,7 @@ class ExportableClassifier(torch.nn.Module):
         self.model = model.eval()
         self.calibrate = calibrate or torch.nn.Identity()
         self.unit = samples_per_step(model)
-        # Units beyond one that the shortest clip needs
+        # Units that the shortest clip needs beyond the first
         self.more = -(-model.min_samples // self.unit) - 1
         self.lstm = onnx_lstm if onnx else scan_lstm
 
@@ -66,7 +66,7 @@ class ExportableClassifier(torch.nn.Module):
         units = (samples + self.unit - 1) // self.unit + self.more
         wavs = torch.nn.functional.pad(wavs, (0, self.unit * units - samples))
         wavs = zero_padding(wavs, counts)
-        sound = (wavs.abs() <= LOUDEST).all(dim=1, keepdim=True)
+        valid = (wavs.abs() <= LOUDEST).all(dim=1, keepdim=True)
         counts = counts.clamp(min=self.model.min_samples)
         streams = {
             name: _features(stream, wavs, counts)
@@ -78,7 +78,7 @@ class ExportableClassifier(torch.nn.Module):
         }
         log_posteriors = self.calibrate(self.model.log_posteriors(outputs))
         # A graph cannot raise the error of ``check_samples``
-        return log_posteriors.where(sound, math.nan)
+        return log_posteriors.where(valid, math.nan)
 
 
 def _features(stream, wavs, counts):

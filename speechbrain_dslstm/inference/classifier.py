@@ -117,7 +117,7 @@ class EmotionClassifier(Pretrained):
         if folder is not None:
             if not (folder / hparams_file).is_file():
                 raise FileNotFoundError(f"no {hparams_file} in {folder}")
-            # SpeechBrain would load files in savedir, whichever model's they are
+            # SpeechBrain would load the files in savedir, even another model's
             source, savedir = str(folder), None
         else:
             check_hub_id(source, hparams_file, savedir)
@@ -138,7 +138,7 @@ class EmotionClassifier(Pretrained):
         temperature: float = 1.0,
         run_opts: dict[str, Any] | None = None,
     ) -> "EmotionClassifier":
-        """Make a classifier of a model in memory.
+        """Make a classifier from a model in memory.
 
         The model maps waveforms of ``sample_rate`` Hz and lengths to
         log-posteriors of the classes in the encoder's order. The temperature

@@ -1,8 +1,8 @@
 """Show which resolution the DS-LSTM reads at each moment of a recording.
 
-The gate i_T opens for the spectrogram of fine time, i_F for the one of fine
-frequency. Their means over the hidden units are found with the readable
-reference of the cell, beside the posterior over time.
+The gate i_T admits the spectrogram of fine time, i_F that of fine frequency.
+``ds_lstm_naive`` gives both at each step; their means over the hidden units are
+drawn below the spectrograms and the posterior.
 """
 
 import math

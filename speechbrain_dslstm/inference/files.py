@@ -35,7 +35,7 @@ LONGEST_FILE = 2 * 3600.0  # seconds; an hour of silence takes 0.8 s
 
 @dataclass(frozen=True)
 class FileResult:
-    """Answer for one file: an emotion, or why there is none.
+    """Answer for one file: an emotion, or the reason why there is none.
 
     Arguments
     ---------
@@ -44,7 +44,7 @@ class FileResult:
     answer
         ``(out_prob, score, index, text_lab)`` as ``classify_file`` returns it.
     error
-        Why there is no answer.
+        Message that says why there is no answer.
     reason
         "too short", "silence" or "noise" if the file holds no speech.
 
@@ -154,8 +154,8 @@ def classify_files(
     with tqdm(total=len(files), unit="file", disable=hide) as bar:
         bar.update(len(files) - len(lengths))
 
-        def is_sound(k: int) -> bool:
-            """Read a short file; a file that is refused joins no batch."""
+        def is_usable(k: int) -> bool:
+            """Read a short file; return False if it is refused."""
             if lengths[k] > LONGEST_CLIP:
                 return True
             try:
@@ -169,7 +169,7 @@ def classify_files(
             wavs[k] = wav
             return True
 
-        for batch in _batches(lengths, is_sound):
+        for batch in _batches(lengths, is_usable):
             if lengths[batch[0]] > LONGEST_CLIP:
                 for k in batch:
                     results[k] = _windowed(
@@ -186,14 +186,14 @@ def classify_files(
 
 def _batches(
     lengths: dict[int, float],
-    is_sound: Callable[[int], bool] = lambda k: True,
+    is_usable: Callable[[int], bool] = lambda k: True,
 ) -> Iterator[list[int]]:
-    """Yield indices of sound files of similar length, within a batch's limits."""
+    """Yield indices of usable files of similar length, within a batch's limits."""
     batch = []
     for k in sorted(lengths, key=lambda k: (lengths[k], k)):
         # A refused file must not change the other batches: the last bits of an
         # answer may depend on its batch
-        if not is_sound(k):
+        if not is_usable(k):
             continue
         size = len(batch) + 1
         full = size > LARGEST_BATCH or size * lengths[k] > LONGEST_BATCH

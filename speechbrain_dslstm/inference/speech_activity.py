@@ -21,7 +21,7 @@ PITCH = (70.0, 450.0)  # Hz
 BAND = (80.0, 2000.0)  # Hz, searched for periodicity
 PERIODICITY = 0.6  # least autocorrelation of a voiced frame
 RUN = 3  # least number of consecutive voiced frames
-BELOW_LOUDEST = 40.0  # dB; a frame of less level is not voiced
+BELOW_LOUDEST = 40.0  # dB; a quieter frame is not voiced
 # Least values of speech. All clips of EMO-DB, RAVDESS and nEMO exceed the first
 # three by 10 dB, 4 frames and 3.5 dB; white to brown noise, hums and tones vary
 # by 3.5 dB at most
@@ -126,14 +126,14 @@ def _spectrum(frames, sample_rate):
     power = spectrum.real.square() + spectrum.imag.square()
     hz = torch.arange(power.shape[1]) * (sample_rate / n_fft)
     inside = (hz >= BAND[0]) & (hz <= BAND[1])
-    # The window alone lowers the autocorrelation: divide by that of the window
+    # The window lowers the autocorrelation: divide by the window's own
     own = torch.fft.irfft(torch.fft.rfft(window, n_fft).abs().square())
     correlation = torch.fft.irfft(power * inside)
     shortest, longest = (round(sample_rate / f) for f in reversed(PITCH))
     lags = slice(shortest, longest)
     correlation = correlation[:, lags] / (correlation[:, :1] + 1e-9 * size)
     correlation = correlation * (own[0] / own[lags])
-    # Only a maximum within the lags is a period; low frequencies make a slope
+    # A period is a maximum within the lags; low frequencies give a slope
     middle = correlation[:, 1:-1]
     maximum = (middle >= correlation[:, :-2]) & (middle >= correlation[:, 2:])
     periodicity = (middle * maximum).amax(dim=1)

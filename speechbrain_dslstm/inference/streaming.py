@@ -1,9 +1,8 @@
-"""Running posterior of a stream that ends with the offline answer.
+"""Running posterior of a stream, equal to the offline one at the end.
 
-Every layer of the model has a bounded receptive field, so a stream keeps a
-piece of bounded size of each layer's input, and the states of the
-recurrences, however long it becomes. At 16 kHz and the paper's sizes the
-layers look ahead by:
+Every layer but the recurrences has a bounded receptive field. So a stream of
+any length keeps a bounded piece of each layer's input, and the states of the
+recurrences. At 16 kHz and the paper's sizes the layers look ahead by:
 
 =====================  =====================================================
 MFCC frame             25 ms from its start
@@ -214,7 +213,7 @@ def check_streamable(model: torch.nn.Module) -> None:
 
 
 class _StreamedFeatures:
-    """Waveform -> normalised features, piece by piece."""
+    """Computes normalised features of a waveform piece by piece."""
 
     def __init__(self, stream: FeatureStream) -> None:
         self.layer = stream_features(stream.extractor)

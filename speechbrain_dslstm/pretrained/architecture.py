@@ -136,7 +136,7 @@ class UnknownPart(ValueError):
 
 
 def describe(value: object) -> object:
-    """Return a module as plain data: its class and its constructor's arguments.
+    """Describe a module as plain data: its class and its constructor's arguments.
 
     Arguments that are modules themselves are described in the same way;
     numbers, strings, lists and dicts stay as they are.
@@ -162,7 +162,7 @@ def describe(value: object) -> object:
 
 
 def build(data: object, device: str = "cpu") -> object:
-    """Build the module, with new weights, that data meeting the schema describes.
+    """Build a module, with new weights, from data that meets the schema.
 
     On the device "meta" the weights have shapes and take no memory; the tables
     of the features are on the CPU. Sizes that do not fit raise a ValueError.
@@ -185,7 +185,7 @@ def build(data: object, device: str = "cpu") -> object:
             f"unknown class {name!r}; expected one of {', '.join(classes)}"
         )
     made = classes[name]
-    # The extractors check the numbers of their tables, which meta has not
+    # The extractors check the values of their tables, which meta lacks
     with torch.device("cpu" if made in (MFCC39, LogMelSpectrogram) else device):
         return made(**parts)
 

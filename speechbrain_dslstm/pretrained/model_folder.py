@@ -3,7 +3,7 @@
 The folder is self-contained. ``model.ckpt`` holds the weights as safetensors.
 SpeechBrain's classes and ``EmotionClassifier.from_hparams`` read the
 architecture from ``hyperparams.yaml``, the order of the classes from
-``label_encoder.ckpt``, and ``foreign_class`` needs ``custom_interface.py``.
+``label_encoder.ckpt``; ``foreign_class`` also needs ``custom_interface.py``.
 ``load_safe`` reads ``model.json`` instead, which is data and no program. Both
 the YAML and the JSON record the hashes of the files they use; older folders
 without hashes still load.
@@ -143,7 +143,7 @@ def save_pretrained(
     frame = {"sample_rate": rate, "temperature": temperature}
     out = StringIO()
     yaml.dump({**frame, "model": resolved["model"]}, out)
-    # Comments of the training YAML would stand in the wrong places here
+    # Comments of the training YAML would end up in the wrong places
     lines = [line for line in out.getvalue().splitlines() if line.strip()]
     lines = [line for line in lines if not line.lstrip().startswith("#")]
     try:
@@ -152,7 +152,7 @@ def save_pretrained(
         why = str(error).split(";")[0]
         logger.warning("%s: no %s for load_safe: %s", folder, DESCRIPTION, why)
         write_weights(folder, model, half)
-        # Those of an earlier model would no longer fit
+        # The files of an earlier model would no longer fit
         for name in (DESCRIPTION, OLDER_WEIGHTS):
             (folder / name).unlink(missing_ok=True)
     with replacement(folder / "label_encoder.ckpt") as path:
@@ -190,7 +190,7 @@ def load_labels(
 ) -> None:
     """Load the classes into an encoder, and set the number SpeechBrain expects.
 
-    A file of another hash raises ValueError.
+    A file with another hash raises ValueError.
 
     Arguments
     ---------

@@ -33,7 +33,7 @@ WEIGHTS, OLDER_WEIGHTS = "model.ckpt", "model.safetensors"
 FORMAT = "speechbrain-dslstm/1"
 LARGEST_MODEL = 1 << 26  # numbers; 32 times the model of the paper
 LARGEST_TABLE = 1 << 22  # numbers of a feature's mel matrix; 16 times
-# JSON Schema takes 3.0 for an integer, a constructor does not
+# JSON Schema accepts 3.0 as an integer, a constructor does not
 _draft = jsonschema.Draft202012Validator
 _types = _draft.TYPE_CHECKER.redefine("integer", lambda _, v: type(v) is int)
 _Validator = jsonschema.validators.extend(_draft, type_checker=_types)
@@ -71,8 +71,8 @@ def read_description(folder: str | Path) -> dict:
     path = Path(folder) / DESCRIPTION
     if not path.is_file():
         raise FileNotFoundError(
-            f"no {DESCRIPTION} in {folder}; load_safe reads that file, which "
-            "save_pretrained writes, and no YAML"
+            f"no {DESCRIPTION} in {folder}; load_safe reads this file, which "
+            "save_pretrained writes, and not the YAML"
         )
     data = read_json(path)
     given = data.get("format") if isinstance(data, dict) else None
@@ -107,8 +107,8 @@ def read_description(folder: str | Path) -> dict:
 def load_model(folder: str | Path) -> tuple[DualLevelClassifier, dict]:
     """Build the model of a folder with its weights; also return its description.
 
-    The weights are read only once the sizes of the architecture are known to
-    be within bounds, and the model takes memory only once the weights fit.
+    The weights are read only after the sizes of the architecture were found
+    within bounds, and the model takes memory only if the weights fit.
     """
     folder = Path(folder)
     data = read_description(folder)
@@ -136,7 +136,7 @@ def _expected_state(described: dict, path: Path) -> dict[str, torch.Tensor]:
     numbers = sum(value.numel() for value in state.values())
     if numbers > LARGEST_MODEL:
         raise ValueError(
-            f"{path}: a model of {numbers} numbers, at most {LARGEST_MODEL}"
+            f"{path}: a model with {numbers} numbers, at most {LARGEST_MODEL}"
         )
     return state
 

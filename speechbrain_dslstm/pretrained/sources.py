@@ -70,8 +70,8 @@ def claim_folder(
     """Record in ``savedir`` which hub model it keeps; refuse a second model.
 
     SpeechBrain takes any file of the right name in ``savedir`` for the one it
-    needs, so two models in one folder would be mixed up. If the block within
-    leaves no file, the record goes, too.
+    needs, so two models in one folder would be mixed up. If the block leaves
+    no file in the folder, the record is removed.
     """
     note = savedir / ORIGIN
     wanted = {"source": source, "revision": revision}

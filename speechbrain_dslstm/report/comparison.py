@@ -1,4 +1,4 @@
-"""Scores runs, compares them, and puts what a report shows into one structure.
+"""Scores and compares runs, and gathers the content of a report in one dict.
 
 Every score carries its protocol and the rule by which its epoch was chosen.
 Pooled scores are those of all utterances of a run, with an interval by
@@ -103,7 +103,7 @@ def build_report(
     """
     if not runs:
         raise ValueError("there are no runs to report")
-    runs = sorted(runs, key=_place)
+    runs = sorted(runs, key=_sort_key)
     utterances = list_utterances(runs)
     runs = [{**run, "rules": _score_rules(run, resamples)} for run in runs]
     entries, by_system = [], defaultdict(list)
@@ -127,8 +127,8 @@ def build_report(
     return _rounded(report)
 
 
-def _place(run: dict) -> tuple:
-    """Sorting key: the task, the protocol, training statistics first."""
+def _sort_key(run: dict) -> tuple:
+    """Sort by task, protocol, and normalisation (training statistics first)."""
     protocol = list(PROTOCOLS).index(run["protocol"])
     statistics = ["training", "none", "speaker"].index(run["normalization"])
     return (*map(str, task_of(run)), protocol, statistics)
@@ -171,7 +171,7 @@ def _summarise(run: dict) -> dict:
 def _inflation_chain(runs: list[dict], resamples: int) -> dict:
     """Measure one system on one corpus in several ways, from its runs.
 
-    "rows" are those of ``CHAIN`` that there are, with their scores; "steps",
+    "rows" are those of ``CHAIN`` that were run, with their scores; "steps",
     the change of the pooled scores between two rows, paired, with interval and
     p-value, or the reason why there is none ("missing").
     """
@@ -271,8 +271,8 @@ def _difference(
 ) -> dict:
     """Paired change of each score, or the reason why there is none."""
     if first["ua"][0].keys() != second["ua"][0].keys():
-        few = [f"{len(rows['ua'][0])}" for rows in (first, second)]
-        return {"missing": f"not the same utterances ({' and '.join(few)})"}
+        sizes = [f"{len(rows['ua'][0])}" for rows in (first, second)]
+        return {"missing": f"not the same utterances ({' and '.join(sizes)})"}
     found = _for_each_metric(
         lambda one, two: compare(one, two, labels, resamples), first, second
     )
@@ -309,7 +309,7 @@ def _comparisons(
 
 
 def _progress(run: dict) -> dict:
-    """Whether a run has all folds, and a text that says how many."""
+    """Report whether a run has all folds ("complete") and how many ("status")."""
     seeds = Counter(fold["seed"] for fold in run["folds"])
     counts, of_total = set(seeds.values()), f"of {run['n_folds']} folds"
     status = f"{min(counts)} {of_total}"
@@ -362,8 +362,8 @@ def _notes(entries: list[dict], reference: str) -> list[str]:
         for (corpus, _, protocol, seed, fold), some in hashes.items()
         if len(some) > 1
     ]
-    there = {setting_of(e) for e in entries if e["system"] == reference}
-    if not there:
+    covered = {setting_of(e) for e in entries if e["system"] == reference}
+    if not covered:
         notes.append(f"nothing is compared: there is no run of {reference}")
         return notes
     return notes + [
@@ -371,7 +371,7 @@ def _notes(entries: list[dict], reference: str) -> list[str]:
         f"normalisation {one['normalization']}: not compared, because "
         f"{reference} has no run in this setting"
         for one in entries
-        if setting_of(one) not in there
+        if setting_of(one) not in covered
     ]
 
 

@@ -30,7 +30,7 @@ __all__ = ["DIGITS", "gather_runs"]
 DIGITS = string.digits + string.ascii_letters
 # A seed has no prediction for this utterance
 NONE = "-"
-# Keys of a run in a report that scoring it again does not need
+# Keys of a report's run that are copied: rescoring does not compute them
 KEPT = (
     *("complete", "status", "selection", "parameters", "versions"),
     *("commands", "seconds", "calibration", "branches", "curves", "leaks"),
@@ -107,9 +107,9 @@ def encode_answers(run: dict, ids: list[str]) -> dict[str, dict[str, str]]:
 
 
 def _decode(entry: dict, utterances: dict[tuple, dict]) -> dict:
-    """Decode a report's entry into a run, as ``gather_runs`` says."""
+    """Decode a report's entry into a run in the form of ``gather_runs``."""
     for name in KEPT:
-        entry[name]
+        entry[name]  # a KeyError, if it is missing
     task, labels = task_of(entry), entry["labels"]
     if task not in utterances:
         raise ValueError(f"it has runs, but no utterances, of {task}")
@@ -222,7 +222,7 @@ def gather_runs(*places: str | Path) -> list[dict]:
 
 
 def read_report(path: str | Path) -> list[dict]:
-    """Read the runs of a report's JSON file, as ``gather_runs`` says."""
+    """Read the runs of a report's JSON file, in the form of ``gather_runs``."""
     try:
         report = json.loads(Path(path).read_text(encoding="utf-8"))
         utterances = {task_of(one): one for one in report["utterances"]}
@@ -255,7 +255,7 @@ def _characters(names: Sequence) -> dict:
 
 
 def _line(rule: str, metric: str) -> str:
-    """Name of the string with the predictions by a rule and metric."""
-    check_known(rule, RULES)
+    """Name of the string that encodes the predictions by a rule and metric."""
+    check_known("rule", rule, RULES)
     # By validation all metrics have the same predictions
     return f"{rule} {metric}" if rule == "test" else rule

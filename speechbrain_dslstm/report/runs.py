@@ -30,8 +30,6 @@ NORMALIZATIONS = {
     "speaker": "per-speaker statistics",
     "none": "not normalised",
 }
-
-
 # Keys of a run beside its folds and answers
 DESCRIPTION = (*IDENTITY, "labels", "n_folds", "unfinished")
 
@@ -64,7 +62,7 @@ def per_speaker(one: Mapping) -> bool:
 
 
 def setting_of(one: Mapping) -> tuple:
-    """Task, protocol and use of speakers' audio: equal in comparable runs."""
+    """Task, protocol and ``per_speaker``; these are equal for comparable runs."""
     return (*task_of(one), one["protocol"], per_speaker(one))
 
 
@@ -73,11 +71,11 @@ def name_of(one: Mapping) -> str:
     return f"{one['system']} on {one['corpus']}, protocol {one['protocol']}"
 
 
-def check_known(value: str, known: Mapping) -> None:
-    """Raise ValueError for a name that is not among the known ones."""
-    if value not in known:
+def check_known(kind: str, name: str, known: Mapping) -> None:
+    """Raise ValueError for a protocol, rule or other kind that is not known."""
+    if name not in known:
         names = ", ".join(known)
-        raise ValueError(f"unknown {value!r}; expected one of {names}")
+        raise ValueError(f"unknown {kind} {name!r}; expected one of {names}")
 
 
 def caveats(protocol: str, rule: str, normalization: str) -> list[str]:
@@ -86,9 +84,9 @@ def caveats(protocol: str, rule: str, normalization: str) -> list[str]:
     There are none if test speakers do not occur in training, the epoch was
     chosen on validation, and training statistics normalise the features.
     """
-    check_known(protocol, PROTOCOLS)
-    check_known(rule, RULES)
-    check_known(normalization, NORMALIZATIONS)
+    check_known("protocol", protocol, PROTOCOLS)
+    check_known("rule", rule, RULES)
+    check_known("normalization", normalization, NORMALIZATIONS)
     found = []
     if "speaker" not in PROTOCOLS[protocol].forbidden:
         found.append("same speakers in training and test")
@@ -100,7 +98,7 @@ def caveats(protocol: str, rule: str, normalization: str) -> list[str]:
 
 
 def read_runs(*folders: str | Path) -> list[dict]:
-    """Find all runs below some folders of train.py, as ``gather_runs`` says."""
+    """Read all runs below some folders, in the form of ``gather_runs``."""
     runs, where = {}, {}
     paths = {p for one in folders for p in Path(one).rglob("save/run.json")}
     for path in sorted(paths):
@@ -109,7 +107,7 @@ def read_runs(*folders: str | Path) -> list[dict]:
         try:
             fold = _read_fold(place) if done else _read_json(path)
             key = tuple(fold[name] for name in IDENTITY)
-            one = (*key, fold["seed"], fold["fold"])
+            identity = (*key, fold["seed"], fold["fold"])
             settings = {name: fold[name] for name in ("labels", "n_folds")}
         except (KeyError, TypeError, AttributeError, JSONDecodeError) as error:
             raise ValueError(
@@ -126,9 +124,10 @@ def read_runs(*folders: str | Path) -> list[dict]:
                     f"{place}: {name} is {value}, in other folds of "
                     f"{', '.join(map(str, key))} it is {run[name]}"
                 )
-        if one in where:
-            raise ValueError(f"{place} and {where[one]} hold the same fold")
-        where[one] = place
+        if identity in where:
+            other = where[identity]
+            raise ValueError(f"{place} and {other} hold the same fold")
+        where[identity] = place
         if done:
             run["answers"] += fold.pop("answers")
             run["folds"].append(fold)
@@ -148,7 +147,7 @@ def read_runs(*folders: str | Path) -> list[dict]:
 
 
 def _read_fold(folder: Path) -> dict:
-    """Read a finished fold, as ``gather_runs`` says, with its answers."""
+    """Read a finished fold in the form of ``gather_runs``, with its answers."""
     fold, save = _read_json(folder / "results.json"), folder / "save"
     subsets = "train", "valid", "test"
     clips = {name: _read_json(save / f"{name}.json") for name in subsets}
@@ -185,8 +184,9 @@ def _read_fold(folder: Path) -> dict:
         for metric, labels in by_metric.items():
             if labels.keys() != test.keys():
                 raise ValueError(
-                    f"{folder}: by the rule {rule!r} there are {len(labels)} "
-                    f"predictions, not of the {len(test)} clips of test.json"
+                    f"{folder}: the rule {rule!r} has {len(labels)} "
+                    f"predictions, which are not for the {len(test)} clips of "
+                    "test.json"
                 )
             answers += [
                 Answer(
@@ -238,9 +238,9 @@ def pooled_seeds(run: dict) -> list[int]:
 
 
 def pooled_rows(run: dict, rule: str) -> dict[str, list[dict]]:
-    """Group the answers of all folds: metric -> by seed, utterance -> row.
+    """Group the answers of all folds: metric -> for each seed, utterance -> row.
 
-    A row has the speaker, emotion and prediction, as ``speaker_counts`` reads.
+    A row has the speaker, emotion and prediction that ``speaker_counts`` reads.
     """
     names = "speaker", "emotion", "predicted"
     found = {name: {seed: {} for seed in pooled_seeds(run)} for name in METRICS}

@@ -1,4 +1,4 @@
-"""What the templates of a report show: texts of table cells, and pictures.
+"""Texts of table cells, and pictures, for the templates of a report.
 
 ``FILTERS`` turn numbers into the text of a cell, where a line feed separates
 the mean over folds from the pooled score. ``group_by_task`` and ``draw_run``
@@ -28,7 +28,7 @@ __all__ = ["FILTERS", "draw_run", "group_by_task"]
 
 
 def group_by_task(report: dict, pictures: Path) -> list[dict]:
-    """Group a report by corpus and label set; draws the overview pictures."""
+    """Group a report by corpus and label set, and draw the overview pictures."""
     groups = []
     for task in dict.fromkeys(map(task_of, report["runs"])):
         group = {
@@ -67,7 +67,7 @@ def group_by_task(report: dict, pictures: Path) -> list[dict]:
 def _draw_setting(
     runs: list[dict], baselines: list[dict], pictures: Path
 ) -> dict | None:
-    """Draw all systems in one setting with the baselines, if two or more."""
+    """Draw the systems and baselines of one setting, if there are at least two."""
     first, rows = runs[0], []
     for run in runs:
         note = ", not normalised" * (run["normalization"] == "none")

@@ -101,13 +101,13 @@ def validation_clips(
     n_folds: int,
     rng: np.random.Generator,
 ) -> Parts:
-    """Take one n-th of the training clips, stratified by emotion if possible."""
+    """Take 1/``n_folds`` of the training clips, stratified if possible."""
     if len(train) < 2:
         raise ValueError(f"{len(train)} training clip leaves no validation")
     size = -(-len(train) // n_folds)
     strata = [entries[key]["emotion"] for key in train]
     counts = Counter(strata)
-    # stratifying needs room for every class in both parts
+    # Stratifying needs room for every class in both parts
     if min(counts.values()) < 2 or len(counts) > min(size, len(train) - size):
         strata = None
     left, valid = train_test_split(
@@ -126,7 +126,7 @@ def validation_sentences(
     valid_speakers: int,
     rng: np.random.Generator,
 ) -> Parts:
-    """Take about one n-th of the training sentences.
+    """Take about 1/``n_folds`` of the training sentences.
 
     Where only one sentence is left, take ``valid_speakers`` speakers instead.
     """
@@ -198,7 +198,7 @@ def validation_speakers(
 def _text_groups(
     entries: dict[str, dict], seed: int, n_folds: int
 ) -> list[set[str]]:
-    """Group the sentences so that groups have like sizes and emotions."""
+    """Group the sentences so that groups have similar sizes and emotions."""
     ids = list(entries)
     texts = [entry["text_id"] for entry in entries.values()]
     labels = [entry["emotion"] for entry in entries.values()]
@@ -215,7 +215,7 @@ def _text_groups(
 def _folds(maker, ids, labels, groups=None) -> list[tuple[list, list]]:
     """Training and test ids of every fold of a scikit-learn splitter."""
     with warnings.catch_warnings():
-        # make_split warns of a class rarer than the folds, and names it
+        # The warning names no class; make_split names those not in training
         warnings.simplefilter("ignore", UserWarning)
         folds = list(maker.split(ids, labels, groups))
     return [([ids[i] for i in a], [ids[i] for i in b]) for a, b in folds]

@@ -64,7 +64,7 @@ def leak_table(split: Split, entries: dict[str, dict]) -> LeakTable:
         for kind in KINDS:
             mine = {entries[key][kind] for key in split.subsets[name]}
             tested = {entries[key][kind] for key in split.test}
-            # an empty value means that the corpus lacks this kind
+            # An empty value means that the corpus lacks this kind
             both = sorted((mine & tested) - {""})
             table[name][kind] = {"count": len(both), "examples": both[:SHOWN]}
     return table

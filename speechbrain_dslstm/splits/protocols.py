@@ -2,7 +2,7 @@
 
 A protocol says what training and test must not share. ``make_split`` builds a
 split from manifest entries, a protocol, a fold and a seed. ``leaks`` checks any
-split from the entries alone. This folder knows no corpus.
+split from the entries alone. Nothing here depends on the corpus.
 """
 
 import hashlib
@@ -203,17 +203,17 @@ def count_folds(
     sessions = len(values(entries, "session"))
     texts = min(n_folds, len(values(entries, "text_id")))
     fewer = min((sessions, "sessions"), (texts, "sentences"))
-    count, there, unit = {
+    count, available, unit = {
         "speaker": (speakers, speakers, "speakers"),
         "session": (sessions, sessions, "sessions"),
         "text": (texts, texts, "sentences"),
         "speaker-text": (sessions * texts, *fewer),
         "all": (1, speakers, "speakers"),
     }.get(protocol, (n_folds, n_folds, "folds"))
-    if there < 2:
+    if available < 2:
         raise ValueError(
             f"protocol {protocol!r} needs at least 2 {unit}, "
-            f"the {len(entries)} clips have {there}"
+            f"the {len(entries)} clips have {available}"
         )
     return count
 

@@ -1,8 +1,8 @@
 """SpeechBrain's ``Brain`` for runs that are stopped, killed or meet NaN.
 
-The recipe's Brain says how a batch becomes a loss and a score. What is here
-does not depend on the task: optimisers, schedules and the average of weights,
-checkpoints within an epoch, stop signals, steps that are NaN or Inf.
+The recipe's Brain defines the loss and the score. This module holds the parts
+that do not depend on the task: optimisers, schedules, the average of weights,
+checkpoints within an epoch, stop signals, and steps with NaN or Inf.
 """
 
 import inspect
@@ -38,8 +38,8 @@ class ReliableBrain(sb.Brain):
 
     A subclass writes ``compute_forward``, ``compute_objectives`` and
     ``on_stage_end``; the latter calls ``log_epoch`` and ``save_epoch`` after
-    validation. The training loader must come from ``make_train_loader``. Other
-    methods are called by SpeechBrain, whose documentation says when.
+    validation. The training loader must come from ``make_train_loader``. The
+    other methods override those of ``speechbrain.Brain``, which calls them.
 
     Hyperparameters: ``model``, ``number_of_epochs``, ``epoch_counter``,
     ``average_decay``, ``on_nonfinite``, ``lr_schedule``, ``lr_interval`` and
@@ -55,7 +55,7 @@ class ReliableBrain(sb.Brain):
     Raises
     ------
     FileNotFoundError
-        There is no checkpoint to test, with ``--test_only``.
+        ``--test_only`` is given, but there is no checkpoint.
     ValueError
         ``max_grad_norm`` is not positive. SpeechBrain passes it to torch as it
         is, and there a negative norm reverses the gradients.
@@ -107,7 +107,7 @@ class ReliableBrain(sb.Brain):
 
     @property
     def trained_model(self) -> torch.nn.Module:
-        """The model to evaluate and to ship: averaged weights, if wanted."""
+        """The model to evaluate and save; averaged if ``average_decay`` is set."""
         if self.average is not None:
             return self.average.model
         return self.hparams.model
@@ -178,7 +178,7 @@ class ReliableBrain(sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.random_states.start_epoch()
         else:
-            # SpeechBrain does so for the model in training only
+            # SpeechBrain does this for the model in training, not its average
             self.trained_model.eval()
 
     def on_fit_batch_start(self, batch: PaddedBatch, should_step: bool) -> None:
@@ -230,7 +230,7 @@ class ReliableBrain(sb.Brain):
 
     def _save_intra_epoch_ckpt(self) -> None:
         check_finite(self.checkpointer.recoverables, self.device)
-        # Only the first rank's is saved
+        # Only the first rank's value is saved
         self.avg_train_loss = mean_over_ranks(self.avg_train_loss, self.device)
         super()._save_intra_epoch_ckpt()
         self._exit_if_stopping()
@@ -249,7 +249,7 @@ class ReliableBrain(sb.Brain):
     def save_epoch(self, meta: Mapping[str, float]) -> None:
         """Save after validation; keep the newest and the best by "score".
 
-        Then the process ends where a signal has asked for it.
+        If a signal has requested a stop, the process then ends.
         """
         if self.checkpointer is not None:
             check_finite(self.checkpointer.recoverables, self.device)
@@ -261,7 +261,7 @@ class ReliableBrain(sb.Brain):
         self._exit_if_stopping()
 
     def _exit_if_stopping(self) -> None:
-        """End the process after a checkpoint, if a signal has asked for it."""
+        """End the process if a signal has requested it; a checkpoint is saved."""
         if self.stopping:
             logger.info(
                 "stopped by a signal after saving a checkpoint; run the same "

@@ -102,7 +102,7 @@ class AtomicCheckpointer(Checkpointer):
         self._damaged = {}
         self._newest = None
         if if_main_process():
-            # Killed between the two renames of a checkpoint of the same name
+            # Undo the first rename of ``_put_in_place`` after a kill
             for old in self.checkpoints_dir.glob(f"{self.REPLACED}*"):
                 final = _renamed(old, self.REPLACED, CKPT_PREFIX)
                 if not final.exists():
@@ -141,10 +141,10 @@ class AtomicCheckpointer(Checkpointer):
     def save_checkpoint(
         self, *args: Any, verbosity: int = logging.INFO, **kwargs: Any
     ) -> Checkpoint | None:
-        """Save atomically; ``verbosity`` is the level of the line in the log.
+        """Save atomically; ``verbosity`` is the log level of the message.
 
-        Where that fails, a CheckpointError says so, and the earlier checkpoints
-        are unchanged.
+        A failure raises CheckpointError, and the earlier checkpoints are
+        unchanged.
         """
         if if_main_process():
             self._remove_left_overs()
@@ -225,7 +225,7 @@ class AtomicCheckpointer(Checkpointer):
         ckpt_predicate: Callable | None = None,
         verbosity: int = logging.INFO,
     ) -> None:
-        """Delete so that a kill leaves no part of a checkpoint.
+        """Delete checkpoints; a kill meanwhile leaves none in part.
 
         The last intact checkpoint stays, unless ``num_to_keep`` is 0.
         """
@@ -258,8 +258,8 @@ class AtomicCheckpointer(Checkpointer):
     def find_checkpoint(self, *args: Any, **kwargs: Any) -> Checkpoint | None:
         """Return the first intact checkpoint in the order asked for, or None.
 
-        If there are checkpoints and all are damaged, a CheckpointError says so:
-        starting anew could overwrite what can still be rescued.
+        If there are checkpoints and all are damaged, it raises CheckpointError:
+        starting anew could overwrite data that can still be rescued.
         """
         ranked = self.find_checkpoints(*args, **kwargs)
         for checkpoint in ranked:
@@ -277,7 +277,7 @@ class AtomicCheckpointer(Checkpointer):
     def recover_if_possible(
         self, *args: Any, **kwargs: Any
     ) -> Checkpoint | None:
-        """Load what ``find_checkpoint`` returns; the same on every rank."""
+        """Load the result of ``find_checkpoint``, the same on every rank."""
         chosen, trouble = self._choose(*args, **kwargs)
         if trouble is not None:
             raise CheckpointError(trouble)
@@ -324,7 +324,7 @@ class AtomicCheckpointer(Checkpointer):
         return found
 
     def _read(self, folder: Path) -> Checkpoint:
-        """Read a folder's meta file, if it has changed since the last time."""
+        """Read a folder's meta file, or return the result for the same file."""
         try:
             facts = os.stat(f"{folder}/{METAFNAME}")
         except FileNotFoundError:

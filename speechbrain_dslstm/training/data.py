@@ -99,7 +99,7 @@ class ClipReader:
         return sig if percent == 100 else change_speed(sig, percent)
 
     def _draw_speed(self) -> int:
-        # One speed draws no random number: evaluation must not
+        # Evaluation, which has one speed, must not draw a random number
         several = len(self.speeds) > 1
         index = int(torch.randint(len(self.speeds), ())) if several else 0
         return self.speeds[index]
@@ -158,9 +158,9 @@ def collect_statistics(
 ) -> None:
     """Collect the model's feature statistics; no label is read.
 
-    With ``normalization`` "training", they are of the dataset "plain" alone:
-    the training subset without augmentation. With "speaker", they are of all
-    clips of each speaker, so of "plain", "valid" and "test".
+    With ``normalization`` "training", they come from the dataset "plain", the
+    training subset without augmentation. With "speaker", they come from all
+    clips of each speaker: "plain", "valid" and "test".
     """
     subsets = {"training": ["plain"], "speaker": ["plain", "valid", "test"]}
     if normalization in subsets:

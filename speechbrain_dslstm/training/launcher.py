@@ -1,4 +1,4 @@
-"""Train many folds at a time, each in a process of its own."""
+"""Train several folds at a time, each in a process of its own."""
 
 import collections
 import fcntl
@@ -17,8 +17,8 @@ from tqdm import tqdm
 from speechbrain_dslstm.hparams import hash_settings
 
 POLL_SECONDS = 0.1
-# Between two looks at how far the folds are
-LOOK_SECONDS = 2
+# Between two updates of the progress bar
+UPDATE_SECONDS = 2
 # Between SIGTERM and SIGKILL
 GRACE_SECONDS = 10
 
@@ -42,7 +42,7 @@ class Job:
 
     @property
     def recorded(self) -> bool:
-        """Whether the folder says that it was made by these arguments."""
+        """Whether the folder's run.json records the settings of this job."""
         path = self.folder / "save" / "run.json"
         try:
             run = json.loads(path.read_text(encoding="utf-8"))
@@ -59,8 +59,8 @@ class Job:
         if not log.exists():
             return 0.0
         # Evaluation comes after the last epoch
-        passed = log.read_bytes().count(b"\n")
-        return min(passed / (self.epochs + 1), 0.99)
+        finished = log.read_bytes().count(b"\n")
+        return min(finished / (self.epochs + 1), 0.99)
 
 
 def run_jobs(
@@ -70,8 +70,8 @@ def run_jobs(
 
     A device such as cuda:1 that is listed twice runs two jobs; None leaves the
     choice to the job's options. Each process has ``threads`` CPU threads. A
-    job that fails does not stop the others; the messages of those are returned.
-    A signal, or an error here, ends the processes.
+    job that fails does not stop the others; the result is a message for each
+    failed job. A signal, or an error here, ends all processes.
     """
     waiting = collections.deque(job for job in jobs if not job.done)
     free, running, failed = list(devices), {}, []
@@ -91,7 +91,7 @@ def run_jobs(
         mininterval=1 if sys.stderr.isatty() else 60,
         miniters=0,
     )
-    look = 0.0
+    next_update = 0.0
     try:
         while waiting or running:
             while waiting and free:
@@ -112,9 +112,9 @@ def run_jobs(
                     failed.append(f"{job.folder} failed, see {log}")
                     bar.write(failed[-1], file=sys.stderr)
                     bar.set_postfix_str(f"{len(failed)} failed", refresh=False)
-            if time.monotonic() > look or not running:
+            if time.monotonic() > next_update or not running:
                 bar.update(sum(job.progress for job in jobs) - bar.n)
-                look = time.monotonic() + LOOK_SECONDS
+                next_update = time.monotonic() + UPDATE_SECONDS
             time.sleep(POLL_SECONDS)
     except BaseException:
         _stop(list(running))
@@ -128,10 +128,10 @@ def run_jobs(
 def _start(
     job: Job, device: str | None, threads: int
 ) -> subprocess.Popen | None:
-    """Start a job; None where another process is training in its folder.
+    """Start a job; None if another process is training in its folder.
 
     The process holds a lock on the folder while it lives. It has a session of
-    its own, so that Ctrl-C reaches this process only.
+    its own, so that Ctrl-C reaches the launcher only.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, str(job.script), *job.arguments]

@@ -1,4 +1,4 @@
-"""NaN and Inf in training: skip the steps, and keep them out of checkpoints.
+"""Skip training steps with NaN or Inf, and keep both out of checkpoints.
 
 All ranks decide together: a rank that decided alone would leave the others
 waiting for its gradients.
@@ -61,7 +61,7 @@ def _nonfinite(name: str, state: Any) -> list[str]:
 
 
 class StepGuard:
-    """Finds training steps with NaN or Inf, and undoes their traces.
+    """Finds training steps with NaN or Inf, and undoes their effects.
 
     A step consists of all micro-batches whose gradients are accumulated. A bad
     step changes neither weights nor running statistics.
@@ -71,14 +71,14 @@ class StepGuard:
     model
         The model in training; a bad step's changes to its buffers are undone.
     mode
-        "skip" such steps, or "stop" at the first.
+        "skip" such steps, or "stop" with an error at the first.
     patience
         Largest number of consecutive steps that are skipped.
 
     Raises
     ------
     ValueError
-        Another mode.
+        The mode is unknown.
 
     Example
     -------

@@ -1,4 +1,4 @@
-"""Learning-rate schedule, early stopping and the average of weights."""
+"""Learning-rate schedule, early stopping and averaging of the weights."""
 
 import math
 
@@ -17,8 +17,8 @@ __all__ = [
 class EarlyStoppingEpochCounter(EpochCounterWithStopper):
     """Epoch counter that stops when a score no longer grows.
 
-    SpeechBrain's own stopper has no checkpoint hooks, so it starts anew after
-    a resume; and for a score that should grow it takes a plateau for progress.
+    SpeechBrain's own stopper has no checkpoint hooks, so it loses its count
+    when a run resumes; and in mode "max" it counts a plateau as progress.
 
     Arguments
     ---------
@@ -32,7 +32,7 @@ class EarlyStoppingEpochCounter(EpochCounterWithStopper):
     Raises
     ------
     ValueError
-        A patience below 1.
+        The patience is below 1.
 
     Example
     -------
@@ -48,7 +48,7 @@ class EarlyStoppingEpochCounter(EpochCounterWithStopper):
     ) -> None:
         if patience is not None and patience < 1:
             raise ValueError(f"patience must be at least 1, got {patience}")
-        # An error, 1 - score, so that a plateau counts as no progress
+        # In mode "min", of the error 1 - score, a plateau is no progress
         super().__init__(limit, patience or limit + 1, warmup, "min")
 
     # The decorator registers only methods of the class itself
@@ -76,7 +76,7 @@ class WeightAverage(torch.nn.Module):
     Raises
     ------
     ValueError
-        Another decay.
+        The decay is outside [0, 1).
 
     Example
     -------
@@ -109,7 +109,7 @@ class WeightAverage(torch.nn.Module):
     def update(self, model: torch.nn.Module) -> None:
         """Add the weights of the model in training after one more step."""
         self.averaged.update_parameters(model)
-        # The average of integers is truncated, so that a counter stood still
+        # An average of integers is truncated: a counter would never grow
         for averaged, newest in zip(
             self.model.buffers(), model.buffers(), strict=True
         ):
@@ -128,7 +128,7 @@ def warmup_cosine(
     Arguments
     ---------
     optimizer
-        Its rates are the largest ones.
+        Its learning rates are the peaks of the schedule.
     total_steps
         Steps of the whole run.
     warmup
@@ -137,12 +137,12 @@ def warmup_cosine(
     Returns
     -------
     LambdaLR
-        To be stepped after each batch.
+        Call its ``step()`` after each batch.
 
     Raises
     ------
     ValueError
-        Another share.
+        The share is outside [0, 1).
 
     Example
     -------
@@ -172,7 +172,7 @@ def warmup_cosine(
 def split_parameters(
     model: torch.nn.Module, kind: type
 ) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
-    """Split trainable parameters into those in modules of a class, and others."""
+    """Split trainable parameters: in modules of class ``kind``, and others."""
     inside = {
         id(parameter)
         for module in model.modules()

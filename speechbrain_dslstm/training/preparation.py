@@ -1,4 +1,4 @@
-"""The data of a run: read, split and written to its folder before training.
+"""Prepare the data of a run: read the corpus, split it, write the manifests.
 
 Only one rank does this, before the model is trained; the manifests in the save
 folder are all that the other ranks read.
@@ -31,7 +31,6 @@ from speechbrain_dslstm.splits.protocols import Split, make_split, split_hash
 from speechbrain_dslstm.utils.files import replace_file
 
 logger = get_logger(__name__)
-SUBSETS = ("train", "valid", "test")
 
 
 def prepare_data(hparams: Mapping[str, Any], settings: str) -> None:
@@ -64,8 +63,7 @@ def prepare_data(hparams: Mapping[str, Any], settings: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.json"
     _check_same_run(hparams, path, run)
-    for subset in SUBSETS:
-        ids = getattr(split, subset)
+    for subset, ids in split.subsets.items():
         write_manifest(folder / f"{subset}.json", {i: entries[i] for i in ids})
     write_left_out(folder / "left_out.json", left_out)
     if hparams["model"].reads_text:
@@ -84,7 +82,7 @@ def _describe(
     labels: list[str],
     split: Split,
 ) -> dict[str, Any]:
-    """Say which system is tested on which data, for run.json."""
+    """Describe the system and its data, as the content of run.json."""
     run = {name: hparams[name] for name in (*IDENTITY, "fold", "seed")}
     run.update(
         n_folds=split.n_folds,
@@ -93,7 +91,7 @@ def _describe(
         split_hash=split_hash(split),
         audio_hash=audio_hash(entries),
         clips={
-            **{subset: len(getattr(split, subset)) for subset in SUBSETS},
+            **{subset: len(ids) for subset, ids in split.subsets.items()},
             "dropped": split.dropped,
         },
         leaks=check_leaks(split, entries),
@@ -119,8 +117,8 @@ def _check_same_run(
         raise ValueError(
             f"{hparams['output_folder']} holds a run with another {name} "
             f"({before[name]}, now {run[name]}): give another "
-            "--output_folder, or remove that one"
+            "--output_folder, or remove that folder"
         )
     if changed:
-        # Its manifests will no longer be those of these hyperparameters
+        # It describes manifests that are about to be replaced
         path.unlink()

@@ -1,4 +1,4 @@
-"""Random states in checkpoints, so that a resumed run is the same bit for bit.
+"""Save random states in checkpoints: a resumed run is the same bit for bit.
 
 SpeechBrain's checkpoints hold no random states; and its data loader, which can
 resume in the middle of an epoch, draws from the same generator as dropout.
@@ -31,7 +31,7 @@ logger = get_logger(__name__)
 # Every rank has its own states to save
 @functools.partial(register_checkpoint_hooks, save_on_main_only=False)
 class RandomStates:
-    """Recoverable with the random states of every rank.
+    """A recoverable for checkpoints that holds the random states of every rank.
 
     These are the states of the torch (CPU and the rank's GPU), NumPy and
     Python generators, and the training loader's base seed.
@@ -59,7 +59,7 @@ class RandomStates:
         self._inside_epoch = False
 
     def start_epoch(self) -> None:
-        """Seed the loader: anew, or as before in an epoch that is resumed."""
+        """Draw a seed for the loader; a resumed epoch keeps its earlier seed."""
         if not self._inside_epoch:
             # As a loader without a generator draws it
             self.loader_seed = int(torch.empty((), dtype=torch.int64).random_())
@@ -85,8 +85,9 @@ class RandomStates:
             rank, ranks = get_rank(), torch.distributed.get_world_size()
         if len(states) != ranks:
             logger.warning(
-                f"the checkpoint is of {len(states)} processes and is resumed "
-                f"by {ranks}: results will differ from an uninterrupted run"
+                f"the checkpoint was saved by {len(states)} processes and is "
+                f"resumed by {ranks}: results will differ from those of an "
+                "uninterrupted run"
             )
             return
         own = states[rank]

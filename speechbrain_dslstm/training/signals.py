@@ -55,7 +55,7 @@ class StopSignals:
         if not self.requested:
             self.restore()
             return
-        # The process is about to exit with its code, not by a signal
+        # The process is about to exit with CODE: no signal may end it before
         for number in self._previous:
             signal.signal(number, signal.SIG_IGN)
 
@@ -88,8 +88,8 @@ class StopSignals:
 def _end_workers(seconds: float = 10) -> None:
     """End the loader's remaining workers, for which Python waits at exit.
 
-    They are shielded from the first signal; and two signals that arrive at
-    once count as one. So signals are sent until a worker has ended.
+    A worker ignores the first SIGTERM, and two that arrive at once count as
+    one. So the signal is sent again until the worker has ended.
     """
     deadline = time.monotonic() + seconds
     for child in multiprocessing.active_children():

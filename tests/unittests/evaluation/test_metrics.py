@@ -117,8 +117,8 @@ def test_bad_scores(truth, predicted, message):
     "confusion, message",
     [
         ([[1, 2]], "do not fit"),
-        ([[0, 0], [0, 0]], "holds counts"),
-        ([[2, -1], [0, 1]], "holds counts"),
+        ([[0, 0], [0, 0]], "must hold counts"),
+        ([[2, -1], [0, 1]], "must hold counts"),
     ],
 )
 def test_bad_confusion(confusion, message):

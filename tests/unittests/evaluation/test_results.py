@@ -132,6 +132,6 @@ def test_caveats(write, run, note):
 def test_the_paper_takes_two_maxima_over_the_test_fold(write):
     results, _ = write(protocol="paper")
     assert (results["wa"], results["ua"]) == (0.95, 0.9)
-    assert "chosen on the test fold, WA and UA apart" in results["selection"]
+    assert "test fold, separately for WA and UA" in results["selection"]
     assert results["selection"] in results["note"]
     assert "same speakers in training and test" in results["note"]

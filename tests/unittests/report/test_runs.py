@@ -16,7 +16,7 @@ def test_warnings():
     assert "unlabelled" in caveats("session", "validation", "speaker")[0]
     assert caveats("text", "validation", "training")
     with pytest.raises(
-        ValueError, match="unknown 'sessions'; expected one of speaker"
+        ValueError, match="unknown protocol 'sessions'; expected one of speaker"
     ):
         caveats("sessions", "test", "training")
 
@@ -89,7 +89,7 @@ def break_file(name, change):
         ),
         (
             break_file("save/test.json", lambda r: dict(list(r.items())[1:])),
-            "32 predictions, not of the 31 clips",
+            "32 predictions, which are not for the 31 clips",
         ),
         (
             break_file("results.json", lambda r: r | {"fold": 0}),
