@@ -1,4 +1,4 @@
-"""What all tests share: real speech, seeds, threads and poisoned memory."""
+"""Shared by all tests: speech, seeds, threads and poisoned memory."""
 
 import os
 import random
@@ -20,12 +20,12 @@ from speechbrain.utils.importutils import LazyModule  # noqa: E402
 
 from speechbrain_dslstm.corpora import synthetic  # noqa: E402
 
-# Threads that wait for each other on a busy machine cost minutes
+# Several threads on a busy machine wait for each other for minutes
 THREADS = 1
 
 
 class _TorchRandom:
-    """Lets hypothesis seed torch, so that a failing example comes again."""
+    """Lets hypothesis seed torch, so that a failing example can be repeated."""
 
     def seed(self, seed):
         torch.manual_seed(seed)
@@ -47,8 +47,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-# hypothesis asks every loaded module for its __file__. SpeechBrain's lazy ones
-# would load what they stand for, and fail where that is not installed (k2).
+# hypothesis reads __file__ of every loaded module. SpeechBrain's lazy modules
+# would then import their target, which fails if it is not installed (k2).
 for module in list(sys.modules.values()):
     if isinstance(module, LazyModule):
         module.__file__ = None
@@ -61,7 +61,7 @@ def poison_memory():
     torch.utils.deterministic.fill_uninitialized_memory = True
 
 
-# Here and not in a fixture, for the doctests of the package, too
+# At import, so that it holds for doctests, too
 poison_memory()
 
 

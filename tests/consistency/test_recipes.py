@@ -28,7 +28,7 @@ FIELDS = (
 ).split(",")
 RUN_OPTIONS = set(RunOptions().as_dict())
 INCLUDED = {"recipe.yaml", "features.yaml"}
-# What runs train.py or reads its runs has no hyperparameters of its own
+# Scripts without hyperparameters of their own
 NO_RECIPE = {
     "recipes/emotion_recognition/cross_validate.py",
     "recipes/emotion_recognition/report.py",
@@ -36,7 +36,7 @@ NO_RECIPE = {
 
 
 def read_rows(path):
-    """Rows of a registry, by the system's name."""
+    """Read the rows of a registry."""
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
         rows = list(reader)
@@ -109,7 +109,7 @@ def test_checks_can_be_read(row):
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """The repository as its checks see it, but what they write is thrown out.
+    """The repository with links, so that what the checks write is removed.
 
     With an environment of its own, in which this very package is installed.
     """
@@ -128,7 +128,7 @@ def workplace(tmp_path_factory):
 
 
 def environment(folder, script):
-    """PYTHONPATH is the script's folder, as SpeechBrain overwrites it."""
+    """Environment of a run; SpeechBrain sets PYTHONPATH to the script's folder."""
     return {
         **os.environ,
         "PYTHONPATH": str(folder / Path(script).parent),
@@ -138,9 +138,9 @@ def environment(folder, script):
 
 
 def set_up(folder, row):
-    """Run what SpeechBrain would run before the row, where there is such."""
+    """Run the set-up script that SpeechBrain would run before the row, if any."""
     script = Path(row["Script_file"]).with_suffix("").as_posix()
-    # Its name of the YAML loses a letter where that is in another folder
+    # SpeechBrain drops the first letter of the path of the YAML
     name = row["Hparam_file"][1:-5].replace("/", "_")
     path = folder / "tests/recipes/setup" / script.replace("/", "_") / name
     if path.exists():
@@ -154,7 +154,7 @@ def set_up(folder, row):
 
 @each_row
 def test_yaml_loads(row, workplace, monkeypatch):
-    """From the script's folder, with folders that are not there."""
+    """The YAML loads in the script's folder, with folders that do not exist."""
     set_up(workplace, row)
     overrides = {"data_folder": "nowhere", "output_folder": "elsewhere"}
     hub = workplace / "tests/tmp/tiny_encoder"
@@ -166,7 +166,7 @@ def test_yaml_loads(row, workplace, monkeypatch):
 
 
 def extract(line, name):
-    """Value of a score in a line of the training log."""
+    """Read the value of a score from a line of the training log."""
     value = re.search(rf"{re.escape(name)}\s*:\s*([-+]?\d*\.\d+\S*)", line)
     assert value, f"no {name} in: {line}"
     return float(value[1].rstrip(","))
@@ -181,7 +181,7 @@ def extract(line, name):
     ],
 )
 def test_row_runs(row, workplace):
-    """As SpeechBrain runs it, through a shell."""
+    """Run the row as SpeechBrain does, through a shell."""
     set_up(workplace, row)
     output = Path("tests/tmp") / Path(row["Hparam_file"]).stem
     shutil.rmtree(workplace / output, ignore_errors=True)

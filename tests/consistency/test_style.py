@@ -1,4 +1,4 @@
-"""The linters, and what must not lie in the repository."""
+"""Linters, words, and files that do not belong into the repository."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ MACHINE_PATH = re.compile(
 
 
 def repository_files():
-    """Every file that git has or would take."""
+    """List the files that git tracks or would add."""
     git = subprocess.run(
         ["git", "ls-files", "-z", "-c", "-o", "--exclude-standard"],
         cwd=REPOSITORY,
@@ -30,7 +30,7 @@ def repository_files():
     if git.returncode == 0:
         names = sorted(set(git.stdout.split("\0")) - {""})
     else:
-        # Not a git checkout: a source archive, for instance
+        # A source archive without git
         paths = (p.relative_to(REPOSITORY) for p in REPOSITORY.rglob("*"))
         names = sorted(
             path.as_posix()
@@ -59,7 +59,7 @@ WRITTEN = [name for name in FILES if not name.startswith(SHIPPED)]
 
 
 def of_kind(*endings):
-    """Those of the files that somebody wrote that end so."""
+    """List the written files with these endings."""
     return [name for name in WRITTEN if name.endswith(endings)]
 
 
@@ -98,7 +98,7 @@ def test_tests_are_no_package():
 def test_no_audio_and_no_pickles():
     """Corpora have their licences; a pickle is a program from a stranger."""
     found = [f for f in FILES if Path(f).suffix.lower() in AUDIO | PICKLES]
-    # SpeechBrain wants that ending; a pickle would begin otherwise
+    # SpeechBrain requires that ending; a pickle begins with one of these bytes
     found = [
         f
         for f in found

@@ -13,20 +13,20 @@ from speechbrain.utils.run_opts import RunOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = "recipes/emotion_recognition/train.py"
-# What the script hands its hyperparameters to reads them, too
+# Modules that receive the hyperparameters of the script
 READERS = [
     *("training/brain.py", "training/data.py", "training/preparation.py"),
     *("evaluation/results.py", "hparams.py"),
 ]
 RUN_OPTIONS = set(RunOptions().as_dict())
-# No --option of the command line, so no prefix of theirs is taken
+# Positional, so that a prefix does not count as an option
 POSITIONAL = {"param_file", "overridden_args", "distributed_launch"}
 KEY = re.compile(r"^([A-Za-z_]\w*)\s*:")
 INCLUDE = re.compile(r"!include:([^\s{]+)")
 
 
 def without_comments(text):
-    """A file's lines, without what stands behind a #."""
+    """Remove the comments of a text."""
     return re.sub(r"(^|\s)#.*", "", text, flags=re.M)
 
 
@@ -54,7 +54,7 @@ def keys(text):
     lines = text.split("\n")
     for i, line in enumerate(lines):
         match = KEY.match(line)
-        # !apply acts when the file is loaded, nobody need read it
+        # !apply acts when the file is loaded; nothing has to read it
         if match and "!apply" not in line:
             yield match[1], "\n".join(lines[i:])
 
@@ -72,7 +72,7 @@ def in_script(key, script):
 
 
 def unused_keys(text, script):
-    """List the keys nobody reads."""
+    """List the keys that nothing reads."""
     return [
         key
         for key, rest in keys(text)
@@ -83,7 +83,7 @@ def unused_keys(text, script):
 
 
 def unused_in_include(name, texts, script=""):
-    """List the keys of an included file that nobody reads.
+    """List the keys of an included file that nothing reads.
 
     Its keys come as one mapping: ``a: !include:name`` makes ``<a[key]>``;
     and ``<a>`` passes them on all together. Those of ``recipe`` the script
@@ -125,7 +125,7 @@ def missing_modules(text, script):
     return sorted(wanted - optional - methods - set(offered))
 
 
-# features.yaml is there to be included, even while nobody does
+# features.yaml is for other YAMLs to include, even if none does
 INCLUDED = sorted(
     {Path(f).name for text in TEXTS.values() for f in INCLUDE.findall(text)}
     | {"features.yaml"}
@@ -179,7 +179,7 @@ def test_included_files_are_used(name, script):
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_keys_are_no_swallowed_options(name):
-    """SpeechBrain's parser takes a prefix of an option for the option.
+    """No key is a prefix of an option of SpeechBrain's parser.
 
     Of several options: it refuses the prefix as ambiguous.
     """

@@ -44,22 +44,22 @@ def memory(name):
 
 
 def answer(found):
-    """What a call of a classifier gave."""
+    """Label and posteriors of a classifier's output."""
     return {"label": found[3][0], "posteriors": found[0][0].tolist()}
 
 
 def classify_file(path):
-    """The entry point for one file."""
+    """Classify one file."""
     return answer(classifier.classify_file(path))
 
 
 def classify_onnx(path):
-    """The same of an exported model."""
+    """Classify one file with the exported model."""
     return answer(exported.classify_file(path))
 
 
 def classify_long(path):
-    """All windows: the first one's answer, if any has one."""
+    """Classify all windows; the first answer, if there is one."""
     found = list(classifier.classify_long(path))
     best = next((item for item in found if item.label), None)
     if best is None:
@@ -68,7 +68,7 @@ def classify_long(path):
 
 
 def many(results, path, others):
-    """The answer for a file, and the bits of the others'."""
+    """The answer for a file, and the posteriors of the other files."""
     found = {str(result.path): result for result in results}
     one = found.get(str(path))
     bits = [found[str(other)].log_posteriors.tolist() for other in others]
@@ -111,7 +111,7 @@ def command(path):
 
 
 def prepare(path):
-    """The recipe's manifest: an entry, or the kind of fault."""
+    """Make the recipe's manifest: an entry, or the kind of fault."""
     fields = {"speaker": "1", "gender": "F", "session": "1", "dialogue": ""}
     record = {"id": "a", "path": path, "emotion": "anger", **fields}
     record |= {"text_id": "t", "text": ""}
@@ -123,13 +123,13 @@ def prepare(path):
 
 
 def load(path):
-    """What the recipe's loader calls."""
+    """Load the waveform as the recipe does."""
     load_audio(path, 16000, LONGEST_CLIP)
     return {"label": "waveform"}
 
 
 def measured(call, path):
-    """Run a call: what it gave, seconds, MB above what was held before."""
+    """Run a call; its result, its seconds, and the MB it took at its peak."""
     # 5: set the peak back
     Path("/proc/self/clear_refs").write_text("5")
     before, started = memory("VmRSS"), time.perf_counter()
@@ -150,7 +150,7 @@ def measured(call, path):
 
 
 def hang(*_):
-    """A call that takes too long."""
+    """Stop a call that takes too long."""
     raise TimeoutError(f"more than {SECONDS} s")
 
 

@@ -1,4 +1,4 @@
-"""Folders as train.py leaves them, without a training.
+"""Write folders of runs as train.py does, without a training.
 
 Splits, leak tables and scores are the package's own; the answers are drawn,
 better with every epoch, and differently well for each speaker.
@@ -69,7 +69,7 @@ def write(
     entries=None,
     corpus_name="emodb",
 ):
-    """Write the folds of a run; the folder of the run."""
+    """Write the folds of a run, and return its folder."""
     entries = corpus() if entries is None else entries
     total = count_folds(entries, protocol, 3)
     place = runs / system / corpus_name / protocol / normalization
@@ -79,9 +79,9 @@ def write(
         save = folder / "save"
         save.mkdir(parents=True)
         split = make_split(entries, protocol, fold, seed, 3)
-        for side in ("train", "valid", "test"):
-            some = {key: entries[key] for key in getattr(split, side)}
-            (save / f"{side}.json").write_text(json.dumps(some))
+        for subset in ("train", "valid", "test"):
+            some = {key: entries[key] for key in getattr(split, subset)}
+            (save / f"{subset}.json").write_text(json.dumps(some))
         run = {
             "corpus": corpus_name,
             "label_set": None,

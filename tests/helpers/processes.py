@@ -1,4 +1,4 @@
-"""Real processes to be killed, forked from one that has imported it all.
+"""Processes forked from a server that has imported everything.
 
 Python's fork server imports torch and SpeechBrain once, so that a process
 costs a tenth of a second and a test can kill thirty.
@@ -64,22 +64,22 @@ class Process:
 
     @property
     def returncode(self):
-        """Its exit code, the negative number of a signal, None while it runs."""
+        """Exit code, negative for a signal; None while the process runs."""
         return self._process.exitcode
 
     def poll(self):
-        """``returncode`` of now."""
+        """Return ``returncode``."""
         return self.returncode
 
     def wait(self, timeout=None):
-        """Wait for the end; the exit code."""
+        """Wait for the end, and return the exit code."""
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired(self._process.name, timeout)
         return self.returncode
 
     def communicate(self, timeout=None):
-        """Wait for the end; what it has written to both streams."""
+        """Wait for the end, and return what was written to both streams."""
         try:
             self.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -88,7 +88,7 @@ class Process:
         return self._out.read_text(), self._err.read_text()
 
     def send_signal(self, number):
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless the process has ended."""
         if self.returncode is None:
             os.kill(self.pid, number)
 
@@ -140,7 +140,7 @@ def script(path, *options, cwd=None, log=None, group=False, **environment):
 
 
 def call(path, *options, code=0, timeout=300, **kwargs):
-    """Run a script to its end, see ``script``; what it wrote to both streams."""
+    """Run a script to its end (see ``script``), and return both streams."""
     process = script(path, *options, **kwargs)
     out, err = process.communicate(timeout)
     assert process.returncode == code, out + err
@@ -148,8 +148,8 @@ def call(path, *options, code=0, timeout=300, **kwargs):
 
 
 def run_script(argv, place, group):
-    """In the new process: a script as Python itself would run it."""
-    # As from a terminal, whatever the tests were started from
+    """In the new process, run a script as Python itself would."""
+    # As from a terminal; a background job ignores SIGINT
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if group:
         os.setsid()
@@ -225,7 +225,7 @@ def _search_path():
 
 
 def _run(logs, environment, target, args):
-    """In the new process: redirect both streams, run, report an error."""
+    """In the new process, redirect both streams and call the target."""
     os.environ.update(environment)
     for stream, path in zip((1, 2), logs, strict=True):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -233,14 +233,14 @@ def _run(logs, environment, target, args):
     sys.stdout = open(1, "w", closefd=False)
     sys.stderr = open(2, "w", closefd=False)
     torch.set_num_threads(1)
-    # As without a server; a loader cannot pickle its pipelines
+    # The default without a server; a loader cannot pickle its pipelines
     multiprocessing.set_start_method("fork", force=True)
     try:
         target(*args)
     except SystemExit:
         raise
     except BaseException:
-        # SpeechBrain's hook logs it
+        # SpeechBrain replaces the hook to log the error
         sys.excepthook(*sys.exc_info())
         sys.stdout.flush()
         sys.stderr.flush()
@@ -249,7 +249,7 @@ def _run(logs, environment, target, args):
 
 
 def finish(process, seconds=TIMEOUT):
-    """Wait for the end of a process; its exit code, -9 where it was killed."""
+    """Wait for the end of a process, and return its exit code, -9 if killed."""
     process.join(seconds)
     if process.exitcode is None:
         process.kill()
@@ -259,7 +259,7 @@ def finish(process, seconds=TIMEOUT):
 
 
 def wait_for(condition, process, seconds=TIMEOUT):
-    """Wait until something is so while a process runs."""
+    """Wait until a condition holds while a process runs."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.exitcode is None, "ended before it could be killed"
@@ -268,7 +268,7 @@ def wait_for(condition, process, seconds=TIMEOUT):
 
 
 def join_group(meeting):
-    """Join the group of all ranks, where there are ranks."""
+    """Join the group of all ranks, if there are several."""
     if "RANK" in os.environ:
         distributed.init_process_group(
             "gloo",
@@ -292,7 +292,7 @@ def command_line(corpus, output, options):
 
 
 def prepare(corpus, output, options):
-    """What train.py does before training, alone."""
+    """Run the preparation of train.py without the training."""
     import train
 
     arguments = command_line(corpus, output, options)[1:]
@@ -302,7 +302,7 @@ def prepare(corpus, output, options):
 
 
 def run_recipe(corpus, output, options, kill_at=None, meeting=None):
-    """Run train.py; where wanted, kill it by SIGKILL at a moment.
+    """Run train.py, and kill it at a given moment if wanted.
 
     Arguments
     ---------
@@ -323,9 +323,9 @@ def run_recipe(corpus, output, options, kill_at=None, meeting=None):
     sys.argv = command_line(corpus, output, options)
     if meeting is not None:
         sys.argv.append("--distributed_backend=gloo")
-        # As torchrun would have it
+        # Instead of the rendezvous of torchrun
         train.init_group = lambda run_opts, timeout: join_group(meeting)
-    # Seconds of drawing and listing that no test here looks at
+    # Skip seconds of drawing and listing that no test reads
     train.sb.utils.logger.get_environment_description = str
     train.save_model = train.print_results = lambda *args: None
     train.write_results = lambda *args: {"calibration": {"temperature": 1}}
@@ -335,13 +335,13 @@ def run_recipe(corpus, output, options, kill_at=None, meeting=None):
 
 
 def _killed(brain, kill_at):
-    """A Brain that kills its process at a moment."""
+    """Derive a Brain that kills its process at a given moment."""
     what, epoch, *step = kill_at
 
     class Killed(brain):
         def on_fit_batch_start(self, batch, should_step):
             now = self.hparams.epoch_counter.current
-            # Whatever was to be saved after the step before has been
+            # By now the checkpoint of the step before is saved
             if what == "step" and [now, self.step - 1] == [epoch, *step]:
                 os.kill(os.getpid(), 9)
             super().on_fit_batch_start(batch, should_step)

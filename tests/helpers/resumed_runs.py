@@ -1,4 +1,4 @@
-"""Runs of the recipe that are killed and resumed, and what they leave."""
+"""Runs of the recipe that are killed and resumed, and comparisons of them."""
 
 import os
 
@@ -10,7 +10,7 @@ from speechbrain_dslstm.evaluation.results import read_rows
 
 
 def run(corpus, output, options, kill_at=None, ranks=None):
-    """Run the recipe, in one process or in several; the exit codes."""
+    """Run the recipe in one process or several, and check the exit codes."""
     output.mkdir(parents=True, exist_ok=True)
     log = output.parent / f"{output.name}.console"
     if ranks is None:
@@ -40,7 +40,7 @@ def run(corpus, output, options, kill_at=None, ranks=None):
 
 
 def states(output):
-    """All that the newest checkpoint holds, and what the run has logged."""
+    """Contents of the newest checkpoint, and the log of epochs."""
     checkpointer = Checkpointer(output / "save")
     newest = checkpointer.find_checkpoint().path
     found = {}
@@ -58,7 +58,7 @@ def states(output):
 
 
 def differences(one, other, where=""):
-    """Places where two nested states are not equal, bit for bit."""
+    """List the places where two nested states differ in a bit."""
     if isinstance(one, torch.Tensor):
         return [] if torch.equal(one, other) else [where]
     if isinstance(one, dict):

@@ -1,4 +1,4 @@
-"""What the processes of test_checkpoints.py and test_disk_full.py run."""
+"""Functions that test_checkpoints.py and test_disk_full.py run in processes."""
 
 import json
 import os
@@ -43,7 +43,7 @@ class State:
         self.counter.current = number
 
     def tensors(self):
-        """The tensors that hold it."""
+        """Tensors that hold the number."""
         moments = [
             value
             for state in self.optimizer.state.values()
@@ -52,7 +52,7 @@ class State:
         return [*self.model.parameters(), *moments]
 
     def get(self):
-        """The number; an error where not all hold the same."""
+        """Return the number, and check that all objects hold the same."""
         found = {self.counter.current}
         for tensor in self.tensors():
             found |= set(tensor.unique().tolist())
@@ -60,7 +60,7 @@ class State:
         return int(found.pop())
 
     def save(self, number, keep=2):
-        """Save a number."""
+        """Save a checkpoint of a number."""
         self.set(number)
         self.checkpointer.save_and_keep_only(
             meta={"number": number}, num_to_keep=keep
@@ -68,7 +68,7 @@ class State:
 
 
 def save_until_killed(folder, notes, meeting=None):
-    """Go on from the newest checkpoint and save, again and again.
+    """Resume from the newest checkpoint and save again and again.
 
     What has been loaded, and each number once it is saved, is noted in a
     file: the parent knows what must not be lost.
@@ -101,7 +101,7 @@ def recover(folder, answer, meeting=None):
 
 
 def save_on_a_full_disk(folder, answer, limit):
-    """Save where no file can grow beyond a size, then where it can."""
+    """Save with a limit on the size of files, then without."""
     state = State(folder)
     state.save(1)
     unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -123,7 +123,7 @@ def save_on_a_full_disk(folder, answer, limit):
 
 
 def time_saves(folder, answer, saves, keep):
-    """Seconds of each of many saves, all in one process."""
+    """Measure the seconds of many saves in one process."""
     state = State(folder, size=8)
     seconds = []
     for number in range(saves):

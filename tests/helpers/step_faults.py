@@ -1,4 +1,4 @@
-"""The recipe with faults in its training steps, as a process and its caller.
+"""Run the recipe with faults in its training steps; a script and its caller.
 
 As a script it is ``train.py`` up to the end of the training, with the faults
 that the environment variable FAULTS lists as JSON, such as
@@ -22,7 +22,7 @@ import processes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RECIPE = REPOSITORY / "recipes" / "emotion_recognition"
-# Nothing random in a step: two runs can then be compared bit for bit
+# Nothing random in a step, so that runs can be compared bit for bit
 SMALL = [
     "--corpus=synthetic",
     "--corpus_options={speakers: 10, sentences: 1}",
@@ -41,7 +41,7 @@ SMALL = [
 
 
 class Result:
-    """What a run leaves: exit code, console, log, epochs and hashes.
+    """Exit code, console, log, epochs and hashes of a finished run.
 
     Arguments
     ---------
@@ -60,12 +60,12 @@ class Result:
 
     @property
     def log(self):
-        """All that was logged in this folder."""
+        """Text of the log file."""
         return (self.output / "log.txt").read_text(encoding="utf-8")
 
     @property
     def epochs(self):
-        """The log of epochs, one row for each."""
+        """Rows of the log of epochs."""
         path = self.output / "save" / "epochs.jsonl"
         if not path.exists():
             return []
@@ -219,7 +219,7 @@ def finish(process, output, seconds=300):
     try:
         code = process.wait(seconds)
     except subprocess.TimeoutExpired:
-        # torchrun passes it on to its ranks, which a SIGKILL would leave
+        # torchrun passes SIGTERM on to its ranks; a SIGKILL would leave them
         process.terminate()
         process.wait(60)
         raise
@@ -300,7 +300,7 @@ def _digest(state):
 
 
 def _random_states():
-    """All that draws in a process, as text."""
+    """Digest of the random generators of this process."""
     import numpy as np
     import torch
 
@@ -314,7 +314,7 @@ def main():
     import torch
     import train as recipe
 
-    # Seconds of listing packages that no test here looks at
+    # Skip seconds of listing packages that no test reads
     sb.utils.logger.get_environment_description = str
     rank = int(os.environ.get("RANK", 0))
     faults = [
@@ -338,7 +338,7 @@ def main():
             return None
 
         def fit_batch(self, batch):
-            """One batch, unless it is left out."""
+            """Train on a batch, unless it is left out."""
             self.count += 1
             folder = Path(self.hparams.output_folder)
             marker = folder / f"step{rank}.part"
@@ -346,7 +346,7 @@ def main():
             marker.rename(folder / f"step{rank}")
             fault = self.active("omit")
             if fault is not None:
-                # As if there were no such clips; the schedule counts on
+                # The batch is dropped, but the schedule counts it
                 if self.step % self.grad_accumulation_factor == 0:
                     self.step_schedules()
                 return torch.tensor(float("nan"))
@@ -363,14 +363,14 @@ def main():
             return super().fit_batch(batch)
 
         def extract(self, batch, training):
-            """Features, one clip's NaN."""
+            """Extract features, those of one clip with a NaN."""
             streams = super().extract(batch, training)
             if training and self.active("features"):
                 streams["mel_x"].feats[0, 3, 5] = float("nan")
             return streams
 
         def compute_objectives(self, predictions, batch, stage):
-            """The loss, or a gradient, not finite."""
+            """Compute the loss, with a loss or gradient that is not finite."""
             loss = super().compute_objectives(predictions, batch, stage)
             if stage != sb.Stage.TRAIN:
                 return loss
@@ -380,12 +380,12 @@ def main():
             fault = self.active("gradient")
             if fault is not None:
                 weight = next(iter(self.hparams.model.parameters())).flatten()
-                # Zero, with an infinite slope
+                # A term of zero with an infinite slope
                 loss = loss + (weight[0] - weight[0].detach()).sqrt()
             return loss
 
         def on_stage_start(self, stage, epoch=None):
-            """A bit of a weight that flips, a signal."""
+            """Change a weight or send a signal before validation."""
             super().on_stage_start(stage, epoch)
             if stage == sb.Stage.VALID:
                 self.before = _random_states()
@@ -399,7 +399,7 @@ def main():
                     os.kill(os.getpid(), signal.SIGTERM)
 
         def on_stage_end(self, stage, *args):
-            """Whether an evaluation has drawn random numbers."""
+            """Record whether the evaluation has drawn random numbers."""
             super().on_stage_end(stage, *args)
             if stage == sb.Stage.VALID:
                 # The test subset has been scored, too, and a checkpoint saved
@@ -409,7 +409,7 @@ def main():
                     file.write(f"{drawn}\n")
 
         def on_fit_start(self):
-            """Signals while the weights are being written."""
+            """Arrange signals during the save of the weights."""
             super().on_fit_start()
 
             def trap(*_):
@@ -420,7 +420,7 @@ def main():
             self.hparams.model.register_state_dict_post_hook(trap)
 
         def fit(self, *args, **kwargs):
-            """Train, write what came out, and end."""
+            """Train, write the hashes, and end the process."""
             if any(fault["kind"] == "signal before" for fault in faults):
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(60)
@@ -435,7 +435,7 @@ def main():
             sys.exit(0)
 
     if any(fault["kind"] == "unguarded" for fault in faults):
-        # SpeechBrain's own loop
+        # Use SpeechBrain's own methods
         for name in ("check_loss_isfinite", "on_fit_batch_start"):
             setattr(Faulty, name, getattr(sb.Brain, name))
 
@@ -452,7 +452,7 @@ def main():
 
 
 def _fix_batches(recipe, sizes):
-    """Global batches of the same clips, however many ranks share them."""
+    """Fix the global batches, for any number of ranks."""
     import torch
 
     load, world = recipe.load_hparams, int(os.environ.get("WORLD_SIZE", 1))

@@ -1,4 +1,4 @@
-"""Hostile audio: a typed error or the right answer, soon and in little memory.
+"""Hostile audio gives a typed error or the right answer, fast and in little memory.
 
 Every file of ``hostile_files`` goes through every entry point in one process
 beside this one (``audio_worker``), which measures time and memory; each test
@@ -38,7 +38,7 @@ WORKER = REPOSITORY / "tests" / "helpers" / "audio_worker.py"
 ENTRIES = ["file", "onnx", "list", "folder", "command", "manifest", "loader"]
 SECONDS = 2.0
 MEGABYTES = 200
-# What they are to files that are audio, but not speech
+# Entries that accept audio without speech
 RECIPE = ("manifest", "loader")
 
 
@@ -56,13 +56,13 @@ def shipped():
 
 @pytest.fixture(scope="module")
 def exported(shipped, tmp_path_factory):
-    """Its ONNX file."""
+    """The ONNX file of the shipped model."""
     return export_onnx(shipped, tmp_path_factory.mktemp("onnx") / "m.onnx")
 
 
 @pytest.fixture(scope="module")
 def reports(speech, exported, recordings, tmp_path_factory):
-    """What each entry point made of each file."""
+    """Run the worker; its answer for each entry point and file."""
     folder = tmp_path_factory.mktemp("hostile")
     paths = hostile.write_all(folder, speech)
     good = recordings[1:4]
@@ -104,7 +104,7 @@ def expected(shipped, speech):
 
 
 def check_answer(found, wanted, expected):
-    """The right answer: that of the speech."""
+    """Check that the answer is that of the speech."""
     label, posteriors = expected
     assert "label" in found, found
     difference = torch.tensor(found["posteriors"]).exp() - posteriors.exp()
@@ -116,7 +116,7 @@ def check_answer(found, wanted, expected):
 @pytest.mark.parametrize("entry", ENTRIES)
 @pytest.mark.parametrize("name", names())
 def test_every_file(reports, expected, entry, name):
-    """The right answer or an error that says which file and why."""
+    """Each file gives the right answer, or an error with its name and the reason."""
     _, wanted = hostile.FILES[name]
     found = reports[entry, name]
     assert "crash" not in found, found
@@ -126,7 +126,7 @@ def test_every_file(reports, expected, entry, name):
         if isinstance(wanted, hostile.Refusal):
             assert found["others"] == others
         else:
-            # Another batch, other last bits
+            # The last bits depend on the batch
             assert np.abs(np.subtract(found["others"], others)).max() < 1e-4
     if isinstance(wanted, hostile.Answer):
         if entry in RECIPE:
@@ -139,7 +139,7 @@ def test_every_file(reports, expected, entry, name):
         return
     assert "label" not in found, found
     if entry == "folder" and found["error"] is None:
-        # Neither an ending of audio nor there at all; a folder is searched
+        # A search of the folder skips files that are missing or not audio
         assert name in SKIPPED or len(name) > 255 or "\0" in name
         return
     if entry == "manifest":
@@ -158,7 +158,7 @@ SKIPPED = {"text.txt", "no_header.raw", "folder.wav", "missing.wav"}
 
 @pytest.mark.parametrize("name", names())
 def test_window_by_window(reports, name):
-    """What is refused whole is refused in windows; hours of it are read."""
+    """A file refused whole is refused in windows, too; only length is no fault."""
     _, wanted = hostile.FILES[name]
     found = reports["long", name]
     assert "crash" not in found, found
@@ -168,7 +168,7 @@ def test_window_by_window(reports, name):
         return
     assert "label" not in found and found["error"]
     if wanted is hostile.LONG:
-        # Ten hours of silence: their time is that of reading them
+        # Reading ten hours of silence takes longer
         assert found["segments"] == hostile.HOURS * 600
         assert found["seconds"] < 60 and "silence" in found["error"]
     else:
@@ -176,7 +176,7 @@ def test_window_by_window(reports, name):
 
 
 def test_unreadable_files(speech):
-    """Not ours to read: as nobody, where the tests run as root."""
+    """A file without permission; root becomes nobody to test it."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         path = Path(folder, "secret.wav")
@@ -192,7 +192,7 @@ def test_unreadable_files(speech):
         finally:
             os.seteuid(user)
         path.chmod(0o600)
-    # Root's own unreadable file: a regular one whose reads fail
+    # A regular file whose reads fail for root, too
     with pytest.raises(AudioError, match="cannot read audio from /proc"):
         load_audio("/proc/self/mem")
 
@@ -203,9 +203,9 @@ def test_one_hierarchy():
 
 
 def test_a_grouping_without_the_bad_ones(shipped, recordings, tmp_path):
-    """A bad file between twenty good ones changes no bit of theirs."""
+    """Bad files among twenty good ones change no bit of their answers."""
     good = recordings[:20]
-    # Headers are sound, so that only reading them shows what they are
+    # Sound headers, so that only decoding finds the NaN
     bad = []
     for number in range(5):
         wav, rate = soundfile.read(good[4 * number])
@@ -222,7 +222,7 @@ def test_a_grouping_without_the_bad_ones(shipped, recordings, tmp_path):
 @pytest.mark.parametrize(("odd", "common"), [(22049, 22050), (44101, 44100)])
 @pytest.mark.parametrize("hertz", [220, 3000])
 def test_odd_rates_are_right(odd, common, hertz, tmp_path):
-    """The same tone as at the common rate beside them."""
+    """A tone at an odd rate equals the tone at the common rate next to it."""
     waves = []
     for rate in (odd, common):
         time = np.arange(2 * rate) / rate
@@ -255,7 +255,7 @@ def test_odd_rates_give_the_same_emotion(shipped, speech, expected, tmp_path):
 
 
 def test_the_limit_is_an_option(shipped, recordings, tmp_path):
-    """Longer than a minute: an error that says what to do, or the option."""
+    """More than a minute is an error with advice, unless the option allows it."""
     files = recordings[:30]
     wavs = [soundfile.read(path)[0] for path in files]
     path = tmp_path / "long.flac"
@@ -333,7 +333,7 @@ def test_the_item_is_named_and_padding_may_be_anything(
 
 
 def test_a_stream_goes_on_after_a_bad_chunk(shipped, speech):
-    """What was refused was not heard."""
+    """A refused chunk leaves the state of the stream as it was."""
     model = with_normalization(shipped.mods.embedding_model, "running")
     wav = torch.from_numpy(speech).float()
     clean, tried = EmotionStream(model), EmotionStream(model)
@@ -348,7 +348,7 @@ def test_a_stream_goes_on_after_a_bad_chunk(shipped, speech):
 
 @pytest.mark.parametrize("fault", BAD)
 def test_the_graph_itself_gives_no_label(exported, speech, fault):
-    """A graph cannot raise: NaN for the bad item, the other as it was."""
+    """A graph cannot raise: a bad item gives NaN, and its neighbour is unchanged."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(exported)
@@ -362,7 +362,7 @@ def test_the_graph_itself_gives_no_label(exported, speech, fault):
 
 
 def test_the_graph_of_a_step_gives_no_label(shipped, speech, tmp_path):
-    """Its stream stays spoiled; the one beside it does not."""
+    """A stream with a bad chunk gives NaN from then on; its neighbour is unchanged."""
     import onnxruntime
 
     running = shipped.with_normalization("running")

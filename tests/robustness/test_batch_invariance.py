@@ -1,4 +1,4 @@
-"""Numbers that hold: in any batch, at any length, precision, thread or run.
+"""Answers depend on no batch, length, thread count or run, and little on precision.
 
 The model is the one that comes with the package.
 """
@@ -46,7 +46,7 @@ def files(recordings):
 
 @pytest.fixture(scope="module")
 def clips(files):
-    """Their waveforms."""
+    """Waveforms of the files."""
     return [load_audio(path) for path in files]
 
 
@@ -64,13 +64,13 @@ def small(n_classes=3):
 
 
 def logits(model, wavs, counts=None):
-    """Fused logits, before anything that could hide a difference."""
+    """Compute fused logits; a softmax could hide a difference."""
     with torch.no_grad():
         return model.fuse(model(wavs, counts, return_branches=True)[1])
 
 
 def random_sets(draw, clips, number):
-    """Sets of a clip, its partners 100 times louder, in any order."""
+    """Yield batches of a clip and partners 100 times louder, in random order."""
     for _ in range(number):
         size = draw.randint(2, 6)
         wavs = []
@@ -88,7 +88,7 @@ def random_sets(draw, clips, number):
 
 
 def check_sets(model, clips, number, tolerance, dtype, seed):
-    """Logits alone equal those in the batch, whatever fills the padding."""
+    """Check that logits of a clip alone equal those in a batch, for any padding."""
     print(f"seed {seed}")
     draw, worst = random.Random(seed), 0.0
     for place, wavs in random_sets(draw, clips, number):
@@ -113,7 +113,7 @@ def test_batch_invariance(shipped, clips):
 
 
 def test_batch_invariance_in_float64(clips):
-    """What is left in float32 is rounding: it goes with the precision."""
+    """The difference in float32 is rounding, because float64 has next to none."""
     model = small().double().eval()
     for branch in model.branches.values():
         branch.head.weight.data *= 20
@@ -122,7 +122,7 @@ def test_batch_invariance_in_float64(clips):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_no_gradient_in_the_padding(clips, training):
-    """Exactly zero, also where batch norm joins the items of a batch."""
+    """The gradient is exactly zero, even though batch norm joins a batch's items."""
     model = small().train(training)
     counts = torch.tensor([9000, 20000, 700, 12345])
     wavs = torch.stack(
@@ -137,7 +137,7 @@ def test_no_gradient_in_the_padding(clips, training):
 
 
 def test_parameter_gradients_of_a_batch(clips):
-    """A padded batch learns what its items teach one by one."""
+    """Gradients of a padded batch are the sum of its items' gradients."""
     model = small().double().eval()
     wavs = [clips[0][:9000].double(), clips[1][:15000].double() * LOUDER]
     counts = torch.tensor([9000, 15000])
@@ -159,9 +159,9 @@ def test_parameter_gradients_of_a_batch(clips):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_gradcheck_of_the_whole_model(clips, training):
-    """From the waveforms, and from every parameter, in float64."""
+    """Check gradients of the waveforms and of every parameter in float64."""
     model = small().double().train(training)
-    # Rather rough: no logarithm at its floor, no two frames alike
+    # Noise, so that no logarithm is at its floor and no two frames are alike
     wavs = torch.stack([clips[0][2000:9000], clips[1][3000:10000]]).double()
     wavs = (wavs + 0.05 * torch.randn_like(wavs)).requires_grad_()
     for k, stream in enumerate(model.streams.values()):
@@ -178,7 +178,7 @@ def test_gradcheck_of_the_whole_model(clips, training):
 
     def run(wavs, *values):
         state = dict(zip(names, values, strict=True))
-        # Running statistics of batch norm must not go on
+        # Running statistics of batch norm must not change
         state |= {name: b.clone() for name, b in buffers.items()}
         return torch.func.functional_call(model, state, (wavs, counts))
 
@@ -194,7 +194,7 @@ def test_gradcheck_of_the_whole_model(clips, training):
 
 
 def test_gradcheck_of_the_cell():
-    """Every entry of the Jacobian of the layer itself."""
+    """Check every entry of the layer's Jacobian."""
     layer = DSLSTM(3, 4, hidden_size=3, num_layers=2).double()
     x = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
     y = torch.randn(2, 4, 4, dtype=torch.float64, requires_grad=True)
@@ -211,7 +211,7 @@ def test_gradcheck_of_the_cell():
 
 
 def test_an_hour_of_the_recurrence(shipped):
-    """Float32 against float64 over the 28,125 steps of 128 ms of an hour."""
+    """Compare float32 with float64 over an hour: 28,125 steps of 128 ms."""
     branch = shipped.mods.embedding_model.branches["spectrogram"]
     layer = copy.deepcopy(branch.ds_lstm)
     steps = round(HOUR / 0.128)
@@ -230,13 +230,13 @@ def test_an_hour_of_the_recurrence(shipped):
     # up to 24,000: its own last bits (3e-4 of it) never reach an output
     difference = (state[1] - exact_state[1]).abs()
     assert (difference / exact_state[1].abs().clamp(min=1)).max() < 1e-3
-    # No drift: the end is no worse than the beginning
+    # Without drift, the end is as exact as the beginning
     tenth = steps // 10
     assert worst[-tenth:].mean() < 2 * worst[:tenth].mean() + 1e-7
 
 
 def test_an_hour_of_a_stream(shipped, files):
-    """The whole chain, streamed: the posterior of float32 and of float64."""
+    """Compare streamed posteriors of the whole chain in float32 and float64."""
     minutes = 60 if NIGHT else 5
     model = with_normalization(shipped.mods.embedding_model, "running")
     exact = copy.deepcopy(model).double()
@@ -253,7 +253,7 @@ def test_an_hour_of_a_stream(shipped, files):
 
 
 def test_bfloat16(shipped, emodb_folder):
-    """Under autocast, as ``precision: bf16`` has it: no Inf, 99 % the same."""
+    """Autocast of ``precision: bf16`` gives finite answers, 99 % of them the same."""
     emodb_files = sorted(emodb_folder.glob("*.flac"))
     model = shipped.mods.embedding_model
     rough = EmotionClassifier.from_model(
@@ -310,11 +310,11 @@ print(digest.hexdigest())
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_same_bits_run_to_run(files, threads):
-    """Two processes: inference, and the weights after two training steps."""
+    """Two processes agree in answers and in weights after two training steps."""
     command = [sys.executable, "-c", RUN, str(threads)]
     command += map(str, files[:3])
     root = Path(__file__).resolve().parents[2]
-    # Threads that wait for each other must not burn what the others need
+    # Waiting threads must not take processor time from the others
     environment = {
         **os.environ,
         "PYTHONPATH": str(root),
@@ -336,7 +336,7 @@ def test_the_same_bits_run_to_run(files, threads):
 
 
 def random_states():
-    """A digest of every generator that something could draw from."""
+    """Digests of the states of the random generators."""
     parts = [
         str(random.getstate()),
         str(np.random.get_state()[1].tolist() + [np.random.get_state()[2]]),
@@ -346,7 +346,7 @@ def random_states():
 
 
 def test_evaluation_draws_no_random_number(shipped, files, clips):
-    """Not in a file, a folder, a long one, a stream, nor with dropout."""
+    """This holds for files, folders, long files, streams and modules with dropout."""
     model = small().eval()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -370,7 +370,7 @@ def test_evaluation_draws_no_random_number(shipped, files, clips):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_validation_draws_no_random_number(tmp_path, workers):
-    """In the recipe: else training would depend on what is evaluated."""
+    """In the recipe, training must not depend on what is evaluated."""
     options = [f"--num_workers={workers}", "--test_every_epoch=True"]
     result = step_faults.train(tmp_path / "corpus", tmp_path / "run", *options)
     assert result.code == 0, result.console

@@ -1,4 +1,4 @@
-"""Kills, damage and a wrong clock: a run goes on from a whole checkpoint."""
+"""A run resumes from an intact checkpoint after kills, damage and a wrong clock."""
 
 import json
 import logging
@@ -18,14 +18,14 @@ from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_dslstm.training import CheckpointError
 
-# Kills of each kind: what is promised, and ten times as many at night
+# Kills of each kind
 KILLS = 300 if NIGHT else 30
-# Every one of them waits for the disk eight times
+# Each save waits for the disk eight times
 SAVES = 1000 if NIGHT else 200
 
 
 def noted(path):
-    """The last number that a process has noted as loaded or saved."""
+    """The last number that a process has recorded as loaded or saved."""
     lines = path.read_text().split("\n") if path.exists() else []
     return int(lines[-2]) if len(lines) > 1 else None
 
@@ -66,7 +66,7 @@ def test_killed_while_saving(tmp_path, ranks):
         assert len(resumed) == 1, "the ranks differ"
         assert resumed.pop() in (last, last + 1), f"kill {number}, seed {seed}"
         time.sleep(draw.uniform(0, 0.1))
-        # All at once, or the one that writes, or one that waits, first
+        # In random order: the writing rank or a waiting one dies first
         for process in draw.sample(started, ranks):
             os.kill(process.pid, signal.SIGKILL)
         assert [processes.finish(one) for one in started] == [-9] * ranks
@@ -102,7 +102,7 @@ def empty(path):
 
 
 def scribble(path):
-    """Overwrite a file with what is no text."""
+    """Overwrite a file with bytes that are not text."""
     path.write_bytes(b"\xff\x00" * 40)
 
 
@@ -123,7 +123,7 @@ DAMAGE = {
     "hashes cut": (cut, "SHA256SUMS"),
     "folder empty": (lambda p: [f.unlink() for f in p.parent.iterdir()], "x"),
 }
-# Where there are no hashes, nothing can tell a changed digit
+# Without hashes, a changed digit cannot be detected
 STOCK = [
     name
     for name in DAMAGE
@@ -144,7 +144,7 @@ def warnings(caplog):
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_newest_is_damaged(tmp_path, damage, caplog):
-    """One warning that names it; the one before is loaded, and whole."""
+    """One warning names the damaged checkpoint, and the one before is loaded."""
     state = saving.State(tmp_path)
     for number in (1, 2, 3):
         state.save(number, keep=3)
@@ -156,7 +156,7 @@ def test_newest_is_damaged(tmp_path, damage, caplog):
     caplog.clear()
     found = again.checkpointer.recover_if_possible()
     assert again.get() == 2 and found.meta["number"] == 2
-    # Nothing that follows in this process repeats the warning
+    # The warning is not repeated in this process
     again.checkpointer.find_checkpoint(max_key="number")
     again.save(4)
     assert again.checkpointer.recover_if_possible().meta["number"] == 4
@@ -167,7 +167,7 @@ def test_newest_is_damaged(tmp_path, damage, caplog):
 
 @pytest.mark.parametrize("damage", STOCK)
 def test_newest_of_speechbrains_own_is_damaged(tmp_path, damage, caplog):
-    """Without hashes, what is cut, missing or no longer a zip is noticed."""
+    """Without hashes, files that are cut, missing or no zip are still noticed."""
     state = saving.State(tmp_path)
     stock = Checkpointer(tmp_path, state.checkpointer.recoverables)
     for number in (1, 2):
@@ -187,7 +187,7 @@ def test_newest_of_speechbrains_own_is_damaged(tmp_path, damage, caplog):
 
 
 def test_two_ranks_use_the_same_one(tmp_path):
-    """Which the first of them has chosen."""
+    """Both ranks load the checkpoint that the first one has chosen."""
     state = saving.State(tmp_path / "save")
     for number in (1, 2):
         state.save(number)
@@ -213,7 +213,7 @@ def test_two_ranks_use_the_same_one(tmp_path):
 
 
 def test_all_are_damaged(tmp_path):
-    """Not a new run without a word."""
+    """An error is raised; the run does not start anew silently."""
     state = saving.State(tmp_path)
     for number in (1, 2):
         state.save(number)
@@ -231,7 +231,7 @@ def test_all_are_damaged(tmp_path):
 
 
 def test_the_last_intact_one_is_not_deleted(tmp_path):
-    """Whatever is asked for."""
+    """Even if fewer are to be kept."""
     state = saving.State(tmp_path)
     for number in (1, 2, 3):
         state.save(number, keep=3)
@@ -244,11 +244,11 @@ def test_the_last_intact_one_is_not_deleted(tmp_path):
 
 
 def test_killed_while_one_is_replaced(tmp_path):
-    """A checkpoint saved again under its name is there at every moment."""
+    """While a checkpoint is replaced, one of the two is always there."""
     state = saving.State(tmp_path)
     state.set(1)
     state.checkpointer.save_checkpoint(name="best")
-    # As it is between the two renames
+    # The state between the two renames
     os.rename(tmp_path / "CKPT+best", tmp_path / "REPLACED+best")
     shutil.copytree(tmp_path / "REPLACED+best", tmp_path / "SAVING+best")
     again = saving.State(tmp_path)
@@ -258,7 +258,7 @@ def test_killed_while_one_is_replaced(tmp_path):
 
 @pytest.mark.parametrize("back", [1, 3600, 10 * 365 * 86400])
 def test_clock_steps_back(tmp_path, monkeypatch, back):
-    """The newest is the one saved last; the one before goes first."""
+    """The checkpoint saved last is the newest, whatever the clock says."""
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now)
     state = saving.State(tmp_path)
@@ -266,7 +266,7 @@ def test_clock_steps_back(tmp_path, monkeypatch, back):
     now -= back
     for number in (2, 3):
         state.save(number)
-    # Another process, whose clock is as wrong
+    # Another process with the same wrong clock
     again = saving.State(tmp_path)
     again.checkpointer.recover_if_possible()
     assert again.get() == 3
@@ -274,7 +274,7 @@ def test_clock_steps_back(tmp_path, monkeypatch, back):
     assert [
         c.meta["number"] for c in again.checkpointer.list_checkpoints()
     ] == [4]
-    # SpeechBrain's own reads the same order
+    # SpeechBrain's own checkpointer finds the same order
     stock = Checkpointer(tmp_path, again.checkpointer.recoverables)
     again.set(0)
     stock.recover_if_possible()
@@ -283,7 +283,7 @@ def test_clock_steps_back(tmp_path, monkeypatch, back):
 
 @pytest.mark.parametrize("keep", [2, 1000])
 def test_save_1000_costs_as_save_1(tmp_path, keep):
-    """Two are kept, or all."""
+    """This holds if two checkpoints are kept, and if all are."""
     answer = tmp_path / "seconds"
     process = processes.start(
         saving.time_saves, tmp_path / "save", answer, SAVES, keep

@@ -1,4 +1,4 @@
-"""Two ranks: the numbers of one process, and an end when one is lost."""
+"""Two ranks compute the numbers of one process, and end when one is lost."""
 
 import os
 import re
@@ -8,7 +8,7 @@ import pytest
 import step_faults
 from nightly import at_night
 
-# torchrun itself gives a process this long before it kills it
+# Seconds that torchrun gives a process before it kills it
 LAUNCHER_SECONDS = 30
 TIMEOUT = 10
 
@@ -29,7 +29,7 @@ def corpus(tmp_path_factory):
     ids=["even", "uneven", "weights"],
 )
 def test_two_ranks_are_one_process(corpus, tmp_path, sizes, options):
-    """On the same global batches; the batch norms see padding and both."""
+    """Same global batches, with padding, and batch norm over both ranks."""
     fault = {"kind": "global batch", "sizes": sizes}
     options = [*options, "--number_of_epochs=3", "--eval_batch_size=3"]
     found = [
@@ -47,14 +47,14 @@ def test_two_ranks_are_one_process(corpus, tmp_path, sizes, options):
             expected["train_loss"], abs=1e-5
         )
         assert row["valid"] == pytest.approx(expected["valid"], abs=1e-5)
-    # Training did something
+    # The training changed something
     assert abs(one[0]["train_loss"] - one[2]["train_loss"]) > 1e-3
     assert found[1].hashes(0) == found[1].hashes(1)
 
 
 @pytest.mark.parametrize("how", ["kill", at_night("raise"), at_night("hang")])
 def test_a_lost_rank_ends_the_job(corpus, tmp_path, how):
-    """Non-zero, within the timeout, with the last checkpoint and no process."""
+    """The job fails within the timeout, keeps its checkpoint, leaves no process."""
     fault = {"kind": "process", "step": 5, "rank": 1, "how": how}
     options = [f"--ddp_timeout={TIMEOUT}"]
     process = step_faults.start(
@@ -72,7 +72,7 @@ def test_a_lost_rank_ends_the_job(corpus, tmp_path, how):
     said = {
         "kill": "Signal 9",
         "raise": "ZeroDivisionError",
-        # gloo words it as it finds the other rank
+        # The wording depends on what gloo finds first
         "hang": "timed out|timeout|closed by peer",
     }
     assert re.search(said[how], result.console, re.IGNORECASE)

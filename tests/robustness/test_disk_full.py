@@ -1,4 +1,4 @@
-"""A full disk: a clear error, nothing lost, and the same command goes on.
+"""A full disk gives a clear error, nothing is lost, and the same command resumes.
 
 A file that may not grow (RLIMIT_FSIZE) and a device that is full (/dev/full)
 fail as a full disk does, in the middle of a write.
@@ -25,7 +25,7 @@ from speechbrain_dslstm.training import CheckpointError
 
 @pytest.mark.parametrize("limit", [0, 50, 1000, 100_000, 300_000, 500_000])
 def test_checkpoint(tmp_path, limit):
-    """The one before is intact and used; the next save finds room."""
+    """The earlier checkpoint stays intact, and a later save with room succeeds."""
     answer = tmp_path / "answer"
     log = tmp_path / "log"
     process = processes.start(
@@ -48,7 +48,7 @@ def write_to_full(obj, path):
 
 
 def test_checkpoint_on_a_full_device(tmp_path):
-    """The system's own words are in the message."""
+    """The message contains the error of the system."""
     state = saving.State(tmp_path)
     state.save(1)
     state.checkpointer.add_recoverable(
@@ -70,13 +70,13 @@ def limited(function, limit, answer):
         function()
     except OSError as error:
         said = f"{type(error).__name__} {error}"
-    # The answer itself needs room
+    # The answer needs room, too
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     Path(answer).write_text(said)
 
 
 def fork(function, limit, answer):
-    """``limited`` in a process of its own."""
+    """Run ``limited`` in a process of its own."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -103,7 +103,7 @@ ENTRY = {
 
 @pytest.mark.parametrize("limit", [0, 100, 5000])
 def test_manifest(tmp_path, limit):
-    """The error names the file, which is what it was."""
+    """The error names the file, whose content stays as it was."""
     path = tmp_path / "save" / "train.json"
     write_manifest(path, {"a": ENTRY})
     many = {f"a{n}": ENTRY for n in range(100)}
@@ -118,7 +118,7 @@ def test_manifest(tmp_path, limit):
 
 @pytest.mark.parametrize("room", [0, 1, 40, 79])
 def test_log(tmp_path, room):
-    """A row is there whole or not at all, and the next one is readable."""
+    """A row is written whole or not at all, and the next one is readable."""
     path = tmp_path / "epochs.jsonl"
     append_row(path, {"epoch": 1, "text": "x" * 50})
     before = path.read_bytes()
@@ -157,7 +157,7 @@ print(double(3.0))
 
 @pytest.mark.parametrize("limit", [0, 100])
 def test_compiled_code(tmp_path, limit):
-    """What numba has compiled runs, though it cannot be kept."""
+    """Code that numba cannot store runs all the same."""
     script = tmp_path / "script.py"
     script.write_text(COMPILE.format(limit=limit))
     done = subprocess.run(
@@ -172,7 +172,7 @@ def test_compiled_code(tmp_path, limit):
 
 
 def test_cut_line_of_a_log(tmp_path, caplog):
-    """As a power failure leaves it: named, left out, and written after."""
+    """After a power failure an incomplete line is named and left out."""
     path = tmp_path / "epochs.jsonl"
     append_row(path, {"epoch": 1})
     with open(path, "ab") as file:
@@ -183,14 +183,14 @@ def test_cut_line_of_a_log(tmp_path, caplog):
 
 
 def run_limited(corpus, output, options, limit):
-    """The recipe, where no file can grow beyond a size."""
+    """Run the recipe with a limit on the size of files."""
     most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
     processes.run_recipe(corpus, output, options)
 
 
 def test_recipe(tmp_path):
-    """A run stops with an error; where there is room, it ends as ever."""
+    """A run stops with an error; with room, the same command completes it."""
     corpus, options = tmp_path / "corpus", ["--ckpt_interval_steps=0"]
     run(corpus, tmp_path / "whole", options)
     checkpoint = next((tmp_path / "whole" / "save").glob("CKPT*"))

@@ -1,4 +1,4 @@
-"""IEMOCAP as copies of it are: what is used, and why the rest is not.
+"""Real copies of IEMOCAP: which turns are used, and why others are not.
 
 The golden file is what ``python tests/robustness/test_iemocap_quirks.py``
 prints; it was read line by line against ``tests/corpora/miniature.py``.
@@ -43,7 +43,7 @@ def test_the_golden_manifest_and_report(tree):
 
 
 def test_every_turn_is_used_or_reported(tree):
-    """And the report names a line on which the turn stands."""
+    """The report names the line of the turn."""
     entries, left_out = read(tree)
     seen = set(entries)
     for row in left_out:
@@ -64,7 +64,7 @@ def test_every_turn_is_used_or_reported(tree):
 
 
 def test_all_kinds_of_reasons(tree):
-    """What was left out is left out for what is wrong with it."""
+    """Each turn is left out for its own fault."""
     _, left_out = read(tree)
     counts = Counter(
         row["reason"].split(":")[0].split(" (")[0] for row in left_out
@@ -89,7 +89,7 @@ def test_all_kinds_of_reasons(tree):
 
 
 def test_the_same_from_above_and_again(tree):
-    """Paths with spaces; the order of the files on disk does not matter."""
+    """Paths may have spaces, and the order of files on disk does not matter."""
     entries, left_out = read(tree)
     assert read(tree) == (entries, left_out)
     renamed = tree.rename(tree.with_name("IEMOCAP_full_release"))
@@ -110,7 +110,7 @@ def test_options_are_reasons_too(tree):
 
 
 def test_nothing_else_is_warned_of(tree, caplog):
-    """A warning for each kind of trouble, none for labels that are not used."""
+    """Each kind of fault gives a warning; labels that are not used give none."""
     with caplog.at_level(logging.WARNING):
         read(tree)
     assert len(caplog.messages) == 9

@@ -1,4 +1,4 @@
-"""NaN and Inf in training: found, reported, undone, and never saved."""
+"""NaN and Inf in training are found, reported, undone and never saved."""
 
 import pytest
 import step_faults
@@ -55,7 +55,7 @@ def test_healthy_runs_are_those_of_speechbrain(corpus, healthy, tmp_path):
 def test_a_skipped_step_leaves_nothing(
     corpus, healthy, without_third, tmp_path, kind, value, says
 ):
-    """Bit for bit as if the batch had not been there."""
+    """The result equals, bit for bit, that of a run without the batch."""
     fault = {"kind": kind, "step": 3, "value": value}
     result = train(corpus, tmp_path, faults=[fault])
     assert result.code == 0, result.console
@@ -66,7 +66,7 @@ def test_a_skipped_step_leaves_nothing(
 
 
 def test_one_bad_part_of_an_accumulated_step(corpus, tmp_path):
-    """Of three batches to a step the second is bad: the step is left out."""
+    """The second of three accumulated batches is bad: the whole step is skipped."""
     runs = [
         (tmp_path / "bad", {"kind": "features", "step": 2}),
         (tmp_path / "omitted", {"kind": "omit", "step": 1, "last": 3}),
@@ -84,7 +84,7 @@ def test_one_bad_part_of_an_accumulated_step(corpus, tmp_path):
     assert bad.code == omitted.code == 0, bad.console + omitted.console
     assert bad.hashes() == omitted.hashes()
     (line,) = [x for x in bad.log.splitlines() if "is skipped" in x]
-    # The bad part's utterances only
+    # Only the utterances of the bad batch are named
     assert "epoch 1, batch 3" in line and 1 <= line.count("_s1") <= 4
 
 
@@ -117,7 +117,7 @@ def test_one_bad_part_of_an_accumulated_step(corpus, tmp_path):
 def test_a_stop_keeps_the_checkpoint(
     corpus, healthy, tmp_path, options, faults, says
 ):
-    """Epoch 2 fails; the best is epoch 1's, and the fault gone all goes on."""
+    """Epoch 2 fails: epoch 1's checkpoint stays, and without the fault it resumes."""
     options = ["--selection_start=0.0", "--ckpt_interval_steps=1", *options]
     result = train(corpus, tmp_path, *options, faults=faults)
     assert result.code == 1, result.console
@@ -127,7 +127,7 @@ def test_a_stop_keeps_the_checkpoint(
         (result.output / "save" / name / "CKPT.yaml").read_text()
         for name in result.checkpoints
     ]
-    # The best epoch, and steps of the next, all of them finite
+    # Checkpoints of the best epoch and of steps after it, all finite
     assert sum("score: " in meta for meta in metas) == 1
     assert any("epoch: 1\n" in meta for meta in metas)
     for path in (result.output / "save").glob("CKPT*/*.ckpt"):
@@ -142,14 +142,14 @@ def test_a_stop_keeps_the_checkpoint(
 
 
 class _Holder:
-    """What has a state."""
+    """An object with a given state."""
 
     def __init__(self, state):
         self.state_dict = lambda: state
 
 
 def test_two_ranks_decide_alike(corpus, tmp_path):
-    """Faults on one rank alone: the other skips too, and neither hangs."""
+    """A fault on one rank makes both skip the step, and neither hangs."""
     faults = [
         {"kind": "loss", "step": 1, "rank": 0, "value": "inf"},
         {"kind": "features", "step": 2, "rank": 1},
@@ -163,7 +163,7 @@ def test_two_ranks_decide_alike(corpus, tmp_path):
     assert len(lines) == 3
     assert "the loss is inf; utterances of rank 0: spk" in lines[0]
     assert "rank 1" not in lines[0] and lines[0].count("_s1") == 4
-    # Batch norm over the ranks carries a NaN to the other one's loss
+    # Batch norm over the ranks carries the NaN to the other rank's loss
     assert "the loss is nan; utterances of rank 0: spk" in lines[1]
     assert "; rank 1: spk" in lines[1] and lines[1].count("_s1") == 7
     assert "gradients are NaN or Inf; utterances of rank 0" in lines[2]
@@ -175,7 +175,7 @@ def test_unknown_mode():
 
 
 class _Scaler:
-    """A gradient scaler at some scale; a CPU has no real one."""
+    """Stand-in for a gradient scaler, because a CPU has none."""
 
     def __init__(self, scale):
         self.get_scale = lambda: scale
@@ -191,14 +191,14 @@ def test_overflow_is_the_scalers_while_it_can_sink(scale, bad):
     guard.start(["clip"])
     assert guard.is_bad(overflowed, _Scaler(scale)) is bad
     assert guard.is_bad(overflowed) is True
-    # A loss is never its business
+    # The scaler is not responsible for the loss
     guard.check_loss(torch.tensor(float("nan")))
     assert guard.is_bad([], _Scaler(scale)) is True
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_a_real_scaler_recovers_from_overflow():
-    """It halves its scale, and the guard counts no bad step."""
+    """The scaler halves its scale, and the guard counts no bad step."""
     model = torch.nn.Linear(4, 1, device="cuda")
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     scaler = torch.amp.GradScaler("cuda", init_scale=2.0**40)
@@ -220,15 +220,15 @@ def test_a_real_scaler_recovers_from_overflow():
 
 
 def test_large_finite_gradients_are_not_bad():
-    """Their squares overflow; clipping brings them to nothing."""
+    """Gradients whose squares overflow are finite, and clipping makes them small."""
     guard = StepGuard(torch.nn.Linear(1, 1), "skip", 3)
     guard.start(["clip"])
     assert not guard.is_bad([torch.full((4,), 1e30)])
     assert guard.is_bad([torch.full((4,), 1e30), torch.tensor(float("nan"))])
 
 
-def test_what_is_looked_at_before_a_save():
-    """Weights, statistics, and moments of an optimiser, each by its name."""
+def test_states_are_checked_before_a_save():
+    """The error names a weight, a statistic or a moment of an optimiser."""
     model = torch.nn.BatchNorm1d(2)
     optimizer = torch.optim.Adam(model.parameters())
     model(torch.randn(4, 2)).sum().backward()

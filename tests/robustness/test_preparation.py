@@ -1,4 +1,4 @@
-"""Preparation that is killed, changed, or done by several at once."""
+"""Preparation that is killed, repeated with changes, or run several times at once."""
 
 import json
 import os
@@ -16,19 +16,19 @@ KILLS = 200 if NIGHT else 12
 
 
 def miniature_iemocap(folder):
-    """IEMOCAP in small, which has several label sets."""
+    """Write a miniature IEMOCAP, which has several label sets."""
     return miniature_corpora.build("iemocap", folder)
 
 
 def prepare(corpus, output, *options, log=os.devnull):
-    """Start a process that prepares, as the recipe does before training."""
+    """Start a process that prepares the data as the recipe does."""
     return processes.start(
         processes.prepare, corpus, output, list(options), log=log
     )
 
 
 def files(folder):
-    """Name -> content of all that a preparation leaves, asides left out."""
+    """Map names to contents of the files of a preparation, without temporary ones."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -38,7 +38,7 @@ def files(folder):
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
-    """Corpus and manifests of a preparation that nothing disturbed."""
+    """Corpus and manifests of an undisturbed preparation, and its seconds."""
     folder = tmp_path_factory.mktemp("fresh")
     # The first process starts the server
     for place in (folder / "first", folder / "second"):
@@ -54,7 +54,7 @@ def fresh(tmp_path_factory):
 
 
 def test_killed(fresh, tmp_path):
-    """The next start makes of it what an undisturbed one does."""
+    """The next start completes a killed preparation like an undisturbed one."""
     expected, seconds = fresh
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
@@ -69,7 +69,7 @@ def test_killed(fresh, tmp_path):
         processes.finish(process)
         left = files(place) if place.exists() else {}
         parts += 0 < len(left) < len(expected)
-        # What is there is whole, but for what is missing
+        # Files may be missing, but none is incomplete
         for name, content in left.items():
             assert content == expected[name], f"{name}, seed {seed}"
         log = tmp_path / "log"
@@ -82,7 +82,7 @@ def test_killed(fresh, tmp_path):
 
 
 def test_several_at_once(fresh, tmp_path):
-    """Jobs that know nothing of each other, in the same two folders."""
+    """Independent jobs prepare the same two folders."""
     expected, _ = fresh
     log = tmp_path / "log"
     for number in range(2):
@@ -124,7 +124,7 @@ def corpora(change, tmp_path):
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_changed(tmp_path, change):
-    """Before anything is trained it is done again, as in a new folder."""
+    """Before training, a changed preparation is done again, as in a new folder."""
     before, after = CHANGES[change]
     (old, new), common = corpora(change, tmp_path)
     log = tmp_path / "log"
@@ -144,7 +144,7 @@ def test_changed(tmp_path, change):
 
 @pytest.mark.parametrize("change", ["fold", "path"])
 def test_changed_after_training(tmp_path, change):
-    """A trained run is not continued on other data, and says so."""
+    """A trained run is not continued on other data; an error says so."""
     corpus, output, log = tmp_path / "a", tmp_path / "out", tmp_path / "log"
     run(corpus, output, [], ("boundary", 1))
     before = files(output / "save")
@@ -161,7 +161,7 @@ def test_changed_after_training(tmp_path, change):
 
 
 def test_other_place_of_the_same_data(tmp_path):
-    """A corpus that has moved changes nothing, and training goes on."""
+    """Training continues after the corpus has moved."""
     corpus, output = tmp_path / "a", tmp_path / "out"
     run(corpus, output, [], ("boundary", 1))
     corpus.rename(tmp_path / "b")

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed ends as the one that was not, bit by bit."""
+"""A killed and resumed run equals an undisturbed one, bit for bit."""
 
 import pytest
 from nightly import nightly
@@ -12,13 +12,13 @@ def corpus(tmp_path_factory):
 
 
 CASES = {
-    # Dropout 0.3, SpecAugment and five speeds are what the recipe does anyway
+    # The recipe's defaults: dropout 0.3, SpecAugment, five speeds
     "plain": ([], None),
     "accumulation, mixup": (
         [
             "--grad_accumulation_factor=2",
             "--mixup=0.4",
-            # Due in the middle of an accumulation, too
+            # A checkpoint is due in the middle of an accumulation, too
             "--ckpt_interval_steps=1",
         ],
         None,
@@ -44,7 +44,7 @@ CASES = {
 }
 
 
-# What the others have together runs at night
+# At night: the other cases cover the same options together
 LESS = ("2 ranks", "balanced, schedule by epoch")
 
 
@@ -53,7 +53,7 @@ LESS = ("2 ranks", "balanced, schedule by epoch")
     [pytest.param(c, marks=[nightly] if c in LESS else []) for c in CASES],
 )
 def test_exact(corpus, tmp_path, case):
-    """Killed inside the first epoch, after the second, inside the third."""
+    """Kill the run inside epoch 1, after epoch 2 and inside epoch 3."""
     options, ranks = CASES[case]
     run(corpus, tmp_path / "whole", options, ranks=ranks)
     killed = tmp_path / "killed"

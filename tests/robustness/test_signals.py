@@ -1,4 +1,4 @@
-"""A scheduler's signals: a checkpoint after the step, code 143, and resume."""
+"""A scheduler's signal leads to a checkpoint after the step, code 143 and a resume."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from speechbrain_dslstm.training import StopSignals
 
 train = step_faults.train
 
-# What a run draws: dropout, speeds and masks
+# Options with random numbers: dropout, speeds and masks
 RANDOM = ("--dropout=0.3", "--speeds=[90, 110]")
 
 
@@ -30,7 +30,7 @@ def whole(corpus, tmp_path_factory):
 
 
 def check_stopped(result, epoch):
-    """The exit code and the log of a run that was asked to stop."""
+    """Check exit code and log of a run that received a signal."""
     assert result.code == 143, result.console
     assert result.log.count("stopped by a signal") == 1
     assert [row["epoch"] for row in result.epochs] == list(range(1, epoch + 1))
@@ -39,7 +39,7 @@ def check_stopped(result, epoch):
 
 
 def check_same(again, whole):
-    """All a checkpoint holds, and every score, bit for bit."""
+    """Check that checkpoints and scores are equal, bit for bit."""
     assert again.code == 0, again.console
     assert "Loading a checkpoint from" in again.log
     assert again.hashes() == whole.hashes()
@@ -55,7 +55,7 @@ def check_same(again, whole):
     ],
 )
 def test_stop_and_resume(corpus, tmp_path, name, options, last):
-    """In the third batch of the second epoch, of eight."""
+    """The signal comes in the third of eight batches of the second epoch."""
     whole = step_faults.start(corpus, tmp_path / "whole", *options)
     fault = {"kind": "signal", "step": 11, "name": name}
     output = tmp_path / "stopped"
@@ -63,14 +63,14 @@ def test_stop_and_resume(corpus, tmp_path, name, options, last):
     step_faults.at_step(whole, tmp_path / "whole", 1)
     stopped = train(corpus, output, *options, faults=[fault])
     check_stopped(stopped, 1)
-    # No step later than it had to be
+    # It stopped at the first possible step
     assert (output / "step0").read_text().split()[0] == str(last)
     whole = step_faults.finish(whole, tmp_path / "whole")
     check_same(train(corpus, output, *options), whole)
 
 
 def test_more_signals_during_the_save(corpus, whole, tmp_path):
-    """From within and without, until the process has ended."""
+    """Signals from inside and outside the process, until it has ended."""
     faults = [
         {"kind": "signal", "step": 11, "name": "SIGUSR1"},
         {"kind": "signal in save", "step": 11, "last": 11},
@@ -89,14 +89,14 @@ def test_more_signals_during_the_save(corpus, whole, tmp_path):
 
 
 def test_signal_in_validation(corpus, whole, tmp_path):
-    """The epoch's own checkpoint is the one."""
+    """The checkpoint of the epoch is saved, and no other."""
     fault = {"kind": "signal in validation", "step": 8}
     check_stopped(train(corpus, tmp_path, faults=[fault]), 1)
     check_same(train(corpus, tmp_path), whole)
 
 
 def test_signal_to_the_group_with_workers(corpus, tmp_path):
-    """The loader's workers outlive it, or the save would not be reached."""
+    """The loader's workers survive the signal; else nothing would be saved."""
     options = ["--num_workers=2"]
     process = step_faults.start(corpus, tmp_path, *options, group=True)
     step_faults.at_step(process, tmp_path, 10)
@@ -108,14 +108,14 @@ def test_signal_to_the_group_with_workers(corpus, tmp_path):
 
 
 def test_signal_before_the_training(corpus, whole, tmp_path):
-    """Nothing to save: it ends at once, with the same code."""
+    """With nothing to save, the process ends at once, with the same code."""
     result = train(corpus, tmp_path, faults=[{"kind": "signal before"}])
     assert result.code == 143, result.console
     assert not result.checkpoints and not result.epochs
 
 
 def test_one_rank_gets_the_signal(corpus, whole, tmp_path):
-    """Both save at the same step; torchrun says what they ended with."""
+    """Both ranks save at the same step; torchrun prints their exit code."""
     fault = {"kind": "signal", "step": 6, "name": "SIGTERM", "rank": 1}
     stopped = train(
         corpus, tmp_path / "two", faults=[fault], ranks=2, launcher=True
@@ -130,7 +130,7 @@ def test_one_rank_gets_the_signal(corpus, whole, tmp_path):
     never = train(corpus, tmp_path / "never", ranks=2)
     for rank in range(2):
         assert again.hashes(rank) == never.hashes(rank)
-    # The mean loss of all ranks is taken at another moment
+    # The mean loss of all ranks is summed in another order
     for row, expected in zip(again.epochs, never.epochs, strict=True):
         loss = expected.pop("train_loss")
         assert row.pop("train_loss") == pytest.approx(loss, abs=1e-12)

@@ -41,7 +41,7 @@ CLOSE = {"atol": 1e-5, "rtol": 0}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the audio files lie."""
+    """Folder of the audio files."""
     return tmp_path_factory.mktemp("soak")
 
 
@@ -67,7 +67,7 @@ def good(folder, recordings):
 
 @pytest.fixture(scope="module")
 def bad(folder):
-    """What is no speech, or no audio at all."""
+    """Files without speech, and files that are not audio."""
     rng = np.random.default_rng(0)
     samples = {
         "nan.wav": np.r_[np.ones(8000), np.nan, np.ones(8000)],
@@ -93,7 +93,7 @@ def classifier():
 
 
 def answer(found):
-    """What must be the same alone and among others."""
+    """Label and posteriors, which must not depend on other requests."""
     return found[0].detach().clone(), list(found[3])
 
 
@@ -120,7 +120,7 @@ def by_windows(classifier, path):
 
 
 def by_list(classifier, path):
-    """With a bad one in front, which must change nothing."""
+    """Classify a list in which a bad file comes first and must change nothing."""
     missing = path.with_name("missing.wav")
     first, second = classifier.classify_files([missing, path], progress=False)
     assert "missing.wav" in first.error and first.answer is None
@@ -139,7 +139,7 @@ KINDS = {
 
 
 def ask(classifier, request):
-    """The answer to a request, or what it was refused with."""
+    """The answer to a request, or its error."""
     kind, path = request
     try:
         return KINDS[kind](classifier, path)
@@ -149,10 +149,10 @@ def ask(classifier, request):
 
 
 def draw(rng, good, bad, number):
-    """Requests of all kinds; a long file for lists and windows only."""
+    """Draw requests of all kinds; long files are for lists and windows only."""
     found = []
     for k in range(number):
-        # Exactly the share, in a random order below
+        # The exact share; the order is random
         path = rng.choice(bad if k < BAD * number else good)
         kinds = [k for k in KINDS if path.stem != "long" or k in by_many]
         found.append((rng.choice(kinds), path))
@@ -164,7 +164,7 @@ by_many = ("list", "windows")
 
 
 def differs(found, expected):
-    """Where an answer is not what it is alone."""
+    """Whether an answer differs from that of the request alone."""
     if isinstance(found[0], str) or isinstance(expected[0], str):
         return found != expected
     return found[1] != expected[1] or not torch.allclose(
@@ -173,13 +173,13 @@ def differs(found, expected):
 
 
 def resident():
-    """MB in memory, what malloc keeps for later included."""
+    """Resident memory in MB, with what malloc keeps for later."""
     gc.collect()
     return psutil.Process().memory_info().rss / 2**20
 
 
 def in_use():
-    """Threads and files of this process."""
+    """Numbers of threads and open files of this process."""
     gc.collect()
     process = psutil.Process()
     return process.num_threads(), process.num_fds()
@@ -191,7 +191,7 @@ def test_soak(classifier, good, bad):
     kinds = [(kind, path) for kind in KINDS for path in [*good, *bad]]
     kinds = [r for r in kinds if r[1].stem != "long" or r[0] in by_many]
     alone = {request: ask(classifier, request) for request in kinds}
-    # A neighbour's answer would be seen
+    # Answers differ, so a neighbour's answer would be noticed
     sharp = [a[0] for r, a in alone.items() if r[0] == "file"]
     sharp = [a for a in sharp if torch.is_tensor(a)]
     assert len(sharp) >= 10
