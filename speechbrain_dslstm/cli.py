@@ -37,7 +37,7 @@ dslstm explain speech.wav --output gates.pdf
 
 
 def _command(name: str, help_text: str) -> Callable:
-    """Decorator of a sub-command; its help ends with the examples."""
+    """Return the decorator of a sub-command; its help ends with examples."""
     lines = [line for line in EXAMPLES.splitlines() if f"dslstm {name}" in line]
     epilog = "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
     return cli.command(name, help=help_text, epilog=epilog)
@@ -67,7 +67,7 @@ _TRUST = click.option(
     "trusted",
     is_flag=True,
     help="Load the model by its YAML, which can run any code, instead of "
-    "model.json. Needed for the id of a hub.",
+    "model.json. Required for the id of a model on a hub.",
 )
 _JSON = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object per line."

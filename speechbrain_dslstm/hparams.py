@@ -22,6 +22,7 @@ from ruamel.yaml import YAML, MappingNode, Node
 
 __all__ = ["load_hparams"]
 
+# Key and tag by which a system's YAML includes recipe.yaml
 SHARED = "recipe"
 INCLUDE = "!include:"
 

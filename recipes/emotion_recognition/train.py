@@ -125,7 +125,7 @@ class EmotionBrain(ReliableBrain):
         loss = self.class_loss(predictions, batch, stage)
         if not self.hparams.dimensions:
             return loss
-        regression = self.dimension_loss(predictions, batch, stage)
+        regression = self.regression_loss(predictions, batch, stage)
         share = self.hparams.dimension_weight
         return (1 - share) * loss + share * regression
 
@@ -156,7 +156,7 @@ class EmotionBrain(ReliableBrain):
             amount = balance[targets].sum()
         return loss * ddp_loss_scale(amount, self.device)
 
-    def dimension_loss(
+    def regression_loss(
         self, predictions: Predictions, batch: PaddedBatch, stage: sb.Stage
     ) -> torch.Tensor:
         """Sum the branches' weighted losses of valence, arousal, dominance."""
@@ -202,10 +202,10 @@ class EmotionBrain(ReliableBrain):
             self.step_schedules()
         # Without a loss of classes, the concordance selects the epoch
         regression_only = self.dimensions and hparams.dimension_weight == 1
-        chosen_by = stats["ccc" if regression_only else "ua"]
-        hparams.epoch_counter.update_score(chosen_by)
+        criterion = stats["ccc" if regression_only else "ua"]
+        hparams.epoch_counter.update_score(criterion)
         score = selection_score(
-            chosen_by, epoch, hparams.number_of_epochs, hparams.selection_start
+            criterion, epoch, hparams.number_of_epochs, hparams.selection_start
         )
         meta = {"epoch": epoch, "lr": lr}
         self.log_epoch(meta, {"loss": self.train_loss}, stats)
@@ -220,8 +220,8 @@ class EmotionBrain(ReliableBrain):
         self.save_epoch({"epoch": epoch, "score": score, **stats})
 
     def test_epoch(self, epoch: int, stats: dict[str, float]) -> dict[str, Any]:
-        """Score the test subset after an epoch; no selection reads it."""
-        # Under some protocols the clips of validation are tested
+        """Score the test subset after an epoch; the selection does not use it."""
+        # Under some protocols the test clips are the validation clips
         tested = self.test_loader.dataset.data_ids
         if set(tested) != set(self.scores["fused"].ids):
             self.on_stage_start(sb.Stage.TEST)

@@ -49,7 +49,7 @@ logger = get_logger(__name__)
 def selection_score(
     ua: float, epoch: int, number_of_epochs: int, selection_start: float
 ) -> float:
-    """Score an epoch, from 1, by its validation UA to choose the best one.
+    """Rank an epoch, from 1, by its validation UA or concordance ``ua``.
 
     The maximum over many epochs of a score on few speakers is mostly luck, so
     an early epoch is chosen only if there is no later one: epochs in the first

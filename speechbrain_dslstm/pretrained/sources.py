@@ -38,9 +38,9 @@ def check_hub_id(
 ) -> None:
     """Refuse a mistyped path before SpeechBrain searches a hub for minutes.
 
-    ``source`` passes if it has the form "user/model" and can be a hub id: its
-    ``hparams_file`` lies in ``savedir`` or in the hub's cache, or the network
-    may be used and no local folder is called "user".
+    ``source`` passes if it has the form "user/model" and can be a hub id: either
+    ``savedir`` or the hub's cache holds its ``hparams_file``, or the network may
+    be used and no local folder is called "user".
     """
     if isinstance(source, Path) or not re.fullmatch(
         r"\w[\w.-]*/\w[\w.-]*", str(source), re.ASCII
