@@ -361,7 +361,10 @@ def run(signals: StopSignals) -> None:
     checkpointer = AtomicCheckpointer(folder / "save", recoverables=parts)
     saved = checkpointer.find_checkpoint() is not None
     # No checkpoint holds the speakers' statistics, and --debug loads none
-    if hparams["normalization"] == "speaker" or run_opts.debug or not saved:
+    speakers = hparams["normalization"] == "speaker"
+    needed = speakers or run_opts.debug or not saved
+    # The Brain refuses to test without a checkpoint: nothing to wait for
+    if needed and (saved or not run_opts.test_only):
         data.collect_statistics(
             hparams["model"], datasets, hparams["normalization"]
         )

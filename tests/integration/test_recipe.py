@@ -62,6 +62,14 @@ def trained(corpus, tmp_path_factory):
     return output, run(corpus, output, "--number_of_epochs=2")
 
 
+def test_nothing_to_test_is_said_at_once(corpus, tmp_path):
+    line = command(corpus, tmp_path, "--test_only")
+    console = "".join(processes.call(*line, code=1))
+    assert f"no checkpoint to test in {tmp_path / 'save'}" in console
+    # Reading all audio for the statistics can take minutes
+    assert "collecting feature statistics" not in console
+
+
 def test_results_are_complete(trained):
     output, console = trained
     results = json.loads((output / "results.json").read_text())
