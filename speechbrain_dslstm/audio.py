@@ -1,7 +1,7 @@
-"""Audio files as mono waveforms of a given rate, or an AudioError.
+"""Read audio files as mono waveforms of a given rate, and refuse bad audio.
 
-All audio is checked here, that of files, folders, streams, recipes and ONNX
-alike: ``open_audio`` checks the kind of file and its header before anything is
+All audio is checked here, whether from files, folders, streams, recipes or for
+ONNX: ``open_audio`` checks the kind of file and its header before anything is
 decoded, ``decode`` the decoded samples, ``check_samples`` waveforms.
 """
 
@@ -30,7 +30,7 @@ __all__ = [
     "check_samples",
 ]
 
-LONGEST_CLIP = 60.0  # seconds that are held in memory and classified at once
+LONGEST_CLIP = 60.0  # longest clip, in seconds, that is classified at once
 LARGEST_BLOCK = 2**21  # samples decoded at a time, over all channels
 RATES = 4000, 384000  # Hz; speech needs at least the lower one
 # 60 dB above full scale: no decoder and no float recording reaches it, but
@@ -67,7 +67,7 @@ class AudioError(ValueError):
 
 
 def printable(path: str | Path) -> str:
-    """File name for a message, with codes for bytes that are no UTF-8.
+    """File name for a message, with escape codes for bytes that are not UTF-8.
 
     Arguments
     ---------
@@ -100,8 +100,8 @@ def open_audio(
     Raises
     ------
     AudioError
-        The file is missing, unreadable, no audio, cut off, too long, or has a
-        sample rate at which speech is not recorded.
+        The file is missing, unreadable, not audio, cut off or too long, or its
+        sample rate is outside 4 to 384 kHz.
 
     Example
     -------
@@ -119,7 +119,7 @@ def open_audio(
         with soundfile.SoundFile(name) as file:
             _check_header(file, path, longest)
             yield file
-    # TypeError: for a file named .raw, soundfile requires a rate
+    # TypeError: soundfile requires a rate for a file named .raw
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         # soundfile's own text without the name, which may not be printable
         reason = getattr(error, "error_string", error)
@@ -132,13 +132,13 @@ def _unreadable(path, reason, kind="unreadable"):
 
 
 def _check_readable(path):
-    """Refuse a path that is no regular file; opening a pipe would block."""
+    """Refuse all but regular files, because opening a pipe would block."""
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
             raise _unreadable(path, "it is a folder")
         if not stat.S_ISREG(mode):
-            raise _unreadable(path, "it is no regular file")
+            raise _unreadable(path, "it is not a regular file")
         with open(path, "rb"):
             pass
     except FileNotFoundError as error:
@@ -163,14 +163,14 @@ def _check_header(file, path, longest):
             f"{RATES[1]} Hz",
             "of an impossible rate",
         )
-    # libsndfile reads the rest of a cut file and mentions it in its log only
+    # libsndfile reads what a cut file has, and mentions the cut only in its log
     for claimed, found in re.findall(
         r"^\s*(?:data|SSND|Data Size)\s*: (\d+) \(should be (\d+)\)",
         file.extra_info,
         re.MULTILINE,
     ):
         if int(found) < int(claimed) < UNKNOWN_LENGTH:
-            raise _truncated(path, f"{found} of {claimed} bytes are there")
+            raise _truncated(path, f"it has {found} of {claimed} bytes")
     _check_length(file.frames, file, path, longest)
 
 
@@ -230,13 +230,13 @@ def decode(
         decoded += len(piece)
         last = len(piece) < size
         check_samples(torch.from_numpy(piece), where=shown)
-        # Again, because a header may claim fewer samples than there are
+        # Checked again, because a header may claim fewer samples than there are
         _check_length(decoded, file, path, longest)
         yield piece
     if not decoded:
         raise AudioError(f"no audio samples in {shown}", "empty")
     if decoded < file.frames - MISSING * rate:
-        raise _truncated(path, f"{decoded} of {file.frames} samples are there")
+        raise _truncated(path, f"it has {decoded} of {file.frames} samples")
 
 
 def load_audio(
@@ -256,7 +256,7 @@ def load_audio(
     Raises
     ------
     AudioError
-        The file is missing, no audio, cut off, empty or too long, or has
+        The file is missing, not audio, cut off, empty or too long, or has
         samples that are NaN, infinite or above 1000.
 
     Example
@@ -315,7 +315,7 @@ def _resample(pieces, rate, new_rate):
     for piece in pieces:
         mono = piece[:, 0] if piece.shape[1] == 1 else piece.mean(axis=1)
         yield mono if rate == new_rate else resample.resample_chunk(mono)
-    # The samples that the filter has held back
+    # The resampling filter still holds the last samples
     if rate != new_rate:
         yield resample.resample_chunk(np.zeros(0, "float32"), last=True)
 
@@ -338,7 +338,7 @@ def check_samples(
     Raises
     ------
     AudioError
-        The samples are no floats, NaN, infinite or above 1000.
+        The samples are not floats, or are NaN, infinite or above 1000.
 
     Example
     -------

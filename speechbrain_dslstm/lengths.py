@@ -26,29 +26,25 @@ __all__ = [
 def check_later(condition: Tensor, expected: str) -> bool:
     """Defer a check to the device while a CUDA graph is captured.
 
-    A check on the CPU would need a synchronisation, impossible there. Without
-    a capture the result is False, and the caller checks.
+    A check on the CPU would need a synchronisation, which is impossible there.
+    Outside a capture the result is False, and the caller must check.
 
     Arguments
     ---------
     condition : []
         Boolean that must hold, whenever the graph is replayed.
     expected
-        Text of the error if it does not.
+        Text of the error if the condition is false.
 
     Example
     -------
     >>> check_later(torch.tensor(False), "never")
     False
     """
-    if not _is_capturing(condition):
+    if not (condition.is_cuda and torch.cuda.is_current_stream_capturing()):
         return False
     torch._assert_async(condition, expected)
     return True
-
-
-def _is_capturing(x):
-    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def to_counts(

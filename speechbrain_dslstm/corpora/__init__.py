@@ -57,7 +57,7 @@ def prepare(
     label_set
         A name in the module's ``LABEL_SETS``; None for its default.
     left_out
-        Receives a dict for each clip that was left out: its "id", the
+        List to which a dict is appended for each clip left out: its "id", the
         "reason", and "where" it is found, as ``file:line`` below
         ``data_folder``.
     **options
@@ -91,7 +91,7 @@ def prepare(
     if left_out is not None and hasattr(module, "left_out"):
         left_out += module.left_out(data_folder, label_set, **options)
     entries = build_manifest(records, data_folder, labels, left_out)
-    # only a corpus with a published table of counts can be compared with it
+    # Only some corpora have published counts to compare with
     compare = getattr(module, "compare_counts", None)
     if compare is not None:
         compare(entries, label_set, **options)
@@ -123,7 +123,7 @@ def vote_names(corpus: str, label_set: str | None = None) -> dict[str, str]:
 
 
 def _codes(corpus: str, label_set: str | None) -> dict[str, str]:
-    """Map a corpus' codes to emotions, by the label set or the default one."""
+    """Return a label set: the corpus' codes -> emotions; None: the default set."""
     module = get_corpus(corpus)
     name = label_set or module.DEFAULT_LABEL_SET
     return select_labels(module.LABEL_SETS, name)

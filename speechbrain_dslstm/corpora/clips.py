@@ -1,6 +1,6 @@
-"""Audio files of a corpus: found by name, turned into records, decoded.
+"""Find the audio files of a corpus by name, turn them into records, decode them.
 
-Nothing here knows a corpus: name pattern and labels come from its module.
+Name patterns and labels come from the module of each corpus.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ logger = get_logger(__name__)
 
 
 def read_audio_facts(path: str | Path) -> tuple[dict | None, str | None]:
-    """Decode a file and return its ``duration`` and ``audio_hash``, or a fault.
+    """Decode a file; return its ``duration`` and ``audio_hash``, and its fault.
 
     The hash is taken over the decoded samples as 32-bit floats, so that a WAV
-    and a FLAC file of the same recording agree. One of the two results is None.
-    The fault is the ``kind`` of an ``AudioError``, such as "truncated".
+    and a FLAC file of the same recording agree. The fault is the ``kind`` of an
+    ``AudioError``, such as "truncated". One of the two results is None.
     """
     digest, frames = hashlib.sha256(), 0
     try:
@@ -44,7 +44,7 @@ def read_audio_facts(path: str | Path) -> tuple[dict | None, str | None]:
 
 
 def select_labels(label_sets: dict[str, dict], name: str) -> dict[str, str]:
-    """Look a label set up by name; it maps the corpus' codes to emotions."""
+    """Look up a label set by name; it maps the corpus' codes to emotions."""
     if name not in label_sets:
         raise ValueError(
             f"unknown label set {name!r}; expected one of "
@@ -102,7 +102,7 @@ def find_clips(
             f"{corpus}: no folder {data_folder}; expected {hint}"
         )
     found, others, seen = [], [], set()
-    # links are followed, as copies of corpora are often linked together
+    # Copies of corpora often consist of links
     for folder, subfolders, files in os.walk(data_folder, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:

@@ -4,7 +4,7 @@ Five dyadic sessions of two speakers, improvised and scripted. Labels come from
 ``SessionN/dialog/EmoEvaluation/*.txt``, words from
 ``SessionN/dialog/transcriptions/*.txt``, audio from
 ``SessionN/sentences/wav/DIALOGUE/TURN.wav``. In a turn such as
-``Ses03M_impro05a_F012`` the first letter says who wore the markers; the
+``Ses03M_impro05a_F012`` the first M or F says who wore the markers; the
 speaker is the letter before the last three digits, here Ses03F.
 
 ``iemocap_annotations`` reads the text files.
@@ -28,7 +28,7 @@ __all__ = ["records", "left_out", "compare_counts"]
 
 logger = get_logger(__name__)
 NAME = "IEMOCAP"
-LICENSE = "IEMOCAP release licence: research use, on request, no passing on"
+LICENSE = "IEMOCAP release licence: research use, on request, no redistribution"
 CITATION = (
     "C. Busso, M. Bulut, C.-C. Lee, A. Kazemzadeh, E. Mower, S. Kim, "
     'J. N. Chang, S. Lee, S. S. Narayanan, "IEMOCAP: Interactive emotional '
@@ -133,7 +133,7 @@ def left_out(
 def _read(
     data_folder: str | Path, label_set: str, improvised_only: bool
 ) -> tuple[list[dict], list[str], list[dict]]:
-    """Read the records, the names of those without words, and the faults."""
+    """Return the records, the ids of those without words, and the faults."""
     labels = select_labels(LABEL_SETS, label_set)
     data_folder = Path(data_folder)
     found, silent, faults = [], [], []
@@ -143,7 +143,7 @@ def _read(
         if not is_dialogue(evaluation.stem):
             reason = "not the name of a dialogue"
         elif improvised_only and "impro" not in evaluation.stem:
-            reason = "scripted, and improvised_only"
+            reason = "scripted, but only improvised dialogues are wanted"
         if reason:
             row = {"id": evaluation.stem, "reason": reason, "where": place}
             faults.append(row)
@@ -158,7 +158,7 @@ def _read(
             row = {"id": name, "where": where}
             match = TURN_NAME.fullmatch(name)
             if match is None:
-                reason = "no turn of IEMOCAP" if name else "malformed"
+                reason = "not a turn of IEMOCAP" if name else "malformed"
                 faults.append({**row, "reason": reason, "line": turn["line"]})
                 continue
             if code in CODES and code not in labels:
@@ -214,7 +214,7 @@ def compare_counts(
     label_set: str = DEFAULT_LABEL_SET,
     improvised_only: bool = False,
 ) -> list[str]:
-    """Log and list where a copy differs from the complete corpus.
+    """Log and list the differences of a copy from the complete corpus.
 
     Only the default label set with all dialogues has a table of counts; the
     list is empty for the others.

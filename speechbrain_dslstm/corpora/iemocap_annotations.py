@@ -1,7 +1,7 @@
-"""Read the text files of IEMOCAP, as they are in existing copies of it.
+"""Read the text files of IEMOCAP, with the faults that existing copies have.
 
 Files may have any line ends, an older encoding than UTF-8, missing ratings or
-broken lines. Each turn comes with the number of its line for error reports.
+broken lines. Each turn has the number of its line, for error reports.
 """
 
 import math
@@ -20,7 +20,7 @@ SAID = re.compile(r"(\S+) \[[\d.]+-[\d.]+\]:\s*(.*)")
 
 
 def is_dialogue(name: str) -> bool:
-    """Whether a file's base name is a dialogue's, not that of a copy of its file.
+    """Whether a file's base name is that of a dialogue, not of a stray copy.
 
     >>> is_dialogue("Ses05M_script01_1b"), is_dialogue("Ses01F_impro01 copy")
     (True, False)
@@ -98,7 +98,7 @@ def read_transcription(path: Path) -> dict[str, str]:
 def _read_lines(path: Path) -> list[str]:
     """Read the lines of a text file with any line ends and encoding."""
     data = path.read_bytes()
-    # Windows' encoding leaves some bytes undefined, latin-1 none
+    # cp1252, of Windows, leaves some bytes undefined, latin-1 none
     for encoding in ("utf-8-sig", "cp1252", "latin-1"):
         try:
             text = data.decode(encoding)

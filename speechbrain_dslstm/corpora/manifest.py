@@ -48,8 +48,8 @@ OPTIONAL = {
     "votes": dict,
 }
 MAY_BE_EMPTY = ("dialogue", "text")
-SHOWN = 3
-# Of IEMOCAP's ratings, 1 to 5; they are mapped to 0 and +-1
+SHOWN = 3  # names of clips in a warning
+# The scale of IEMOCAP's ratings, 1 to 5, is mapped to -1 to 1
 MIDDLE, HALF_RANGE = 3.0, 2.0
 
 
@@ -76,8 +76,8 @@ def build_manifest(
     labels
         The wanted emotions.
     left_out
-        Receives a dict for each unusable record: its "id", the "reason", and
-        "where" it comes from.
+        List to which a dict is appended for each unusable record: its "id", the
+        "reason", and "where" it comes from.
     """
     data_folder = Path(data_folder)
     entries, trouble = {}, {}
@@ -144,7 +144,7 @@ def check_entries(entries: dict[str, dict]) -> None:
 
 
 def _fault(name: str, value: object, kind: type) -> str | None:
-    """Describe the fault of one value; None for a good one."""
+    """Describe what is wrong with a value; None if nothing is."""
     if kind is float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             return f"is {value!r}, expected float"

@@ -55,7 +55,7 @@ def check_transcripts(
     """
     if not any(entry["text"] for entry in entries.values()):
         raise ValueError(
-            f"{corpus} has no transcripts, which the text branch reads"
+            f"{corpus} has no transcripts, which the text branch requires"
         )
     if corpus not in FIXED_SENTENCES:
         return ""
@@ -73,7 +73,7 @@ def check_transcripts(
 
 
 def write_transcripts(entries: dict[str, dict], folder: str | Path) -> Path:
-    """Write the transcripts on which the tokenizer is trained, one a line.
+    """Write the transcripts on which the tokenizer is trained, one per line.
 
     ``entries`` are those of the training subset alone. Tokenizers of other
     transcripts are removed from the folder, which is made if needed.
@@ -82,7 +82,7 @@ def write_transcripts(entries: dict[str, dict], folder: str | Path) -> Path:
     path = Path(folder, TRANSCRIPTS)
     text = "".join(f"{line}\n" for line in lines if line)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        # SpeechBrain loads any model it finds, also of other transcripts
+        # SpeechBrain loads any model it finds, even one of other transcripts
         for old in path.parent.glob("*.model"):
             old.unlink()
         replace_file(path, text)
@@ -120,7 +120,7 @@ def load_tokenizer(
 
 
 def _train(folder: Path, vocab_size: int, options: dict[str, str]) -> None:
-    """Train a tokenizer aside, so that its files appear complete or not at all."""
+    """Train in a temporary folder, so that files appear complete or not at all."""
     if (folder / f"{vocab_size}_{options['model_type']}.model").exists():
         return
     with tempfile.TemporaryDirectory(dir=folder) as aside:

@@ -1,8 +1,8 @@
 """The DS-LSTM on a CPU: numba's compiled loops between torch's matrix products.
 
-The input projections of all steps are two products, of x and of y, which need
-not be concatenated. One compiled call runs all steps and one runs them
-backwards, gate norm included, by the formulas of ``kernel_torch``; the
+The input projections of all steps are two products, one of x and one of y. One
+compiled call runs all steps and another runs them backwards, gate norm
+included, by the formulas of ``kernel_torch``; the
 gradients of the weights are one product each at the end. A batch is cut into
 pieces whose projections fit the cache, unless a gate norm in training needs
 all items at once. Reference and symbols: ``equations``.
@@ -28,10 +28,10 @@ LOOPS = Loops("speechbrain_dslstm.ds_lstm.kernel_numba_loops")
 PIECE_VALUES = 1 << 21
 # Fewer items than this make a slow matrix product
 PIECE_ITEMS = 16
-# Steps that are worth a transposed copy of the recurrent weight
-TURNING = 16
-# Values of the right matrix or the product that are worth oneDNN's longer call
-LARGE = 1 << 18
+# From this number of steps on, a transposed copy of the recurrent weight pays
+TRANSPOSE_STEPS = 16
+# From this size of the right matrix or the product on, oneDNN's slower call pays
+ONEDNN_VALUES = 1 << 18
 _memory = threading.local()
 
 
@@ -150,11 +150,11 @@ class _Recurrence(torch.autograd.Function):
             for_x, for_y = grads.flatten(1, 2)
             x_, y_, h_ = (v[piece].flatten(0, 1) for v in (x, y, h_before))
             pairs = (for_x, x_), (for_y, y_), (for_x, h_), (for_y[:, four:], h_)
-            more = [product(grad.t(), value) for grad, value in pairs]
+            products = [product(grad.t(), value) for grad, value in pairs]
             if grads_w is None:
-                grads_w = more
+                grads_w = products
             else:
-                torch._foreach_add_(grads_w, more)
+                torch._foreach_add_(grads_w, products)
             if needs[0]:
                 grad_x = _placed(product(for_x, weight_x), x, piece, grad_x)
             if needs[1]:
@@ -174,9 +174,9 @@ def _walk(x, y, h0, c0, weights, counts, norm, kept=None):
     weight_x, weight_y, weight_h, bias = weights
     out = x.new_empty(batch, time, hidden)
     h, c = _own(h0), _own(c0)
-    # The loops read its rows faster, but few steps do not pay for the copy
-    turn = batch >= LOOPS.load().FEW or time >= TURNING
-    turned = weight_h.t().contiguous() if turn else None
+    # The loops read a transposed weight faster, but few steps do not pay for it
+    transpose = batch >= LOOPS.load().FEW or time >= TRANSPOSE_STEPS
+    weight = (weight_h.t() if transpose else weight_h).contiguous()
     for piece in _pieces(batch, time, 6 * hidden, norm):
         items = len(h[piece])
         if kept is None:
@@ -185,7 +185,6 @@ def _walk(x, y, h0, c0, weights, counts, norm, kept=None):
         else:
             act, h_before, c_all = (v[piece] for v in kept)
         parts = _project(x[piece], weight_x), _project(y[piece], weight_y)
-        weight = weight_h.contiguous() if turned is None else turned
         given = (*parts, weight, bias, h[piece], c[piece], counts[piece])
         given = [v.numpy() for v in given]
         LOOPS.load().forward(
@@ -224,12 +223,12 @@ class _Norm:
             self.module.update(*moments, (steps < counts).sum(dim=1))
 
     def arguments(self):
-        """Kind, eps, moments, weight and bias, as both loops take them."""
+        """Kind, eps, moments, weight and bias, in the order of the loops' arguments."""
         return self.kind, self.eps, *(v.numpy() for v in self.tensors)
 
 
 def _pieces(batch, time, six, norm):
-    """Slices of a batch, about equally large, whose projections fit the cache."""
+    """Slices of a batch, of about equal size, whose projections fit the cache."""
     if norm.kind == LOOPS.load().BATCH_NORM:
         return [slice(0, batch)]
     items = max(PIECE_ITEMS, PIECE_VALUES // (time * six))
@@ -238,7 +237,7 @@ def _pieces(batch, time, six, norm):
 
 
 def _for_blas(columns, rows, inner, like):
-    """The arguments ``sizes`` and ``numbers`` of the loops, for BLAS."""
+    """Arguments ``sizes`` and ``numbers`` of the loops, which pass them to BLAS."""
     sizes = np.array([columns, rows, inner, ord("N")], np.int32)
     return sizes, np.array([1, 0], like.dtype)
 
@@ -249,7 +248,7 @@ def _project(x, weight):
 
 
 def _scratch(like, *shape):
-    """Return memory that is used again: fresh pages cost more than the work."""
+    """Return reused memory, because fresh pages cost more time than the work."""
     values = math.prod(shape)
     if values > 4 * PIECE_VALUES:
         return like.new_empty(shape)
@@ -280,7 +279,7 @@ def product(left: Tensor, right: Tensor) -> Tensor:
     of a contiguous matrix.
     """
     rows, (inner, columns) = len(left), right.shape
-    large = max(rows, inner) * columns >= LARGE
+    large = max(rows, inner) * columns >= ONEDNN_VALUES
     if rows > 1 and inner and large and left.dtype == torch.float32:
         linear = _onednn() if torch.backends.mkldnn.enabled else None
         if linear is not None:
@@ -290,9 +289,9 @@ def product(left: Tensor, right: Tensor) -> Tensor:
 
 @functools.cache
 def _onednn():
-    """oneDNN's product with a transposed matrix, or None if torch has none."""
+    """oneDNN's product with a transposed matrix, or None if torch lacks it."""
     if not torch.backends.mkldnn.is_available():
         return None
-    # torch.compile emits it for a linear layer; it is not documented
+    # Undocumented: the operator that torch.compile emits for a linear layer
     linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     return None if linear is None else linear.default

@@ -2,14 +2,14 @@
 
 Imported only when that backend runs. Recurrent products use the BLAS in torch,
 and so torch's number of threads. All loops are in one file, because numba
-recompiles a function only when its own file changes, not when another changes
-that it calls.
+recompiles a function only when its own file changes, not when the file of a
+function that it calls does.
 
 Symbols as in ``equations``: B items, T steps, H hidden units. Arrays:
 act [B, T, 6H] holds the activations f i_T i_F o C_T C_F; part_x and part_y
 [B, T, 5H] hold the projections of x, for f i_T i_F o C_T, and of y, for
-f i_T i_F o C_F. Each inner loop writes only one or two arrays: LLVM vectorises
-no others.
+f i_T i_F o C_F. Each inner loop writes only one or two arrays, because LLVM does
+not vectorise loops that write more.
 """
 
 import ctypes
@@ -62,7 +62,7 @@ _sgemm, _dgemm = _external_gemm("sgemm_"), _external_gemm("dgemm_")
 def _exponential(typingctx, z):
     """Return p and q with p + q = exp(z): p a power of two, |q| smaller.
 
-    Neither a branch nor a table, so that LLVM vectorises the loops around it.
+    It uses neither a branch nor a table, so LLVM vectorises the loops around it.
     """
     bits, bias, high, low, terms, _ = FORMATS[z]
 
@@ -318,12 +318,12 @@ def forward(
                     _vector_matrix(recurrent[b], h[b], weight)
         for b in range(batch):
             if t < counts[b]:
-                row, more = act[b, at], recurrent[b]
+                row, from_h = act[b, at], recurrent[b]
                 x, y = part_x[b, t], part_y[b, t]
-                _sigmoids(row[:four], x, y, more, bias)
+                _sigmoids(row[:four], x, y, from_h, bias)
                 k, end = four, four + hidden
-                _tanhs(row[k:end], x[four:], more[k:end], bias[k:end])
-                _tanhs(row[end:], y[four:], more[end:], bias[end:])
+                _tanhs(row[k:end], x[four:], from_h[k:end], bias[k:end])
+                _tanhs(row[end:], y[four:], from_h[end:], bias[end:])
         if norm == BATCH_NORM:
             _moments(act[:, at], counts > t, moments[0, t], moments[1, t])
         if norm != NO_NORM:
@@ -442,16 +442,16 @@ def backward(
         step_bias[:] = 0
         for b in range(batch):
             if t < counts[b]:
-                one = step[b]
+                row = step[b]
                 if norm == BATCH_NORM:
                     _affine_to(normed, act[b, t], inverse, centre)
                     for j in range(four):
                         common = (sums[0, j] + normed[j] * sums[1, j]) / n
-                        one[j] = (one[j] - common) * scale[j]
+                        row[j] = (row[j] - common) * scale[j]
                 elif norm == FIXED_NORM:
-                    _multiply(one, scale)
-                _through_sigmoids(one, act[b, t, :four])
-                _add(step_bias, one)
+                    _multiply(row, scale)
+                _through_sigmoids(row, act[b, t, :four])
+                _add(step_bias, row)
             grad_x[b, t] = step[b, : four + hidden]
             grad_y[b, t, :four] = step[b, :four]
             grad_y[b, t, four:] = step[b, four + hidden :]

@@ -1,7 +1,7 @@
 """Recurrences as a scan over time, which torch.export keeps as one loop.
 
-``scan_ds_lstm`` is a whole ``DSLSTM`` in evaluation mode; ``scan_layer`` is the
-scan alone, which the export of other recurrences uses, too. Reference and
+``scan_ds_lstm`` runs a whole ``DSLSTM`` in evaluation mode; ``scan_layer`` is the
+scan alone, which the export of other recurrences also uses. Reference and
 symbols: ``equations``.
 """
 
@@ -26,7 +26,7 @@ def scan_ds_lstm(
     hx: State | None = None,
     valid: Tensor | None = None,
 ) -> tuple[Tensor, State]:
-    """Run a layer of one direction without gate norm, as its ``forward`` does.
+    """Run a one-directional ``DSLSTM`` without gate norm, as its ``forward`` does.
 
     ``valid``, bool [time], marks the steps that change the state, for all
     items alike.

@@ -3,10 +3,10 @@
 Both project the inputs of all steps before the loop, so that a step is one
 product of h_{t-1} with the stacked weight [6H, H], one sigmoid over four gates
 and one tanh over two candidates. ``ds_lstm_eager`` leaves the backward pass to
-autograd; it has a gate norm and second derivatives. ``ds_lstm_fused`` has
-neither, but a backward pass written by hand: factors that do not depend on
-later steps are computed for all steps at once, and the gradient of the weight
-is one product at the end. The compiled kernels use the same formulas.
+autograd; it supports a gate norm and second derivatives. ``ds_lstm_fused``
+supports neither; its backward pass is written by hand: factors that do not
+depend on later steps are computed for all steps at once, and the gradient of
+the weight is one product at the end. The compiled kernels use the same formulas.
 
 Reference and symbols: ``equations``.
 """
@@ -16,6 +16,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
+
+__all__ = [
+    "ds_lstm_eager",
+    "ds_lstm_fused",
+    "project_inputs",
+    "refuse_second_derivatives",
+]
 
 
 def project_inputs(
@@ -30,13 +37,13 @@ def project_inputs(
     >>> project_inputs(*(torch.randn(size) for size in sizes)).shape
     torch.Size([7, 5, 12])
     """
-    four = bias.shape[0] // 6 * 4
+    gate_rows = bias.shape[0] // 6 * 4
     x, y = x.transpose(0, 1), y.transpose(0, 1)
     # The four gates read [x; y], so their two products are one
-    both = torch.cat([weight_x[:four], weight_y[:four]], dim=1)
+    both = torch.cat([weight_x[:gate_rows], weight_y[:gate_rows]], dim=1)
     gates = linear(torch.cat([x, y], dim=-1), both)
-    time, frequency = linear(x, weight_x[four:]), linear(y, weight_y[four:])
-    return torch.cat([gates, time, frequency], dim=-1) + bias
+    C_T, C_F = linear(x, weight_x[gate_rows:]), linear(y, weight_y[gate_rows:])
+    return torch.cat([gates, C_T, C_F], dim=-1) + bias
 
 
 def ds_lstm_eager(

@@ -1,7 +1,7 @@
 """The DS-LSTM on a GPU: Triton kernels that run all steps in one launch.
 
 The input projections of all steps are cuBLAS products, as in ``kernel_torch``.
-One launch then runs the whole sequence and one runs it backwards
+One launch then runs the whole sequence and another runs it backwards
 (``kernel_triton_loops``, by the formulas of ``kernel_torch``); the gradient of
 the recurrent weight is one product at the end. Tensors have the type of the
 weights, float32 or bfloat16; sums, cell states and the gradients of cell
@@ -32,10 +32,10 @@ __all__ = ["ds_lstm_triton", "triton_problem"]
 
 LOOPS = Loops("speechbrain_dslstm.ds_lstm.kernel_triton_loops")
 MOST_HIDDEN = 256
-# Forward and backward pass: items, units and terms of a sum at a time. Tensor
-# cores multiply 16 rows; without them fewer rows spread over more
-# multiprocessors. All fit 99 KB of shared memory. Chosen by the registers and
-# loads in the code that the compiler makes of them.
+# Options of the forward and of the backward kernel: items, units and terms of a
+# sum at a time, warps and stages. Tensor cores multiply 16 rows; without them
+# fewer rows spread over more multiprocessors. All fit 99 KB of shared memory;
+# chosen by the registers and loads in the compiled code.
 BLOCKS = ("BLOCK_B", "BLOCK_U", "BLOCK_K", "num_warps", "num_stages")
 SIZES = {
     torch.float32: [(4, 64, 16, 4, 3), (4, 64, 64, 4, 3)],
@@ -62,7 +62,7 @@ def triton_problem(like: Tensor, gate_norm: bool = False) -> str | None:
 
 
 @functools.cache
-def _look_around(kind, index, interpreted):
+def _find_machine_problem(kind, index, interpreted):
     """Reason why this machine cannot run or build the kernels, or None."""
     if kind != "cuda" and not (kind == "cpu" and interpreted):
         return (
@@ -90,8 +90,8 @@ def _python_header():
 
 
 def _machine_problem(*where):
-    """``_look_around``, as a constant for torch.compile."""
-    return _look_around(*where)
+    """``_find_machine_problem``, as a constant for torch.compile."""
+    return _find_machine_problem(*where)
 
 
 # As torch.compiler.assume_constant_result, which takes a second to import
@@ -114,18 +114,18 @@ def ds_lstm_triton(
     projected = project_inputs(x, y, weight_x, weight_y, bias)
     # Autocast may have narrowed them; states keep the weights' precision
     projected, h0, c0 = (v.to(weight_h.dtype) for v in (projected, h0, c0))
-    # The kernels read counts by pointer, which may be a column of a table
+    # The kernels read counts by pointer, but they may be a column of a table
     counts = counts if counts is None else counts.contiguous()
-    wanting = (projected, h0, c0, weight_h)
-    keep = torch.is_grad_enabled() and any(v.requires_grad for v in wanting)
-    states, h, c, _, _ = _walk(*wanting, counts, keep)
+    tensors = (projected, h0, c0, weight_h)
+    keep = torch.is_grad_enabled() and any(v.requires_grad for v in tensors)
+    states, h, c, _, _ = _walk(*tensors, counts, keep)
     return states[1:].transpose(0, 1), h, c
 
 
-def _launch(kernel, back, tensors, sizes, hidden, **flags):
+def _launch(kernel, is_backward, tensors, sizes, hidden, **flags):
     """Start one program for each block of items, on the tensors' device."""
     like = tensors[0]
-    options = dict(zip(BLOCKS, SIZES[like.dtype][back], strict=True))
+    options = dict(zip(BLOCKS, SIZES[like.dtype][is_backward], strict=True))
     with torch.cuda.device_of(like):
         kernel[(-(-sizes[0] // options["BLOCK_B"]),)](
             *tensors, *sizes, H=hidden, **flags, **options
@@ -232,9 +232,6 @@ def _gradients(ctx, grad_states, grad_h, grad_c, _act, _cells):
     with torch.autocast(states.device.type, enabled=False):
         grad_weight = grad_z.flatten(0, 1).t() @ states[:-1].flatten(0, 1)
     return grad_z, grad_h0, grad_c0, grad_weight, None, None
-
-
-_walk.register_autograd(_gradients, setup_context=_keep)
 
 
 _walk.register_autograd(_gradients, setup_context=_keep)

@@ -14,9 +14,9 @@ no later load moves before it; the loads of the inner loop, which run ahead as
 cp.async, begin with that loop. No program reads what another one writes.
 Between two barriers no address is both read and written, not even by the same
 element of a tile: where a tile is smaller than the block, several threads hold
-one element, and slow threads would read what fast ones have written. So cell states
-and their gradients alternate between slots. The tests check all this by
-recording addresses.
+one element, and slow threads would read values that fast ones have written. So
+cell states and their gradients alternate between slots. The tests check all
+this by recording addresses.
 
 The formulas are those of ``kernel_torch``; offsets of whole steps are 64 bits
 wide. Imported when ``kernel_triton`` first runs.

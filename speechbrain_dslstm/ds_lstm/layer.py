@@ -1,8 +1,8 @@
 """DSLSTM: the Dual-Sequence LSTM as a module, used like ``torch.nn.LSTM``.
 
 This file has the parameters, layers, directions, states and lengths. The
-recurrence itself is in ``equations.py`` (to read) and in the ``kernel_*.py``
-files (to run).
+recurrence itself is in ``equations`` (to read) and in the ``kernel_*`` modules
+(to run).
 
 Every layer after the first receives the output of the layer below as its x,
 and the same y as the first. Source: arXiv:1910.08874; the two norms are
@@ -152,7 +152,7 @@ class DSLSTM(torch.nn.Module):
         }
 
     def extra_repr(self) -> str:
-        """Sizes and backend, for print."""
+        """Return sizes and backend, for print."""
         return (
             f"{self.input_size_x}, {self.input_size_y}, {self.hidden_size}, "
             f"num_layers={self.num_layers}, "
@@ -160,7 +160,7 @@ class DSLSTM(torch.nn.Module):
         )
 
     def weights(self, name: str) -> list[Tensor]:
-        """Weights of x, y and h, and bias, of a layer such as "l0" or "l1_reverse"."""
+        """Return weight_x, weight_y, weight_h and bias of "l0", "l1_reverse", ..."""
         kinds = ("weight_x", "weight_y", "weight_h", "bias")
         return [getattr(self, f"{kind}_{name}") for kind in kinds]
 
@@ -203,8 +203,8 @@ class DSLSTM(torch.nn.Module):
             out = []
             for suffix in self.suffixes:
                 k, name = len(h_n), f"l{layer}{suffix}"
-                one, h, c = self._run(name, x, y, h0[k], c0[k], counts)
-                out.append(one)
+                h_all, h, c = self._run(name, x, y, h0[k], c0[k], counts)
+                out.append(h_all)
                 h_n.append(h)
                 c_n.append(c)
             x = torch.cat(out, dim=-1) if len(out) > 1 else out[0]

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from speechbrain_dslstm.lengths import zero_padding
 
-__all__ = ["StreamAugment", "mixup"]
+__all__ = ["StreamAugment", "change_speed", "mixup"]
 
-# models.FeatureSequence, which this folder may not import
+# A models.FeatureSequence; features may not import models
 S = TypeVar("S", bound=tuple)
 
 
@@ -30,7 +30,7 @@ class StreamAugment(torch.nn.Module):
     Arguments
     ---------
     augmentations
-        For each stream's name the modules to apply, one after the other.
+        Modules to apply, one after the other, by name of the stream.
 
     Example
     -------
@@ -71,7 +71,7 @@ class StreamAugment(torch.nn.Module):
 
 
 def change_speed(wav: Tensor, percent: int) -> Tensor:
-    """Play wav, [samples], at a speed in per cent, which also changes its pitch."""
+    """Change the speed of wav, [samples], to ``percent``; the pitch changes, too."""
     return torchaudio.functional.resample(wav, percent, 100)
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 from speechbrain_dslstm.features.extractor import FEATURES_VERSION
 from speechbrain_dslstm.utils.files import replace_file
 
-__all__ = ["FeatureCache"]
+__all__ = ["FeatureCache", "SpeedCache"]
 
 logger = get_logger(__name__)
 
@@ -82,7 +82,7 @@ class FeatureCache:
         self.folder = Path(folder)
         self.extractors, self.entries = {}, {}
         for name, extractor in extractors.items():
-            # Copies, because the model's own ones move to its device
+            # Copies, because the model's own extractors move to its device
             self.extractors[name] = copy.deepcopy(extractor).cpu().float()
             kind = f"{type(extractor).__name__}-{_key(extractor, corpus)}"
             self.entries[name] = self.folder / corpus / kind
@@ -186,7 +186,7 @@ def _key(extractor, corpus):
 
 
 def _check(feats):
-    """Checksum of the values and of the number of frames, as a tensor."""
+    """Checksum of the values and the number of frames, as a tensor."""
     return torch.tensor(zlib.crc32(feats.contiguous().numpy(), len(feats)))
 
 
@@ -214,8 +214,8 @@ class SpeedCache:
     The first use of a clip makes the entries of all its ``speeds``, in per
     cent, so that from the second epoch on no audio is read, whatever speed is
     drawn. ``load`` takes a clip's path and speed, and returns the waveform,
-    [samples], at ``sample_rate``; below ``min_samples`` it is padded with
-    silence, as by the model.
+    [samples], at ``sample_rate``; one shorter than ``min_samples`` is padded
+    with silence, as in the model.
     """
 
     def __init__(
@@ -258,11 +258,11 @@ class SpeedCache:
         return self.cache.get(load_wav, audio_hash=audio_hash, variant=variant)
 
     def _variant(self, duration, percent):
-        """Text of all that the waveform depends on beside the audio's samples."""
+        """Text of all that the waveform depends on besides the audio's samples."""
         # The hash of the samples does not cover their rate
         variant = f"speed {percent}, {duration} s to {self.sample_rate} Hz"
         samples = duration * self.sample_rate * 100 / percent
-        # Systems with other limits share the entries of longer clips
+        # Only these clips are padded; systems share the entries of longer ones
         if samples < 1.02 * self.min_samples:
             variant += f", {self.min_samples} samples"
         return variant

@@ -7,7 +7,7 @@ DS-LSTM. Each frame of a padded batch equals the frame of the utterance alone.
 
 Windows and Fourier transforms are in float64: in float32 the transform's
 rounding error shows in the quiet bands of loud frames (0.14 dB on
-speech). What follows is in float32, as in librosa and openSMILE.
+speech). Later steps are in float32, as in librosa and openSMILE.
 
 Symbols: B batch, S samples, T frames, K frequency bins, M mel bands.
 """
@@ -21,6 +21,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_dslstm.lengths import check_later, to_counts, zero_padding
 
+__all__ = ["Extractor", "band_groups", "check_positive"]
+
 # Increase it when the values change, so that cached features are recomputed
 FEATURES_VERSION = 1
 # Fastest on a CPU: more frames do not fit its caches, fewer mean more calls
@@ -32,7 +34,8 @@ BANDS_AT_ONCE = 32
 class Extractor(nn.Module):
     """Base class of the extractors: checks, silent padding and precision.
 
-    A subclass defines ``count_frames``, ``static`` and ``_of_piece``, and may
+    A subclass defines ``count_frames``, ``static`` and ``_of_piece`` (the features
+    of a padded piece), sets ``hop_length``, ``mel`` and ``groups``, and may
     override ``append_deltas``.
     """
 
@@ -76,7 +79,7 @@ class Extractor(nn.Module):
         return {name: getattr(self, name) for name in names}
 
     def num_frames(self, n: int | Tensor) -> int | Tensor:
-        """Frames of ``n`` samples, which must be at least one (ValueError)."""
+        """Frames of ``n`` samples; fewer than one sample raises ValueError."""
         _check_samples(n)
         return self.count_frames(n)
 
@@ -91,17 +94,17 @@ class Extractor(nn.Module):
     def append_deltas(
         self, static: Tensor, frames: Tensor | None = None
     ) -> Tensor:
-        """Append features of neighbouring frames; none unless overridden.
+        """Append features of neighbouring frames; by default there are none.
 
-        ``static`` is [..., time, size]; ``frames``, [batch], the valid frames
-        of each item, all of them if left out.
+        ``static`` is [..., time, size]; ``frames``, [batch], are the valid frames
+        of each item; None: all of them.
         """
         return static
 
     def _by_pieces(
         self, wavs: Tensor, before: int, after: int, size: int
     ) -> Tensor:
-        """Static features of a waveform between two stretches of silence."""
+        """Features of frames of ``size`` samples, with silence before and after."""
         samples = wavs.shape[-1]
         mps = wavs.device.type == "mps"
         padded = wavs.new_zeros(
@@ -124,10 +127,10 @@ class Extractor(nn.Module):
         return torch.cat(pieces, dim=-2) if len(pieces) > 1 else pieces[0]
 
     def _power(self, frames: Tensor) -> Tensor:
-        """Power spectrum, in the precision of all that follows."""
+        """Power spectrum, in the precision of the later steps."""
         dtype = frames.dtype
         if _on_cpu(frames):
-            # Elsewhere float64 stays: TF32, which SpeechBrain enables, rounds
+            # Elsewhere float64 stays, because SpeechBrain enables TF32, which rounds
             mode = torch.backends.mkldnn.matmul.fp32_precision
             dtype = torch.float32 if mode in ("none", "ieee") else dtype
         dtype = torch.promote_types(self.mel.dtype, dtype)
@@ -135,7 +138,7 @@ class Extractor(nn.Module):
         return parts[..., 0] + parts[..., 1]
 
     def _bands(self, spectrum: Tensor, *more: Tensor) -> Tensor:
-        """Mel bands, each group from its own bins only; then ``more``."""
+        """Compute mel bands, each group from its own bins only; append ``more``."""
         mel = self.mel
         groups = [
             spectrum[..., bins] @ mel[bins, bands].to(spectrum.dtype)
@@ -168,7 +171,7 @@ def _on_cpu(x):
     return x.device.type == "cpu"
 
 
-def groups(mel: Tensor) -> list[tuple[slice, slice]]:
+def band_groups(mel: Tensor) -> list[tuple[slice, slice]]:
     """Slices of the bins and of the bands of each group of mel bands."""
     groups = []
     for first in range(0, mel.shape[1], BANDS_AT_ONCE):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from speechbrain_dslstm.features.extractor import (
     Extractor,
+    band_groups,
     check_positive,
-    groups,
 )
 
 __all__ = ["LogMelSpectrogram"]
@@ -30,7 +30,7 @@ class LogMelSpectrogram(Extractor):
     n_fft
         Samples per frame and points of the Fourier transform; even.
     hop_length
-        Samples from frame to frame; ``n_fft // 2`` if left out.
+        Samples from one frame to the next; ``n_fft // 2`` if left out.
     n_mels
         Mel bands up to half the sample rate; ``n_fft // 4`` if left out.
     sample_rate
@@ -85,7 +85,7 @@ class LogMelSpectrogram(Extractor):
         self.output_size = n_mels
         mel = _slaney_mel_matrix(sample_rate, n_fft, n_mels)
         self.register_buffer("mel", mel.float(), persistent=False)
-        self.groups = groups(mel)
+        self.groups = band_groups(mel)
         # No buffer: a window rounded to float32 leaks into the quiet bands
         self.window = scale * torch.hann_window(n_fft, dtype=torch.float64)
 

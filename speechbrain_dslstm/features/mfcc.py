@@ -16,8 +16,8 @@ from torch.nn.functional import pad
 
 from speechbrain_dslstm.features.extractor import (
     Extractor,
+    band_groups,
     check_positive,
-    groups,
 )
 
 __all__ = ["MFCC39"]
@@ -36,7 +36,7 @@ class MFCC39(Extractor):
     sample_rate
         In Hz.
     win_length, hop_length
-        Samples per frame, and from frame to frame.
+        Samples per frame, and from one frame to the next.
     n_fft
         Points of the Fourier transform, at least ``win_length``.
     n_mels
@@ -126,7 +126,7 @@ class MFCC39(Extractor):
         )
         self.register_buffer("mel", mel.float(), persistent=False)
         self.register_buffer("dct", dct.float(), persistent=False)
-        self.groups = groups(mel)
+        self.groups = band_groups(mel)
         # No buffer: a window rounded to float32 leaks into the quiet bands
         window = torch.hamming_window(win_length, False, dtype=torch.float64)
         self.window = pad(scale * window, (0, n_fft - win_length))
@@ -141,7 +141,7 @@ class MFCC39(Extractor):
     def static(self, wavs: Tensor) -> Tensor:
         """Cepstra, log energy: [..., samples] -> [..., frames, n_mfcc + 1]."""
         # The pre-emphasis reads one sample before each frame, the transform
-        # those behind it, where the window is zero
+        # samples after it, where the window is zero
         after = max(0, self.win_length - wavs.shape[-1])
         after += self.n_fft - self.win_length
         return self._by_pieces(wavs, 1, after, self.n_fft + 1)
@@ -166,8 +166,8 @@ class MFCC39(Extractor):
     ) -> Tensor:
         """Append deltas and accelerations: [..., time, n] -> [..., time, 3 n].
 
-        Both ends repeat. ``frames``, [batch], holds the valid frames of each
-        item of a batch; without it every frame is valid.
+        The first and the last frame are repeated. ``frames``, [batch], are the
+        valid frames of each item of a batch; None: all of them.
         """
         size, width = static.shape[-2], self.delta_window
         steps = torch.arange(-width, size + 2 * width, device=static.device)
@@ -178,13 +178,13 @@ class MFCC39(Extractor):
             index = index.unsqueeze(2).expand(-1, -1, static.shape[2])
             wide = static.gather(1, index)
         delta = self.slope(wide)
-        # openSMILE repeats the first delta, but goes on after the last one
+        # openSMILE repeats the first delta, but computes deltas past the last frame
         first = delta[..., :1, :].expand(*delta.shape[:-2], width, -1)
         acceleration = self.slope(torch.cat([first, delta], dim=-2))
         return torch.cat([static, delta[..., :size, :], acceleration], dim=-1)
 
     def slope(self, x: Tensor) -> Tensor:
-        """Slope around each frame but ``delta_window`` frames at each end."""
+        """Slope at each frame, except ``delta_window`` frames at each end."""
         width = self.delta_window
         size = x.shape[-2] - 2 * width
 

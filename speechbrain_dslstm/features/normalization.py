@@ -1,4 +1,4 @@
-"""Standardisation of features by training set, by speaker or in a stream."""
+"""Standardise features by training set, by speaker or frame by frame in a stream."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from speechbrain_dslstm.lengths import length_mask, zero_padding
 
-__all__ = ["FeatureNormalization"]
+__all__ = ["FeatureNormalization", "RunningNormalization"]
 
 
 class FeatureNormalization(torch.nn.Module):
@@ -15,10 +15,10 @@ class FeatureNormalization(torch.nn.Module):
 
     ``source`` selects whose statistics are used:
 
-    - "training": those of the training set. ``update`` collects them; they
+    - "training": statistics of the training set. ``update`` collects them; they
       are buffers, so they are saved with the weights. Before the first
       ``update`` nothing changes.
-    - "speaker": those of each utterance's speaker, over all unlabelled audio
+    - "speaker": statistics of each utterance's speaker, over all unlabelled audio
       of that speaker, the tested speakers included. ``update`` collects them
       as well, but they belong to the corpus, not to the model, and are not
       saved. Without names of speakers an utterance uses its own.
@@ -29,11 +29,11 @@ class FeatureNormalization(torch.nn.Module):
     num_features
         Features per frame.
     eps
-        Smallest standard deviation divided by.
+        Lower bound on the standard deviation in the division.
     center_utterances
-        Also subtract each utterance's own mean. It holds much of the speaker
-        and the channel, but needs the whole utterance. Has no effect with the
-        source "speaker", whose means it would undo.
+        Also subtract each utterance's own mean, which holds much of the speaker
+        and the channel; this requires the whole utterance. It has no effect with
+        the source "speaker", whose means it would undo.
     source
         "training", "speaker" or "none".
 
@@ -124,8 +124,8 @@ class FeatureNormalization(torch.nn.Module):
         """Standardise feats [batch, time, features]; padded frames become 0.
 
         ``counts`` [batch] holds the valid frames, ``speakers`` the names that
-        ``update`` has received. Without names, the source "speaker" takes
-        each item for a speaker of its own.
+        ``update`` has received. Without names, the source "speaker" treats
+        each item as a speaker of its own.
         """
         if self.source == "speaker":
             mean, deviation = self._speaker_statistics(feats, counts, speakers)
@@ -147,7 +147,9 @@ class FeatureNormalization(torch.nn.Module):
                     f"no feature statistics of speaker {unknown[0]!r}: pass "
                     "all audio of the speaker to update() first"
                 )
-            known = zip(*(self.speakers[one] for one in speakers), strict=True)
+            known = zip(
+                *(self.speakers[name] for name in speakers), strict=True
+            )
             _, mean, variance = map(torch.stack, known)
             return mean.unsqueeze(1), variance.sqrt().unsqueeze(1)
         mean = _utterance_mean(feats, counts)

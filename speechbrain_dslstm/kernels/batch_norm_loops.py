@@ -5,10 +5,10 @@ its arrays once and never reads a padded frame.
 
 Arguments: x, out, grad and grad_x [batch, time, place, channel]; frames, int64
 [batch], the valid frames; rectify, whether a ReLU follows the normalisation;
-share, the first clip and the end. Sums over a frame have the arrays'
-precision, those over all frames, total [2, channel], float64. The innermost
-loops run along the channels and write only one or two arrays: LLVM vectorises
-no others.
+share, the range (first, end) of clips. Sums over a frame have the arrays'
+precision; sums over all frames, total [2, channel], are float64. The innermost
+loops run along the channels and write only one or two arrays, because LLVM does
+not vectorise loops that write more.
 """
 
 import numpy as np

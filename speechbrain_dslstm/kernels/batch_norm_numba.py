@@ -1,8 +1,8 @@
 """Batch normalisation of the valid frames by compiled loops, on a CPU.
 
-Plain torch writes ten tensors of the batch's size to memory and reads them
-again, for masks, squares and differences; here each pass reads its arguments
-and writes its result. Reference: ``masked_moments`` and ``affine`` of
+For masks, squares and differences, plain torch writes ten tensors of the batch's
+size to memory and reads them again; here each pass only reads its arguments and
+writes its result. Reference: ``masked_moments`` and ``affine`` of
 ``layers.batch_norm``, which run where the loops cannot.
 """
 
@@ -70,7 +70,7 @@ class _BatchNorm(torch.autograd.Function):
         shape, x = x.shape, x.contiguous()
         x = x.view(*shape[:2], -1, shape[-1])
         frames = _check_frames(counts, *shape[:2])
-        # Near the mean: that of the first valid frame, if there is one
+        # The mean of the first valid frame, if there is one, is near the mean of all
         centre = torch.zeros_like(weight)
         if (frames > 0).any():
             centre = x[int((frames > 0).argmax()), 0].mean(0)
@@ -82,8 +82,8 @@ class _BatchNorm(torch.autograd.Function):
         count = total[-1].clone()
         # Nothing valid: moments of 0 instead of NaN
         mean = total[:-1] / count.clamp(min=1)
-        off = mean - centre
-        squares = squares - 2 * off * above + own * off * off
+        offset = mean - centre
+        squares = squares - 2 * offset * above + own * offset * offset
         variance = sum_over_ranks(squares.clamp(min=0)) / count.clamp(min=1)
         rstd = torch.rsqrt(variance + eps)
         terms = torch.stack([mean, weight.detach() * rstd, bias.detach()])
@@ -94,7 +94,9 @@ class _BatchNorm(torch.autograd.Function):
         # Allocated in its own shape: autograd forbids in-place changes of a view
         out = x.new_empty(shape)
         into = out.view(x.shape).numpy()
-        _each(LOOPS.load().apply, x.numpy(), frames, terms.numpy(), relu, into)
+        _run_over_clips(
+            LOOPS.load().apply, x.numpy(), frames, terms.numpy(), relu, into
+        )
         ctx.relu, ctx.shape, ctx.frames = relu, shape, frames
         rectified = [out] if relu else []
         ctx.save_for_backward(x, weight, mean, rstd, count, *rectified)
@@ -120,13 +122,13 @@ class _BatchNorm(torch.autograd.Function):
         terms = torch.stack([scale.double(), slope, level]).to(x.dtype)
         grad_x = torch.empty_like(x)
         arrays += [terms.numpy(), ctx.relu, grad_x.numpy()]
-        _each(LOOPS.load().propagate, *arrays)
+        _run_over_clips(LOOPS.load().propagate, *arrays)
         grad_bias, grad_weight = own.to(x.dtype)
         return grad_x.view(ctx.shape), grad_weight, grad_bias, None, None, None
 
 
 def _check_frames(counts, batch, time):
-    """Check the valid frames of each item: compiled loops check no index."""
+    """Check the valid frames of each item, because compiled loops check no index."""
     if counts is None:
         return np.full(batch, time)
     frames = np.ascontiguousarray(counts.numpy(), np.int64)
@@ -138,7 +140,7 @@ def _check_frames(counts, batch, time):
     return frames
 
 
-def _each(loop, x, *others):
+def _run_over_clips(loop, x, *others):
     """Run a loop over all clips; it fills its last argument."""
     *given, out = others
     in_threads(

@@ -1,16 +1,18 @@
 """Convolution and max pooling of images, fast on a CPU.
 
 The output of a spectrogram's first convolution is 64 times its input, and
-pooling keeps a quarter of it. Clip by clip, that output stays in a CPU's
-cache, and only the pooled values and their places are kept for the backward
-pass. With one input channel the compiled loops of ``conv_pool_numba`` do all
-this; where they cannot run, the convolution is one product with the image's
-patches. The moments of its output follow from those of the patches, without
-computing it.
+pooling keeps a quarter of it. Computed clip by clip, that output stays in a
+CPU's cache, and only the pooled values and their places are kept for the
+backward pass. With one input channel the compiled loops of ``conv_pool_numba``
+do all this; where they cannot run, the convolution is one product with the
+image's patches. ``conv_moments`` derives the moments of the output from those
+of the patches, without computing the output.
 
 Images are [batch, channel, time, frequency] in channels-last memory. Symbols:
 C channels, K = kernel height * kernel width, the values of a patch.
 """
+
+import functools
 
 import torch
 from torch import Tensor
@@ -24,6 +26,14 @@ from speechbrain_dslstm.kernels.conv_pool_numba import (
 )
 from speechbrain_dslstm.lengths import zero_padding
 from speechbrain_dslstm.utils.distributed import sum_over_ranks
+
+__all__ = [
+    "ClipConvPool",
+    "conv_moments",
+    "conv_pool",
+    "conv_pool_reference",
+    "prefers_single_clips",
+]
 
 _POOL_BACKWARD = torch.ops.aten.max_pool2d_with_indices_backward
 
@@ -45,7 +55,7 @@ def conv_pool(
     height, width]; padding is the number of zeros on either side of time and of
     frequency; pool_size is the size and stride of the pooling. shift [channel],
     if given, is added after the pooling and followed by a ReLU. counts, int64
-    [batch], are the valid frames of the output; those behind become zero.
+    [batch], are the valid frames of the output; later ones become zero.
     Returns [batch, channel, time', frequency'], in channels-last memory on a CPU.
     """
     function = _ConvPool.apply
@@ -90,8 +100,8 @@ class ClipConvPool:
     """``conv_pool`` for one clip after another, without gradients.
 
     Work that does not depend on the clip is done once, and torch's preparations
-    for a gradient are left out: together a fifth of the time of a clip. weight is
-    [channel, in_channels, height, width], on the CPU, shift [channel].
+    for a gradient are left out, which saves a fifth of the time of a clip. weight
+    is [channel, in_channels, height, width], on the CPU; shift is [channel].
 
     >>> x, weight = torch.randn(1, 1, 20, 16), torch.randn(8, 1, 2, 4)
     >>> shift = torch.randn(8)
@@ -134,10 +144,10 @@ def conv_moments(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, biased variance [channel] and number of a convolution's valid values.
 
-    For x [batch, 1, time, frequency], zero at padded frames and without a
-    gradient; counts [batch] are the valid frames of the output, over all
-    ranks. The output is a linear map of the patches, so its moments are those
-    of the patches (K and K * K numbers), mapped. The gradient reaches weight.
+    x is [batch, 1, time, frequency], zero at padded frames and without a
+    gradient; counts [batch] are the valid frames of the output. The moments are
+    over all ranks. The output is a linear map of the patches, so they are those of
+    the patches (K and K * K numbers), mapped. The gradient reaches weight.
 
     >>> x, weight = torch.randn(2, 1, 9, 7), torch.randn(3, 1, 2, 4)
     >>> mean, variance, count = conv_moments(
@@ -151,7 +161,7 @@ def conv_moments(
     size = weight[0].numel()
     total = x.new_zeros(size + 1, size + 1, dtype=torch.float64)
     with torch.no_grad():
-        # Near zero, float32 is precise enough for the products
+        # Patches are centred first: near zero, float32 products are precise enough
         level = sum_over_ranks(torch.stack([x.mean(), x.new_ones(())]))
         level = level[0] / level[1]
         for clip, frames in zip(x.split(1), counts.tolist(), strict=True):
@@ -184,21 +194,11 @@ def _patches(clip, kernel_size, padding):
 def _maximum(image, size):
     """Max pooling as maxima of strided views, without the places of the maxima."""
     for dim in (2, 3):
-        rest = image.shape[dim] // size * size
-        parts = [
-            image.narrow(dim, 0, rest)[(..., *_every(dim, i, size))]
-            for i in range(size)
-        ]
-        image = parts[0]
-        for part in parts[1:]:
-            image = torch.maximum(image, part)
+        steps = image.shape[dim] // size
+        used = image.narrow(dim, 0, steps * size)
+        views = used.unflatten(dim, (steps, size)).unbind(dim + 1)
+        image = functools.reduce(torch.maximum, views)
     return image
-
-
-def _every(dim, start, size):
-    """Index of every size-th step of a dimension, from a start."""
-    steps = slice(start, None, size)
-    return (steps, slice(None)) if dim == 2 else (slice(None), steps)
 
 
 def _images(like, shape):
@@ -229,7 +229,7 @@ class _ConvPool(torch.autograd.Function):
         ]
         sizes, places = [], []
         for i, clip in enumerate(x.split(1)):
-            # Nothing behind the valid frames is computed
+            # Nothing after the valid frames is computed
             clip = clip[:, :, : reach[i]]
             if weight.shape[1] == 1:
                 patches = _patches(clip, weight.shape[2:], padding)

@@ -7,8 +7,8 @@ convolution's output, as large as 64 images, is ever written to memory.
 Arguments of both loops: image [batch, rows, columns], padded; filters
 [K, channel], of height * width values each; out and grad
 [batch, time', frequency', channel]; frames, int64 [batch], the valid frames of
-the output; rows, the first row of the output, counted through the batch, and
-the end. sides are the pool size and the filters' height and width, each as the
+the output; rows, the range (first, end) of output rows, counted through the
+batch. sides are the pool size and the filters' height and width, each as the
 tuple ``range(side)``, whose length the compiler knows, so that it unrolls the
 loops over it.
 

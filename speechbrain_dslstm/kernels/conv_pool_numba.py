@@ -61,7 +61,7 @@ def pool_rows(
     rectify: bool,
     counts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Convolve and pool x [batch, 1, time, frequency] in threads, without a graph.
+    """Convolve and pool x [batch, 1, time, frequency] in threads, without autograd.
 
     filters is [K, channel]; sides are the pool size and the filters' height and
     width; shift [channel] is added, a ReLU follows if ``rectify``. Returns the
@@ -95,7 +95,7 @@ def pool_rows(
 
 
 def _ranges(sides):
-    """Tuples whose lengths the compiler knows."""
+    """Tuples ``range(side)``, whose lengths the compiler knows."""
     return tuple(tuple(range(side)) for side in sides)
 
 

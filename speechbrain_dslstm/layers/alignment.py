@@ -76,15 +76,15 @@ class AveragePoolAlignment(torch.nn.Module):
         """Align x [batch, time_x, size_x] and y [batch, time_y, size_y].
 
         ``counts_x`` and ``counts_y``, [batch], are their valid frames.
-        Returned are x, averaged over ``width`` frames, the first frames of y,
-        and the aligned valid frames, [batch]. An item with fewer frames than
-        one aligned frame needs raises ValueError.
+        Returns x, averaged over ``width`` frames, the first frames of y, and the
+        aligned valid frames, [batch]. An item with too few frames for one
+        aligned frame raises ValueError.
         """
         time = self.num_frames(x.shape[1], y.shape[1])
         counts = self.num_frames(counts_x, counts_y)
-        known = check_later((counts >= 1).all(), "enough frames to align")
-        shortest = 0 if known else int(counts.argmin())
-        if time < 1 or not known and int(counts[shortest]) < 1:
+        deferred = check_later((counts >= 1).all(), "enough frames to align")
+        shortest = 0 if deferred else int(counts.argmin())
+        if time < 1 or not deferred and int(counts[shortest]) < 1:
             raise ValueError(
                 f"{int(counts_x[shortest])} frames of x and "
                 f"{int(counts_y[shortest])} of y are too few to align: "
@@ -192,7 +192,7 @@ class RateAlignment(torch.nn.Module):
         if self.mode == "average":
             reached = -(-sampled * down // up)
         else:
-            # Frame j stands at j * step, the last one at sampled - 1
+            # Kept frame j lies at j * step, the last sampled one at sampled - 1
             reached = (sampled - 1) * down // up + 1
         if isinstance(kept, Tensor) or isinstance(reached, Tensor):
             kept, reached = torch.as_tensor(kept), torch.as_tensor(reached)
@@ -202,7 +202,7 @@ class RateAlignment(torch.nn.Module):
     def _taps(self, time: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Frames to sum and their weights, both [time, taps]."""
         up, down = self.step.numerator, self.step.denominator
-        # Exact: in units of 1 / down of a sampled frame
+        # Exact, because times are integers, in units of 1 / down sampled frames
         start = torch.arange(time, device=device).unsqueeze(1) * up
         if self.mode == "nearest":
             index = (2 * start + down) // (2 * down)
@@ -237,9 +237,9 @@ class RateAlignment(torch.nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Align x [batch, time_x, size_x] and y [batch, time_y, size_y].
 
-        ``counts_x`` and ``counts_y``, [batch], are their valid frames, at
-        least 1, or ValueError is raised. Returned are x and y at the kept rate
-        and the aligned valid frames, [batch]; values past these are undefined.
+        ``counts_x`` and ``counts_y``, [batch], are their valid frames; one below
+        1 raises ValueError. Returns x and y at the kept rate and the aligned
+        valid frames, [batch]; values past these are undefined.
         """
         if int(torch.minimum(counts_x, counts_y).min()) < 1:
             raise ValueError(

@@ -18,7 +18,7 @@ from speechbrain_dslstm.kernels.batch_norm_numba import (
 from speechbrain_dslstm.lengths import length_mask
 from speechbrain_dslstm.utils.distributed import sum_over_ranks
 
-__all__ = ["MaskedBatchNorm", "StepBatchNorm"]
+__all__ = ["MaskedBatchNorm", "StepBatchNorm", "masked_moments"]
 
 
 def masked_moments(
@@ -27,8 +27,8 @@ def masked_moments(
     """Mean and biased variance, [channel], over the valid positions of all ranks.
 
     ``mask``, broadcastable to [..., 1], is True at the valid positions of x
-    [..., channel], which are all without it; other positions may hold NaN. The
-    number of valid positions is returned as well.
+    [..., channel]; others may hold NaN. Without a mask all positions are valid.
+    The number of valid positions is returned as well.
     """
     return _moments(x if mask is None else x.masked_fill(~mask, 0), mask)
 
@@ -139,7 +139,7 @@ class MaskedBatchNorm(_RunningStatistics):
         if counts is not None:
             mask = length_mask(counts, x.shape[1])
             mask = mask.view(*mask.shape, *[1] * (x.dim() - 2))
-            # A NaN there would get into the gradient of the scale
+            # A NaN at a padded frame would reach the gradient of the scale
             x = x.masked_fill(~mask, 0)
         if self.training:
             moments = _moments(x, mask)
@@ -153,9 +153,9 @@ class MaskedBatchNorm(_RunningStatistics):
     ) -> tuple[Tensor, Tensor]:
         """Scale and shift that normalise each channel, both [channel].
 
-        For callers that fold them into a convolution. ``moments`` of a batch,
-        from ``masked_moments``, are added to the running statistics; without
-        them, scale and shift come from the running statistics.
+        Callers fold them into a convolution. ``moments`` of a batch, from
+        ``masked_moments``, are added to the running statistics; without them,
+        scale and shift come from the running statistics.
         """
         if moments is None:
             mean, variance = self.running_mean, self.running_var
@@ -244,7 +244,7 @@ class StepBatchNorm(_RunningStatistics):
     def statistics(self, time: int) -> tuple[Tensor, Tensor]:
         """Running mean and variance in evaluation, both [time, features]."""
         steps = torch.arange(time, device=self.steps_seen.device)
-        # Steps that training has not seen use those of the last one it has
+        # Later steps use the statistics of the last step that training has seen
         steps = torch.minimum(steps, (self.steps_seen - 1).clamp(min=0))
         return self.running_mean[steps], self.running_var[steps]
 
@@ -252,7 +252,7 @@ class StepBatchNorm(_RunningStatistics):
     def update(
         self, mean: Tensor, variance: Tensor, count: Tensor, first: int = 0
     ) -> None:
-        """Add the moments of the steps from ``first`` on to the statistics.
+        """Add the moments of steps ``first``, ``first + 1``, ... to the statistics.
 
         ``mean`` and (biased) ``variance``, [time, features], are over the
         ``count``, [time], items that reach each step.

@@ -25,7 +25,7 @@ from speechbrain_dslstm.kernels.conv_pool import (
 from speechbrain_dslstm.layers.batch_norm import MaskedBatchNorm, masked_moments
 from speechbrain_dslstm.lengths import check_later, length_mask, zero_padding
 
-__all__ = ["LocalFeatureCNN"]
+__all__ = ["LocalFeatureBlock", "LocalFeatureCNN"]
 
 
 class LocalFeatureBlock(torch.nn.Module):
@@ -57,7 +57,7 @@ class LocalFeatureBlock(torch.nn.Module):
         self.norm = MaskedBatchNorm(out_channels)
 
     def _conv_size(self, n, axis):
-        """Size after the convolution, of the axis 0 (time) or 1 (frequency)."""
+        """Size of axis 0 (time) or 1 (frequency) after the convolution."""
         return n + 2 * self.padding[axis] - self.kernel_size[axis] + 1
 
     def num_frames(self, n: int | Tensor) -> int | Tensor:
@@ -68,23 +68,23 @@ class LocalFeatureBlock(torch.nn.Module):
         """Output frequency bins of ``n`` input bins."""
         return self._conv_size(n, 1) // self.pool_size
 
-    def _pool_before_norm(self, x: Tensor) -> bool:
+    def _norm_may_come_first(self, x: Tensor) -> bool:
         """Whether batch norm may move before the pooling and is faster there.
 
         In evaluation it is one affine function per channel, which commutes
-        with the maximum where its scale is not negative.
+        with the maximum if its scale is not negative.
         """
         if self.training or self.norm.training or not prefers_single_clips(x):
             return False
         return bool((self.norm.weight >= 0).all())
 
     def folded(self, x: Tensor) -> ClipConvPool | None:
-        """Block with the batch norm folded into its filters, for single clips.
+        """Return the block with the batch norm folded into its filters.
 
-        For evaluation on images like x, [batch, in_channels, time, frequency].
-        None where it cannot be folded, so that only ``forward`` is right.
+        It evaluates single clips like those of x, [batch, in_channels, time,
+        frequency]. None if it cannot be folded, so that ``forward`` must run.
         """
-        if self.pool_first and not self._pool_before_norm(x):
+        if self.pool_first and not self._norm_may_come_first(x):
             return None
         scale, shift = self.norm.affine()
         weight = self.conv.weight * scale.view(-1, 1, 1, 1)
@@ -95,13 +95,13 @@ class LocalFeatureBlock(torch.nn.Module):
     def forward(self, x: Tensor, counts: Tensor) -> Tensor:
         """Filter, normalise and pool images [batch, channel, time, frequency].
 
-        ``counts``, [batch], are the valid frames; what is behind them is zero
-        in the images and in the result.
+        ``counts``, [batch], are the valid frames; later frames are zero in the
+        images and in the result.
         """
         weight, frames = self.conv.weight, self._conv_size(counts, 0)
         sizes = self.padding, self.pool_size
         counts = frames // self.pool_size
-        if self.pool_first and not self._pool_before_norm(x):
+        if self.pool_first and not self._norm_may_come_first(x):
             pooled = conv_pool(x, weight, *sizes, None, counts)
             out = self.norm(pooled.permute(0, 2, 3, 1), counts, relu=True)
             return out.permute(0, 3, 1, 2)
@@ -126,10 +126,6 @@ class LocalFeatureBlock(torch.nn.Module):
         out = (self.pool(image * scale[:, 0]) + shift.view(-1, 1, 1)).relu()
         out = zero_padding(out.permute(0, 2, 3, 1), counts)
         return out.permute(0, 3, 1, 2)
-
-
-def _has_hooks(module):
-    return module._forward_hooks or module._forward_pre_hooks
 
 
 class LocalFeatureCNN(torch.nn.Module):
@@ -214,10 +210,10 @@ class LocalFeatureCNN(torch.nn.Module):
     def forward(self, x: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Local features of normalised spectrograms [batch, time, frequency].
 
-        ``counts``, [batch], are the valid frames. Returned are features,
-        [batch, time', output_size], frequency by channel and zero at padded
-        frames, and their valid frames, [batch]. Another number of bins, or an
-        item too short for one frame, raises ValueError.
+        ``counts``, [batch], are the valid frames. Returns features, [batch,
+        time', output_size], frequency by channel and zero at padded frames,
+        and their valid frames, [batch]. Another number of bins, or an item too
+        short for one frame, raises ValueError.
         """
         if x.shape[2] != self.input_size:
             raise ValueError(
@@ -225,14 +221,14 @@ class LocalFeatureCNN(torch.nn.Module):
             )
         shortest = counts.min()
         expected = "enough frames for the convolutions"
-        known = check_later(self.num_frames(shortest) >= 1, expected)
-        shortest = 0 if known else int(shortest)
-        if not known and self.num_frames(shortest) < 1:
+        deferred = check_later(self.num_frames(shortest) >= 1, expected)
+        shortest = 0 if deferred else int(shortest)
+        if not deferred and self.num_frames(shortest) < 1:
             raise ValueError(
                 f"an item of {shortest} frames is too short: at least "
                 f"{self.min_frames(1)} frames are needed"
             )
-        # A convolution may read past an item's end, where silence must be
+        # A convolution may read past an item's end, where it must read zeros
         if shortest < x.shape[1]:
             x = zero_padding(x, counts)
         x, out = x.unsqueeze(1), None
@@ -245,14 +241,17 @@ class LocalFeatureCNN(torch.nn.Module):
         return x.permute(0, 2, 3, 1).flatten(2), counts
 
     def _clip_by_clip(self, x: Tensor, counts: Tensor) -> Tensor | None:
-        """Features in evaluation, one clip at a time, as fits a CPU's cache.
+        """Features in evaluation, one clip at a time, which fits a CPU's cache.
 
-        None if a block must run as it is.
+        None if a block must run its own ``forward``.
         """
         if torch.is_autocast_enabled(x.device.type):
             return None
         parts = [part for block in self.blocks for part in block.modules()]
-        if any(part.training or _has_hooks(part) for part in parts):
+        if any(
+            p.training or p._forward_hooks or p._forward_pre_hooks
+            for p in parts
+        ):
             return None
         if any(type(block) is not LocalFeatureBlock for block in self.blocks):
             return None
@@ -261,7 +260,7 @@ class LocalFeatureCNN(torch.nn.Module):
             return None
         found = []
         for clip, frames in zip(x.split(1), counts.tolist(), strict=True):
-            # The padding behind a clip is the convolution's own zeros
+            # The convolution pads the end of the clip with zeros itself
             clip = clip[:, :, :frames]
             for block in blocks:
                 clip = block(clip)

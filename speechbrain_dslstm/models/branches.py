@@ -22,7 +22,7 @@ LSTM_GROUP = 16  # items of similar length that go through an LSTM together
 
 
 def _lstm(input_size, hidden_size, num_layers, dropout, forget_bias):
-    """A standard LSTM, without dropout in a single layer, of which torch warns."""
+    """Build a standard LSTM; torch warns of dropout in one with a single layer."""
     sizes = input_size, hidden_size, num_layers
     dropout = dropout if num_layers > 1 else 0.0
     lstm = torch.nn.LSTM(*sizes, batch_first=True, dropout=dropout)
@@ -52,13 +52,13 @@ def _lstm_mean(lstm, pooling, x, counts):
 
 
 def _recur(ds_lstm, x, y, counts):
-    """Output of a DS-LSTM; torch.compile would unroll its loop over time."""
+    """Run a DS-LSTM outside torch.compile, which would unroll its loop over time."""
     if torch.compiler.is_compiling():
         return _recur_outside(ds_lstm, x, y, counts)
     return ds_lstm(x, y, counts)[0]
 
 
-# As torch.compiler.disable, but imports the compiler only when it runs
+# The same as torch.compiler.disable, which would import the compiler at once
 @torch._disable_dynamo
 def _recur_outside(ds_lstm, x, y, counts):
     return ds_lstm(x, y, counts)[0]
@@ -74,12 +74,12 @@ class MFCCBranch(torch.nn.Module):
     input_size
         Features per frame.
     hidden_size, num_layers
-        Of the LSTM.
+        Units of a layer, and layers, of the LSTM.
     dropout
         Dropout probability between the layers and before the linear layer.
     forget_bias
         Initial bias of the forget gates; 1 makes long sequences learnable
-        (Jozefowicz et al. 2015). torch's own, around 0, if left out.
+        (Jozefowicz et al. 2015). None: torch's default, around 0.
 
     Example
     -------
@@ -135,9 +135,9 @@ class CNNLSTMBranch(torch.nn.Module):
     cnns
         The ``LocalFeatureCNN`` of each stream by its name.
     hidden_size, num_layers
-        Of each LSTM.
+        Units of a layer, and layers, of each LSTM.
     dropout
-        Dropout probability after the CNNs, between and after the layers.
+        Dropout probability after the CNNs and after each LSTM layer.
     forget_bias
         See ``MFCCBranch``.
 
@@ -204,12 +204,12 @@ class SpectrogramBranch(torch.nn.Module):
         Classes K.
     cnn_x, cnn_y
         ``LocalFeatureCNN`` for mel x and for mel y; the paper's if left out.
-        Any module with ``output_size`` and ``min_frames`` that maps features
-        and counts to both fits, such as ``SelfSupervisedFrames``.
+        Another module, such as ``SelfSupervisedFrames``, must map features and
+        counts to new ones and have ``output_size`` and ``min_frames``.
     alignment
-        Gives both one length; ``AveragePoolAlignment`` if left out.
+        Layer that brings both to one length; ``AveragePoolAlignment`` if left out.
     ds_lstm
-        ``DSLSTM`` of the CNNs' output sizes; two layers of 200 if left out.
+        ``DSLSTM`` of the CNNs' output sizes; two layers of 200 units if left out.
     dropout
         Dropout probability after the CNNs and before the linear layer.
     inputs
@@ -291,13 +291,13 @@ class TextBranch(torch.nn.Module):
     n_classes
         Classes K.
     vocab_size
-        Largest number of tokens of the tokenizer.
+        Number of token ids; at least as many as the tokenizer has tokens.
     embedding_size
         Features per token.
     hidden_size, num_layers
-        Of the LSTM.
+        Units of a layer, and layers, of the LSTM.
     dropout
-        Dropout probability after the embedding, between and after the layers.
+        Dropout probability after the embedding and after each LSTM layer.
 
     Example
     -------

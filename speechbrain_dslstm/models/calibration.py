@@ -7,7 +7,7 @@ from torch import Tensor
 
 __all__ = ["TemperatureScaling"]
 
-COLDEST, HOTTEST = 0.05, 20.0
+COLDEST, HOTTEST = 0.05, 20.0  # range of fitted temperatures
 
 
 class TemperatureScaling(torch.nn.Module):
@@ -16,7 +16,7 @@ class TemperatureScaling(torch.nn.Module):
     Arguments
     ---------
     temperature
-        Above 1 posteriors become less confident; 1 leaves them unchanged.
+        Above 1, posteriors become less confident; 1 leaves them unchanged.
 
     Raises
     ------
@@ -46,5 +46,5 @@ class TemperatureScaling(torch.nn.Module):
         return (log_posteriors / self.temperature).log_softmax(dim=-1)
 
     def extra_repr(self) -> str:
-        """The temperature, for print."""
+        """Return the temperature, for print."""
         return f"{self.temperature:g}"

@@ -51,8 +51,8 @@ class DualLevelClassifier(torch.nn.Module):
     text
         ``TextBranch``: a third level that reads transcripts.
     text_weight
-        Weight of the text; the others share the rest in the ratio of ``p``.
-        With 1 only the text is read.
+        Weight of the text branch; the others share the rest by ``p``. With 1
+        the model has only the text branch.
 
     Raises
     ------
@@ -117,7 +117,7 @@ class DualLevelClassifier(torch.nn.Module):
         self.min_samples = self._min_samples()
 
     def get_config(self) -> dict[str, object]:
-        """Constructor arguments that build the same model, without text."""
+        """Constructor arguments that build the same model, if it reads no text."""
         branches = dict(self.branches)
         return {
             "n_classes": self.n_classes,
@@ -129,7 +129,7 @@ class DualLevelClassifier(torch.nn.Module):
         }
 
     def _min_samples(self):
-        """Samples of the shortest clip that gives every stage a frame."""
+        """Samples of the shortest clip that gives every layer at least one frame."""
         n = 1
         for branch in self.branches.values():
             for name, frames in getattr(branch, "min_frames", dict)().items():
@@ -145,13 +145,13 @@ class DualLevelClassifier(torch.nn.Module):
         return "text" in self.branches
 
     def features(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Streams:
-        """Normalised features of every stream; arguments as of ``forward``."""
+        """Normalised features of every stream; arguments as in ``forward``."""
         return self.normalize(self.extract(wavs, wav_lens))
 
     def extract(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Streams:
         """Raw features of every stream, by name.
 
-        Arguments as of ``forward``; a clip shorter than ``min_samples`` is
+        Arguments as in ``forward``; a clip shorter than ``min_samples`` is
         padded with silence.
         """
         wavs, counts = self._prepare(wavs, wav_lens)
@@ -163,10 +163,10 @@ class DualLevelClassifier(torch.nn.Module):
     def normalize(
         self, extracted: Streams, speakers: list[str] | None = None
     ) -> Streams:
-        """Normalise, and stretch if set, the features of ``extract``.
+        """Normalise and, with ``resize``, stretch the features of ``extract``.
 
-        A stream "text" stays as it is. ``speakers`` holds each item's speaker,
-        for the normalisation "speaker".
+        A stream "text" stays as it is. ``speakers`` names each item's speaker,
+        for the normalization "speaker".
         """
         found = {
             name: stream.normalize(*extracted[name], speakers)
@@ -186,7 +186,7 @@ class DualLevelClassifier(torch.nn.Module):
     def update_statistics(
         self, extracted: Streams, speakers: list[str] | None = None
     ) -> None:
-        """Add features of ``extract`` to the statistics, see ``normalize``."""
+        """Add the features of ``extract`` to the statistics; see ``normalize``."""
         for name, stream in self.streams.items():
             stream.normalization.update(*extracted[name], speakers)
 
@@ -200,7 +200,7 @@ class DualLevelClassifier(torch.nn.Module):
         missing = self.min_samples - samples
         if missing > 0:
             wavs = torch.nn.functional.pad(wavs, (0, missing))
-        # Samples behind a short clip become valid: they must be silence
+        # Samples after a short clip become valid, so they must be silence
         return zero_padding(wavs, counts), counts.clamp(min=self.min_samples)
 
     def forward(
@@ -250,7 +250,8 @@ class DualLevelClassifier(torch.nn.Module):
     def log_posteriors(self, outputs: Mapping[str, Tensor]) -> Tensor:
         """Log-posteriors [batch, n_classes] of the branches' outputs."""
         logits = self.fuse(outputs)
-        if logits.shape[1] > self.n_classes:  # no idle slice in a graph
+        # An exported graph would keep a slice that changes nothing
+        if logits.shape[1] > self.n_classes:
             logits = logits[:, : self.n_classes]
         return logits.log_softmax(dim=-1)
 

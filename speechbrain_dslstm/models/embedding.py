@@ -9,16 +9,16 @@ __all__ = ["DualSequenceEmbedding"]
 
 
 class DualSequenceEmbedding(torch.nn.Module):
-    """Model as the ``embedding_model`` of a SpeechBrain recipe.
+    """Adapter that makes a model the ``embedding_model`` of a SpeechBrain recipe.
 
-    It replaces an ``ECAPA_TDNN``, but reads waveforms, because its features
-    are part of the model; ``compute_features`` in front of it is then
+    It replaces an ``ECAPA_TDNN``, but reads waveforms, because its features are
+    part of the model; set the recipe's ``compute_features`` to
     ``speechbrain_dslstm.models.Waveform``.
 
     Arguments
     ---------
     model
-        Built with the size of the embedding as its number of classes.
+        Model whose number of classes is the size of the embedding.
 
     Example
     -------

@@ -28,7 +28,7 @@ class Waveform(torch.nn.Module):
     """
 
     def get_config(self) -> dict[str, int]:
-        """Constructor arguments: there are none."""
+        """Constructor arguments, of which there are none."""
         return {}
 
     def num_frames(self, n: int | Tensor) -> int | Tensor:
@@ -103,7 +103,7 @@ class SelfSupervisedFrames(torch.nn.Module):
         sizes = zip(config.conv_kernel, config.conv_stride, strict=True)
         self.convolutions = list(sizes)
         self.output_size = config.hidden_size
-        self.alone = config.feat_extract_norm == "group"
+        self.one_length_at_a_time = config.feat_extract_norm == "group"
         # Done here, because the wrapper's normalisation reads padding
         self.normalize_wav = encoder.normalize_wav
         encoder.normalize_wav = False
@@ -141,7 +141,7 @@ class SelfSupervisedFrames(torch.nn.Module):
         """
         wavs = self._normalize(wavs.squeeze(-1), counts)
         frames = self.num_frames(counts)
-        if not self.alone:
+        if not self.one_length_at_a_time:
             hidden = self._mix(wavs[:, : int(counts.max())], counts)
         else:
             size = len(wavs), int(frames.max()), self.output_size
@@ -166,7 +166,7 @@ class SelfSupervisedFrames(torch.nn.Module):
         return centred / (variance + 1e-7).sqrt()
 
     def _mix(self, wavs, counts):
-        """Layers of the encoder [L, B, T, D] -> one sequence [B, T, D]."""
+        """Reduce the encoder's layers [L, B, T, D] to one sequence [B, T, D]."""
         layers = self.encoder(wavs, to_relative(counts, wavs.shape[1]))
         if self.layer is not None:
             return layers[self.layer]

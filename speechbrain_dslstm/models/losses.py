@@ -37,14 +37,14 @@ def vote_shares(
     """Turn the votes of an utterance's listeners into K class probabilities.
 
     Each listener has one vote, shared equally by the labels ticked; labels
-    outside the classes are left out. The actors' own votes do not count.
+    outside the classes are dropped. The actors' own votes do not count.
 
     Arguments
     ---------
     votes
         Labels ticked by each rater; names of listeners begin with "E".
     names
-        Labels in the votes -> classes; other labels are outside.
+        Labels in the votes -> classes; other labels are left out.
     labels
         The K classes in their order.
     emotion
@@ -89,9 +89,9 @@ def mix_targets(
     soft : [batch, n_classes]
         Probabilities from votes.
     share
-        Their weight in the targets; the rest is the true class.
+        Weight of ``soft`` in the targets; the true class has the rest.
     mix
-        Partners, [batch], and weight of ``features.mixup``.
+        Partners, [batch], and weight from ``features.mixup``.
 
     Example
     -------
@@ -114,7 +114,7 @@ def mix_targets(
 def class_weights(emotions: Iterable[str], labels: Sequence[str]) -> Tensor:
     """Weights, [K], that give every class the same share of the loss.
 
-    They are inverse frequencies, whose mean over the clips is 1.
+    They are inverse frequencies, scaled so that their mean over the clips is 1.
 
     Arguments
     ---------
@@ -185,7 +185,7 @@ def count_outputs(n_classes: int, dimensions: Sequence[str]) -> int:
     n_classes
         Classes K.
     dimensions
-        Such as ["valence", "arousal"].
+        Predicted dimensions, such as ["valence", "arousal"].
 
     Example
     -------
@@ -238,7 +238,8 @@ def dimension_loss(
 ) -> Tensor:
     """Weighted sum over the branches of 1 - mean concordance, in [0, 2].
 
-    It is estimated over the batch, so that larger batches estimate it better.
+    The concordance is computed over the batch, so larger batches estimate it
+    better.
 
     Arguments
     ---------
@@ -249,7 +250,7 @@ def dimension_loss(
     weights
         Weight of each branch.
     n_classes
-        Logits in front of the dimensions.
+        Number of logits, which precede the dimensions.
     over_ranks
         See ``concordance``.
 
@@ -262,6 +263,6 @@ def dimension_loss(
     """
     loss = 0
     for name, value in outputs.items():
-        found = concordance(value[:, n_classes:], truth, over_ranks=over_ranks)
-        loss = loss + weights[name] * (1 - found.mean())
+        ccc = concordance(value[:, n_classes:], truth, over_ranks=over_ranks)
+        loss = loss + weights[name] * (1 - ccc.mean())
     return loss

@@ -86,12 +86,12 @@ class FeatureStream(torch.nn.Module):
         }
 
     def extract(self, wavs: Tensor, counts: Tensor) -> FeatureSequence:
-        """Raw features of wavs [batch, samples] with counts [batch] valid ones."""
+        """Raw features of wavs [batch, samples]; counts [batch] are valid samples."""
         feats = self.extractor(wavs, counts)
         return FeatureSequence(feats, self.extractor.num_frames(counts))
 
     def stretch(self, feats: Tensor, counts: Tensor) -> FeatureSequence:
-        """Stretch each item to ``resize`` frames, if that is set."""
+        """Stretch each item to ``resize`` frames, unless that is None."""
         if self.resize is None:
             return FeatureSequence(feats, counts)
         # Nearest neighbour of each item's own valid frames
@@ -102,12 +102,12 @@ class FeatureStream(torch.nn.Module):
         return FeatureSequence(feats.gather(1, index), counts)
 
     def forward(self, wavs: Tensor, counts: Tensor) -> FeatureSequence:
-        """Normalised features of waveforms [batch, samples], stretched."""
+        """Extract, normalise and stretch features of waveforms [batch, samples]."""
         return self.normalize(*self.extract(wavs, counts))
 
     def normalize(
         self, feats: Tensor, counts: Tensor, speakers: list[str] | None = None
     ) -> FeatureSequence:
-        """Normalise (per speaker if so set) and stretch features of ``extract``."""
+        """Normalise features of ``extract``, per speaker if so set, and stretch them."""
         feats = self.normalization(feats, counts, speakers)
         return self.stretch(feats, counts)

@@ -30,7 +30,7 @@ def _alone() -> bool:
 
 
 def sum_over_ranks(x: torch.Tensor) -> torch.Tensor:
-    """Sum a tensor, of the same shape on every rank; differentiable."""
+    """Sum a tensor, whose shape every rank shares, over the ranks; differentiable."""
     return x if _alone() else all_reduce(x)
 
 
@@ -53,7 +53,7 @@ def mean_over_ranks(value: float, device: torch.device | str) -> float:
 
 
 def any_rank(flags: list[bool], device: torch.device | str) -> list[bool]:
-    """Tell for each flag whether it is set on at least one rank.
+    """Return for each flag whether it is set on at least one rank.
 
     >>> any_rank([True, False], "cpu")
     [True, False]
@@ -106,7 +106,7 @@ def init_group(run_opts: dict[str, Any], timeout: float) -> None:
 
 
 def _leave_group() -> None:
-    """End gloo's threads: one that outlives Python aborts the process."""
+    """End gloo's threads, because one that outlives Python aborts the process."""
     if dist.is_initialized():
         dist.destroy_process_group()
         # The wrapped model, in a reference cycle, holds the group, too

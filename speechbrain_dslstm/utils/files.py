@@ -33,7 +33,7 @@ def name_errors(path: str | Path) -> Iterator[None]:
 
 
 def sync(path: str | Path) -> None:
-    """Have the kernel write a file or folder to the disk now."""
+    """Flush a file or folder to the disk now."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

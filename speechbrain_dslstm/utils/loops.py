@@ -12,7 +12,7 @@ import torch
 
 __all__ = ["Loops", "in_threads"]
 
-# Values that are worth a thread of their own
+# Fewer values than this are not worth another thread
 THREAD_VALUES = 1 << 18
 
 
@@ -49,11 +49,11 @@ class Loops:
 def in_threads(
     work: Callable[[int, tuple[int, int]], Any], rows: int, values: int
 ) -> None:
-    """Share rows among as many threads as torch uses; an error in one is raised.
+    """Share rows among as many threads as torch uses; an error in any is raised.
 
     ``work(thread, share)`` receives the number of its thread, below
     ``torch.get_num_threads()``, and its rows as (first, end). ``values`` is
-    how many values are written altogether: few are not worth a thread.
+    the total number of values written, because few are not worth a thread.
 
     >>> in_threads(lambda thread, share: print(thread, share), 3, values=3)
     0 (0, 3)

@@ -242,7 +242,7 @@ FILES = {
     ),
     "pipe.wav": (
         lambda path, samples: os.mkfifo(path),
-        Refusal("no regular file"),
+        Refusal("not a regular file"),
     ),
     "missing.wav": (lambda path, s: None, Refusal("no such file", "missing")),
     "n" * 300 + ".wav": (lambda path, s: None, Refusal("name too long")),

@@ -74,7 +74,7 @@ def test_all_kinds_of_reasons(tree):
         "label sur is not in 4class": 1,
         "label xxx is not in 4class": 1,
         "malformed": 1,
-        "no turn of IEMOCAP": 1,
+        "not a turn of IEMOCAP": 1,
         "not the name of a dialogue": 1,
         "the session has no evaluation files": 1,
         "kept, but without valence, arousal, dominance": 4,
@@ -104,7 +104,9 @@ def test_the_same_from_above_and_again(tree):
 def test_options_are_reasons_too(tree):
     entries, left_out = read(tree, "6class", improvised_only=True)
     reasons = {row["id"]: row["reason"] for row in left_out}
-    assert reasons["Ses05M_script01_1b"] == "scripted, and improvised_only"
+    assert reasons["Ses05M_script01_1b"] == (
+        "scripted, but only improvised dialogues are wanted"
+    )
     assert reasons["Ses01F_impro01_M002"] == "label xxx is not in 6class"
     assert entries["Ses01F_impro01_F002"]["emotion"] == "frustration"
 

@@ -460,7 +460,7 @@ class TestAnyMachine:
 
     def test_what_a_launcher_is_built_with(self, monkeypatch, tmp_path):
         """If it is missing, another backend runs and training goes on."""
-        look = kernel_triton._look_around.__wrapped__
+        look = kernel_triton._find_machine_problem.__wrapped__
         monkeypatch.setattr(torch.version, "cuda", None)
         monkeypatch.setenv("CC", "cc")
         assert kernel_triton._python_header().name == "Python.h"
