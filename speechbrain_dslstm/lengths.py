@@ -41,10 +41,14 @@ def check_later(condition: Tensor, expected: str) -> bool:
     >>> check_later(torch.tensor(False), "never")
     False
     """
-    if not (condition.is_cuda and torch.cuda.is_current_stream_capturing()):
+    if not _is_capturing(condition):
         return False
     torch._assert_async(condition, expected)
     return True
+
+
+def _is_capturing(x):
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def to_counts(
