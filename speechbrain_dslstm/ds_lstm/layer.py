@@ -59,6 +59,11 @@ class DSLSTM(torch.nn.Module):
         "auto", "naive", "eager", "fused", "numba" or "triton"; the environment
         variable ``DSLSTM_BACKEND`` takes precedence.
 
+    Raises
+    ------
+    ValueError
+        A size, norm, dropout or backend is unknown or out of range.
+
     Example
     -------
     >>> layer = DSLSTM(496, 1008, hidden_size=200, num_layers=2)

@@ -63,8 +63,8 @@ def pool_rows(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Convolve and pool x [batch, 1, time, frequency] in threads, without autograd.
 
-    filters is [K, channel]; sides are the pool size and the filters' height and
-    width; shift [channel] is added, a ReLU follows if ``rectify``. Returns the
+    filters is [K, channel]; sides are (pool size, filter height, filter width);
+    shift [channel] is added, a ReLU follows if ``rectify``. Returns the
     pooled values, [batch, time', frequency', channel], the padded images and
     the valid frames of each item.
 
