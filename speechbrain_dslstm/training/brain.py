@@ -79,9 +79,11 @@ class ReliableBrain(sb.Brain):
             )
         saved = self.checkpointer
         if self.test_only and saved and saved.find_checkpoint() is None:
+            hint = "train first, without --test_only"
+            if self.debug:
+                hint = "--debug sees no earlier checkpoints, so leave it out"
             raise FileNotFoundError(
-                f"no checkpoint to test in {saved.checkpoints_dir}: "
-                "train first, without --test_only"
+                f"no checkpoint to test in {saved.checkpoints_dir}: {hint}"
             )
         self.average = None
         if self.hparams.average_decay is not None:

@@ -44,3 +44,7 @@ def test_no_checkpoint_to_test(tmp_path):
         brain(checkpointer, test_only=True)
     checkpointer.save_checkpoint()
     assert brain(checkpointer, test_only=True).test_only
+    # A debug run has a temporary folder in place of the one with checkpoints
+    checkpointer = AtomicCheckpointer(tmp_path, {"model": model})
+    with pytest.raises(FileNotFoundError, match="--debug sees no earlier"):
+        brain(checkpointer, test_only=True, debug=True)
