@@ -16,7 +16,7 @@ from speechbrain_dslstm.hparams import IDENTITY, TASK
 from speechbrain_dslstm.report.runs import (
     DESCRIPTION,
     RULES,
-    Answer,
+    Prediction,
     check_accuracy,
     check_known,
     name_of,
@@ -146,7 +146,7 @@ def _decode(entry: dict, utterances: dict[tuple, dict]) -> dict:
                     if place == numbers[number]:
                         label = _named(DIGITS.find(digit), labels, row[0])
                         one = seed, number, rule, metric, *row, label
-                        found.append(Answer(*one))
+                        found.append(Prediction(*one))
         # Each rule and metric has all of the fold's clips
         clips = fold["clips"]["test"]
         if not values or len(found) != clips * len(METRICS) * len(values):
@@ -181,7 +181,7 @@ def gather_runs(*places: str | Path) -> list[dict]:
     list of dict
         For each run its corpus, label_set, protocol, normalization, system,
         "labels" and "n_folds"; "folds", sorted by seed and number; "answers",
-        a list of ``Answer``; and "unfinished", the number of folds that have
+        a list of ``Prediction``; and "unfinished", the number of folds that have
         begun and not ended. A fold has the content of its ``results.json``,
         "speakers" of each subset, "values" by rule and metric, and "curves". In
         a run from a report, folds have only seed, number and values, and

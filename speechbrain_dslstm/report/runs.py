@@ -2,7 +2,7 @@
 
 A *run* is one system on one corpus under one protocol and one normalisation,
 with all its folds and seeds. Its predictions are one table, a list of
-``Answer``. A fold is scored by up to two *rules*: "validation" scores the epoch
+``Prediction``. A fold is scored by up to two *rules*: "validation" scores the epoch
 that was chosen on the validation subset; "test" scores the best epoch on the
 test subset, chosen separately for each metric, which flatters. A protocol whose
 validation subset is its test subset, such as ``paper``, has only "test".
@@ -34,7 +34,7 @@ NORMALIZATIONS = {
 DESCRIPTION = (*IDENTITY, "labels", "n_folds", "unfinished")
 
 
-class Answer(NamedTuple):
+class Prediction(NamedTuple):
     """The prediction for one test utterance by the epoch that a rule chose.
 
     The rule "test" chooses an epoch for each metric. By "validation" all
@@ -189,7 +189,7 @@ def _read_fold(folder: Path) -> dict:
                     "test.json"
                 )
             answers += [
-                Answer(
+                Prediction(
                     *(fold["seed"], fold["fold"], rule, metric, key),
                     *(entry["speaker"], entry["emotion"], labels[key]),
                 )
@@ -205,7 +205,7 @@ def _read_fold(folder: Path) -> dict:
 
 
 def check_accuracy(
-    values: dict, answers: list[Answer], where: str | Path
+    values: dict, answers: list[Prediction], where: str | Path
 ) -> None:
     """Raise if a fold's answers do not give the WA of its scores by rule."""
     for rule, stated in values.items():
