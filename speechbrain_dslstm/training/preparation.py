@@ -31,6 +31,8 @@ from speechbrain_dslstm.splits.protocols import Split, make_split, split_hash
 from speechbrain_dslstm.utils.files import replace_file
 
 logger = get_logger(__name__)
+# Entries of run.json that another version may word in another way
+PROSE = ("description", "text_note")
 
 
 def prepare_data(hparams: Mapping[str, Any], settings: str) -> None:
@@ -110,7 +112,8 @@ def _check_same_run(
     if not path.exists():
         return
     before = json.loads(path.read_text(encoding="utf-8"))
-    changed = [name for name in run if before.get(name, run[name]) != run[name]]
+    facts = {name: run[name] for name in run if name not in PROSE}
+    changed = [k for k, fact in facts.items() if before.get(k, fact) != fact]
     finished = Path(hparams["output_folder"], "results.json").exists()
     if changed and (finished or any(path.parent.glob("CKPT*"))):
         name = changed[0]
