@@ -201,7 +201,7 @@ def test_yaml_is_refused(name, folder, tmp_path):
     with refused("model.json", ran=ran):
         load_safe(folder)
     (folder / "model.json").unlink()
-    with refused("load_safe reads that file", FileNotFoundError, ran):
+    with refused("load_safe reads this file", FileNotFoundError, ran):
         load_safe(folder)
 
 
