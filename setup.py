@@ -60,7 +60,9 @@ setup(
         "soxr>=0.3.7",
         "tqdm>=4.66",
     ],
-    entry_points={"console_scripts": ["dslstm = speechbrain_dslstm.cli:main"]},
+    entry_points={
+        "console_scripts": ["dslstm = speechbrain_dslstm.cli.app:main"]
+    },
     extras_require={
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
         # Self-supervised encoders, through SpeechBrain's wrappers

@@ -31,6 +31,7 @@ INHERITED = {
 } - {"forward"}
 DEFINITION = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 HEADING = re.compile(r"^(\w+)\n-{3,}$", re.MULTILINE)
+COMMAND = re.compile(r"(click\.)?(command|group)\(")
 ENTRY = re.compile(r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: ?:.*)?$", re.MULTILINE)
 
 
@@ -50,9 +51,14 @@ def exported():
 
 
 def public(tree, inside=""):
-    """Public classes, functions and methods, without nested functions."""
+    """Public classes, functions and methods, without nested functions.
+
+    A command's docstring is its help, and its arguments are options.
+    """
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, DEFINITION) and not node.name.startswith("_"):
+            if any(COMMAND.match(ast.unparse(d)) for d in node.decorator_list):
+                continue
             yield f"{inside}{node.name}", node
             if isinstance(node, ast.ClassDef):
                 yield from public(node, f"{node.name}.")

@@ -22,12 +22,13 @@ torch.set_num_threads(1)
 
 from click.testing import CliRunner  # noqa: E402
 
-from speechbrain_dslstm import cli  # noqa: E402
 from speechbrain_dslstm.audio import (  # noqa: E402
     LONGEST_CLIP,
     AudioError,
     load_audio,
 )
+from speechbrain_dslstm.cli import classify  # noqa: E402
+from speechbrain_dslstm.cli.app import dslstm  # noqa: E402
 from speechbrain_dslstm.corpora.manifest import build_manifest  # noqa: E402
 from speechbrain_dslstm.export import load_onnx  # noqa: E402
 from speechbrain_dslstm.inference import load_safe  # noqa: E402
@@ -96,8 +97,8 @@ def classify_folder(path):
 
 def command(path):
     """``dslstm classify FILE --csv``."""
-    cli._load = lambda model, trusted, device=None: classifier
-    done = CliRunner().invoke(cli.cli, ["classify", "--csv", "--", str(path)])
+    classify.load_classifier = lambda *ignored: classifier
+    done = CliRunner().invoke(dslstm, ["classify", "--csv", "--", str(path)])
     if done.exception and not isinstance(done.exception, SystemExit):
         raise done.exception
     row = next(csv.DictReader(io.StringIO(done.stdout)))

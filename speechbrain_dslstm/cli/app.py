@@ -1,0 +1,52 @@
+"""The group of commands, and errors as one line.
+
+Exit status 0: each file has an emotion, or a reason why it has none. 1: a file
+could not be read, or the output was closed. 2: a wrong command line, a missing
+model or another error, which is one line on standard error.
+"""
+
+import sys
+
+import click
+
+from speechbrain_dslstm.cli.classify import classify
+from speechbrain_dslstm.cli.explain import explain
+from speechbrain_dslstm.cli.export import export
+from speechbrain_dslstm.cli.info import info
+from speechbrain_dslstm.cli.stream import stream
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    commands=[classify, stream, export, info, explain],
+    epilog="Each command has its own --help with examples.",
+)
+@click.version_option(package_name="speechbrain-dslstm")
+def dslstm() -> None:
+    """Speech emotion recognition with the Dual-Sequence LSTM."""
+    # File names that are not valid UTF-8 are printed as they were given
+    sys.stdout.reconfigure(errors="surrogateescape")
+
+
+def main() -> None:
+    """Run the command line, with errors as one line and without a traceback."""
+    try:
+        status = dslstm.main(prog_name="dslstm", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        status = stop.exit_code
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "dslstm"
+        status = _complain(f"{error.format_message()} (see {command} --help)")
+    except click.ClickException as error:
+        status = _complain(error.format_message())
+    except (click.Abort, KeyboardInterrupt):
+        status = 130
+    except (ValueError, OSError, ImportError) as error:
+        status = _complain(str(error))
+    sys.exit(status)
+
+
+def _complain(message: str) -> int:
+    """Print an error as one line; return the exit status."""
+    click.echo(f"dslstm: {' '.join(message.split())}", err=True)
+    return 2

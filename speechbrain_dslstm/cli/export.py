@@ -1,0 +1,57 @@
+"""The command ``dslstm export``: the model as one file."""
+
+from pathlib import Path
+
+import click
+
+from speechbrain_dslstm.cli.options import (
+    MODEL,
+    NORMALIZATION,
+    TRUST,
+    command,
+    load_classifier,
+)
+
+EXAMPLES = """
+dslstm export model.onnx
+dslstm export small.onnx --int8
+dslstm export step.onnx --step --normalization running
+dslstm export model.pt2
+"""
+
+
+@command("export", EXAMPLES)
+@click.argument("output", type=click.Path(dir_okay=False))
+@MODEL
+@TRUST
+@click.option("--int8", is_flag=True, help="Store weights as 8-bit integers.")
+@click.option("--step", is_flag=True, help="Export one step of a stream.")
+@NORMALIZATION
+def export(output, model, trusted, int8, step, normalization):
+    """Write the model to OUTPUT.
+
+    This is an ONNX file (.onnx) or a torch.export program (.pt2) from the
+    waveform to the posteriors.
+    """
+    import torch
+
+    from speechbrain_dslstm.export import onnx_export as exporter
+
+    output = Path(output)
+    if output.suffix not in (".onnx", ".pt2"):
+        raise click.UsageError(f"{output} must end in .onnx or .pt2")
+    if output.suffix == ".pt2" and (int8 or step):
+        raise click.UsageError("--int8 and --step require a .onnx file")
+    classifier = load_classifier(model, trusted, "cpu").with_normalization(
+        normalization
+    )
+    if output.suffix == ".pt2":
+        torch.export.save(exporter.export_torch(classifier), output)
+    else:
+        write = exporter.export_step_onnx if step else exporter.export_onnx
+        whole = output.with_suffix(".float.onnx") if int8 else output
+        write(classifier, whole)
+        if int8:
+            exporter.quantize_onnx(whole, output)
+            whole.unlink()
+    click.echo(f"{output}  {output.stat().st_size / 1e6:.2f} MB")

@@ -1,0 +1,62 @@
+"""Rows of answers as text, CSV or JSON Lines on standard output."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    import torch
+
+
+def to_posteriors(
+    labels: list[str], log_posteriors: "torch.Tensor | None"
+) -> dict[str, float] | None:
+    """Posterior of each class by its name, None without an answer."""
+    if log_posteriors is None:
+        return None
+    values = log_posteriors.exp().tolist()
+    return dict(zip(labels, values, strict=True))
+
+
+def make_writer(
+    as_json: bool, as_csv: bool, labels: list[str], long: bool
+) -> Callable[[dict], None]:
+    """Return the function that writes one row as JSON, CSV or text."""
+    if as_json:
+        return lambda row: click.echo(
+            json.dumps({k: v for k, v in row.items() if v is not None})
+        )
+    if as_csv:
+        times = ["start", "end"] if long else []
+        names = ["file", *times, "label", *labels, "reason", "error"]
+        table = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+        table.writeheader()
+
+        def write(row: dict) -> None:
+            """Write one line of the table."""
+            posteriors = row.pop("posteriors", None) or {}
+            posteriors = {k: f"{v:.6f}" for k, v in posteriors.items()}
+            table.writerow({**row, **posteriors})
+
+        return write
+    return write_text
+
+
+def write_text(row: dict) -> None:
+    """Write one line of text: the best three classes, or the reason."""
+    where = row["file"]
+    if "start" in row:
+        where += f"  {row['start']:8.2f} {row['end']:8.2f}"
+    if not row.get("posteriors"):
+        if row.get("reason"):
+            click.echo(f"{where}  - ({row['reason']})")
+        else:
+            click.echo(f"dslstm: {row['error']}", err=True)
+        return
+    ranked = sorted(row["posteriors"].items(), key=lambda item: -item[1])
+    shown = "  ".join(f"{label} {value:.2f}" for label, value in ranked[:3])
+    click.echo(f"{where}  {row['label']}  [{shown}]")
