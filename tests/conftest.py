@@ -16,6 +16,7 @@ import pytest  # noqa: E402
 import soundfile  # noqa: E402
 import speechbrain  # noqa: E402, F401
 import torch  # noqa: E402
+from real_speech import EMODB, clips_in  # noqa: E402
 from speechbrain.utils.importutils import LazyModule  # noqa: E402
 
 from speechbrain_dslstm.corpora import synthetic  # noqa: E402
@@ -103,11 +104,11 @@ def speech_files(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def speech_data():
-    """Folder with real emotional speech, a sub-folder for each corpus."""
+    """Folder with several real corpora, a sub-folder for each."""
     given = os.environ.get("DSLSTM_SPEECH_DATA")
     if not given:
         pytest.skip(
-            "no real speech: set DSLSTM_SPEECH_DATA to a folder that holds "
+            "set DSLSTM_SPEECH_DATA to a folder that holds "
             "emodb/, ravdess/ and nemo/ (see recipes/emotion_recognition)"
         )
     if not Path(given).is_dir():
@@ -122,18 +123,15 @@ def _corpus(folder):
 
 
 @pytest.fixture(scope="session")
-def emodb_folder(speech_data):
+def emodb_folder():
     """Folder of EMO-DB: German, ten speakers."""
-    return _corpus(speech_data / "emodb")
+    return EMODB
 
 
 @pytest.fixture(scope="session")
-def recordings(request):
-    """Files of EMO-DB where the corpus is there, else the synthetic ones."""
-    if os.environ.get("DSLSTM_SPEECH_DATA"):
-        folder = request.getfixturevalue("emodb_folder")
-        return sorted(folder.glob("*.flac"))
-    return request.getfixturevalue("speech_files")
+def recordings(emodb_folder):
+    """Files of EMO-DB."""
+    return clips_in(emodb_folder)
 
 
 @pytest.fixture(scope="session")

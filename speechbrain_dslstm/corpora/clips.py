@@ -90,7 +90,7 @@ def read_clips(
 def find_clips(
     data_folder: str | Path, pattern: str, corpus: str, hint: str
 ) -> list[tuple[re.Match, Path]]:
-    """Find the .wav and .flac files whose base name matches a pattern entirely.
+    """Find the .wav, .flac and .ogg files whose base name matches a pattern entirely.
 
     All subfolders are searched, and links are followed; hidden files are
     skipped. The result is sorted by path. ``corpus`` and ``hint`` are used in
@@ -112,7 +112,11 @@ def find_clips(
         subfolders[:] = sorted(s for s in subfolders if s[0] != ".")
         for name in files:
             path = Path(folder, name)
-            if name[0] == "." or path.suffix.lower() not in (".wav", ".flac"):
+            if name[0] == "." or path.suffix.lower() not in (
+                ".wav",
+                ".flac",
+                ".ogg",
+            ):
                 continue
             match = re.fullmatch(pattern, path.stem)
             if match:

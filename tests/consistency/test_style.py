@@ -96,8 +96,12 @@ def test_tests_are_no_package():
 
 
 def test_no_audio_and_no_pickles():
-    """Corpora have their licences; a pickle is a program from a stranger."""
+    """Corpora have their licences; a pickle is a program from a stranger.
+
+    EMO-DB is in the public domain.
+    """
     found = [f for f in FILES if Path(f).suffix.lower() in AUDIO | PICKLES]
+    found = [f for f in found if not re.match(r"data/emodb/\w+\.ogg$", f)]
     # SpeechBrain requires that ending; a pickle begins with one of these bytes
     found = [
         f

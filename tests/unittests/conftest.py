@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from real_speech import clips_in
 
 from speechbrain_dslstm import DSLSTM, DualLevelClassifier, EmotionClassifier
 from speechbrain_dslstm.audio import load_audio
@@ -55,14 +56,12 @@ def speech_clips(speech_files):
 @pytest.fixture(scope="session")
 def emodb_clips(emodb_folder):
     """Waveforms of every tenth clip of EMO-DB."""
-    return [
-        load_audio(path) for path in sorted(emodb_folder.glob("*.flac"))[::10]
-    ]
+    return [load_audio(path) for path in clips_in(emodb_folder)[::10]]
 
 
 @pytest.fixture(params=["speech_clips", "emodb_clips"])
 def clips_of_both(request):
-    """Synthetic waveforms, then real ones where the corpus is there."""
+    """Synthetic waveforms, then real ones."""
     return request.getfixturevalue(request.param)
 
 

@@ -74,13 +74,18 @@ def tree(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def real(speech_data):
+def folders(emodb_folder):
+    """Folders of the real corpora that are here."""
+    given = os.environ.get("DSLSTM_SPEECH_DATA", "")
+    named = {name: Path(given, name) for name in REAL}
+    named["emodb"] = emodb_folder
+    return {name: folder for name, folder in named.items() if folder.is_dir()}
+
+
+@pytest.fixture(scope="module")
+def real(folders):
     """Entries of the real corpora, prepared once."""
-    return {
-        name: prepare(name, speech_data / name)
-        for name in REAL
-        if (speech_data / name).is_dir()
-    }
+    return {name: prepare(name, folder) for name, folder in folders.items()}
 
 
 def test_contract_constants(corpus):
@@ -181,11 +186,11 @@ def test_real_counts(name, real):
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_real_labels_are_those_of_the_table(name, real, speech_data):
+def test_real_labels_are_those_of_the_table(name, real, folders):
     if name not in real:
         pytest.skip(f"{name} is not here")
     entries = real[name][0]
-    table = speech_data / name / "manifest.tsv"
+    table = folders[name] / "manifest.tsv"
     with open(table, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert len(rows) == len(entries)

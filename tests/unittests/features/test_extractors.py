@@ -9,6 +9,7 @@ import scipy.fft
 import soundfile
 import torch
 from hypothesis import given, settings, strategies as st
+from real_speech import clips_in
 
 from speechbrain_dslstm.features import (
     MFCC39,
@@ -61,7 +62,7 @@ def clips(request):
         files = request.getfixturevalue("speech_files")
     else:
         folder = request.getfixturevalue(f"{request.param}_folder")
-        files = sorted(folder.glob("*.flac"))
+        files = clips_in(folder)
     return [read_audio(str(f)) for f in files[:: math.ceil(len(files) / 8)]]
 
 

@@ -9,6 +9,7 @@ import soundfile
 import torch
 from hyperpyyaml import load_hyperpyyaml
 from hypothesis import given, settings, strategies as st
+from real_speech import clips_in
 from ruamel.yaml import YAML
 
 from speechbrain_dslstm import DSLSTM, DualLevelClassifier
@@ -138,7 +139,7 @@ def speech(request):
         paths = request.getfixturevalue("speech_files")[::7]
     else:
         folder = request.getfixturevalue("emodb_folder")
-        paths = sorted(folder.glob("*.flac"))[::110]
+        paths = clips_in(folder)[::110]
     clips = [
         torch.from_numpy(soundfile.read(path, dtype="float32")[0])
         for path in paths
