@@ -77,7 +77,7 @@ def test_errors_are_one_line(manifests, tmp_path):
 
 @pytest.mark.parametrize("name", ["emodb", "ravdess"])
 def test_published_folds_are_written_again(name, speech_data, tmp_path):
-    """The README's two commands give results/NAME_folds.csv, byte by byte."""
+    """The two commands of docs/results.md give results/NAME_folds.csv, byte by byte."""
     if not (speech_data / name).is_dir():
         pytest.skip(f"{name} is not here")
     manifest, table = tmp_path / "manifest.json", tmp_path / "folds.csv"
