@@ -68,10 +68,18 @@ setup(
         # Self-supervised encoders, through SpeechBrain's wrappers
         "ssl": ["transformers>=4.40"],
         "tensorboard": ["tensorboard>=2.15"],
+        "docs": [
+            "furo>=2024.8",
+            "myst-parser>=4",
+            "sphinx>=8",
+            "sphinx-copybutton>=0.5",
+        ],
         "test": [
             "codespell>=2.3",
+            "furo>=2024.8",
             "hypothesis>=6.100",
             "import-linter>=2.1",
+            "myst-parser>=4",
             "onnx>=1.17",
             "onnxruntime>=1.20",
             "onnxscript>=0.5",
@@ -82,6 +90,8 @@ setup(
             # The version SpeechBrain's own checks run
             "ruff==0.12.4",
             "setuptools>=68",
+            "sphinx>=8",
+            "sphinx-copybutton>=0.5",
             "transformers>=4.40",
             "yamllint>=1.35",
         ],

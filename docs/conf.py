@@ -1,0 +1,165 @@
+"""Build the documentation site: ``sphinx-build -W docs site``.
+
+The site consists of the pages in this folder, the READMEs of other folders
+(copied to ``generated/`` with their links rewritten) and the API reference, which
+is made from what each folder of the package exports.
+"""
+
+import ast
+import os
+import re
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parent
+PACKAGE = REPOSITORY / "speechbrain_dslstm"
+
+project = "speechbrain-dslstm"
+author = "The speechbrain-dslstm authors"
+project_copyright = author
+version = release = installed_version(project)
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+]
+html_theme = "furo"
+html_title = f"{project} {release}"
+exclude_patterns = ["requirements.txt"]
+myst_heading_anchors = 4
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autodoc_member_order = "bysource"
+copybutton_exclude = ".linenos, .gp, .go"
+# Numbered lists of the changelog and notes of the READMEs repeat headings
+suppress_warnings = ["myst.header"]
+
+# READMEs of other folders that are pages of the site
+READMES = {
+    "README.md": "index",
+    "hparams/README.md": "systems",
+    "recipes/emotion_recognition/README.md": "recipes",
+    "tests/README.md": "faults",
+    "data/emodb/README.md": "emodb",
+    "speechbrain_dslstm/shipped/emotion-dslstm-emodb/README.md": "card",
+    "CHANGELOG.md": "changelog",
+}
+CONTENTS = {
+    "Use": ["inference", "own-data", "compose", "generated/card"],
+    "Train": ["generated/recipes", "generated/systems", "generated/emodb"],
+    "Reference": [
+        "results",
+        "performance",
+        "generated/faults",
+        "generated/api",
+        "generated/changelog",
+    ],
+}
+LINK = re.compile(r"(?<!\!)\[([^\]]+)\]\((?!\w+:|#)([^)#]+)(#[^)]*)?\)")
+IMAGE = re.compile(r"!\[([^\]]*)\]\((?!\w+:)([^)]+)\)")
+
+
+def rewrite_links(text: str, source: Path, target: Path) -> str:
+    """Point the links of a file in the repository to pages of the site.
+
+    A link to a file that is no page becomes its text.
+    """
+
+    def relative(path: Path) -> str:
+        return os.path.relpath(path, target.parent).replace(os.sep, "/")
+
+    def page(match: re.Match) -> str:
+        words, path, anchor = match.groups(default="")
+        found = (source.parent / path).resolve()
+        name = found.relative_to(REPOSITORY).as_posix()
+        if found.parent == HERE and found.suffix == ".md":
+            return f"[{words}]({relative(found)}{anchor})"
+        if name in READMES:
+            found = HERE / _place(READMES[name])
+            return f"[{words}]({relative(found)}{anchor})"
+        if name == "speechbrain_dslstm/__init__.py":
+            return f"[{words}]({relative(HERE / 'generated/api.md')})"
+        return words
+
+    def picture(match: re.Match) -> str:
+        path = relative((source.parent / match[2]).resolve())
+        return f"![{match[1]}]({path})"
+
+    return IMAGE.sub(picture, LINK.sub(page, text))
+
+
+def _place(name: str) -> str:
+    return "index.md" if name == "index" else f"generated/{name}.md"
+
+
+def write_readmes() -> None:
+    """Write the READMEs as pages; the first one gets the table of contents."""
+    for path, name in READMES.items():
+        source, target = REPOSITORY / path, HERE / _place(name)
+        text = rewrite_links(source.read_text("utf-8"), source, target)
+        if name == "index":
+            for caption, pages in CONTENTS.items():
+                pages = [p for p in pages if _exists(p)]
+                lines = "\n".join(pages)
+                text += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{lines}\n```\n"
+        target.write_text(text, "utf-8")
+
+
+def _exists(page: str) -> bool:
+    return page.startswith("generated/") or (HERE / f"{page}.md").is_file()
+
+
+def exported(stub: Path) -> list[str]:
+    """Names that a folder's ``__init__.pyi`` exports, in its order."""
+    return [
+        alias.asname
+        for node in ast.parse(stub.read_text("utf-8")).body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        # Constants have no docstring of their own
+        if not re.fullmatch(r"[A-Z_]{4,}", alias.asname)
+        or "DSLSTM" in alias.asname
+    ]
+
+
+def write_api() -> None:
+    """Write a page for each folder that exports names."""
+    folder = HERE / "generated" / "api"
+    folder.mkdir(exist_ok=True)
+    pages = []
+    for stub in sorted(PACKAGE.glob("*/__init__.pyi")):
+        name = f"speechbrain_dslstm.{stub.parent.name}"
+        lines = [stub.parent.name, "=" * len(stub.parent.name), ""]
+        lines += [f".. automodule:: {name}", "   :no-members:", ""]
+        for one in exported(stub):
+            kind = "autoclass" if one[0].isupper() else "autofunction"
+            lines += [f".. {kind}:: {name}.{one}"]
+            if kind == "autoclass":
+                lines += ["   :members:", "   :exclude-members: forward"]
+            lines += [""]
+        (folder / f"{stub.parent.name}.rst").write_text(
+            "\n".join(lines), "utf-8"
+        )
+        pages.append(f"api/{stub.parent.name}")
+    text = "# API reference\n\nWhat each folder of the package exports.\n\n"
+    text += "```{toctree}\n" + "\n".join(pages) + "\n```\n"
+    (HERE / "generated" / "api.md").write_text(text, "utf-8")
+
+
+def setup(app: Sphinx) -> None:
+    """Write the generated pages before Sphinx looks for its sources."""
+    (HERE / "generated").mkdir(exist_ok=True)
+    write_readmes()
+    write_api()
+    app.connect("source-read", _rewrite_page)
+
+
+def _rewrite_page(app: Sphinx, name: str, content: list[str]) -> None:
+    path = HERE / f"{name}.md"
+    if path.parent == HERE and path.is_file() and name != "index":
+        content[0] = rewrite_links(content[0], path, path)
