@@ -73,7 +73,9 @@ def classify(
     find_rows = _rows_of_windows if long else _rows_of_files
     rows = find_rows(classifier, files, options)
     unread = False
-    write = make_writer(as_json, as_csv, classifier.labels, long)
+    write = make_writer(
+        as_json, as_csv, [*classifier.labels, *classifier.dimensions], long
+    )
     for row in rows:
         write(row)
         unread |= bool(row.get("error")) and not row.get("reason")
@@ -90,6 +92,7 @@ def _rows_of_files(classifier, files, options) -> Iterator[dict]:
             "posteriors": to_posteriors(
                 classifier.labels, result.log_posteriors
             ),
+            "dimensions": result.dimensions or None,
             "reason": result.reason,
             "error": result.error,
         }
@@ -111,6 +114,7 @@ def _rows_of_windows(classifier, files, options) -> Iterator[dict]:
                     "posteriors": to_posteriors(
                         classifier.labels, found.log_posteriors
                     ),
+                    "dimensions": found.dimensions or None,
                     "reason": found.reason,
                 }
         except AudioError as error:

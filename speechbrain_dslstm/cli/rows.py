@@ -23,24 +23,28 @@ def to_posteriors(
 
 
 def make_writer(
-    as_json: bool, as_csv: bool, labels: list[str], long: bool
+    as_json: bool, as_csv: bool, columns: list[str], long: bool
 ) -> Callable[[dict], None]:
-    """Return the function that writes one row as JSON, CSV or text."""
+    """Return the function that writes one row as JSON, CSV or text.
+
+    ``columns`` of the table are the classes, then the dimensions.
+    """
     if as_json:
         return lambda row: click.echo(
             json.dumps({k: v for k, v in row.items() if v is not None})
         )
     if as_csv:
         times = ["start", "end"] if long else []
-        names = ["file", *times, "label", *labels, "reason", "error"]
+        names = ["file", *times, "label", *columns, "reason", "error"]
         table = csv.DictWriter(sys.stdout, names, lineterminator="\n")
         table.writeheader()
 
         def write(row: dict) -> None:
             """Write one line of the table."""
-            posteriors = row.pop("posteriors", None) or {}
-            posteriors = {k: f"{v:.6f}" for k, v in posteriors.items()}
-            table.writerow({**row, **posteriors})
+            values = row.pop("posteriors", None) or {}
+            values |= row.pop("dimensions", None) or {}
+            values = {k: f"{v:.6f}" for k, v in values.items()}
+            table.writerow({**row, **values})
 
         return write
     return write_text
@@ -59,4 +63,6 @@ def write_text(row: dict) -> None:
         return
     ranked = sorted(row["posteriors"].items(), key=lambda item: -item[1])
     shown = "  ".join(f"{label} {value:.2f}" for label, value in ranked[:3])
-    click.echo(f"{where}  {row['label']}  [{shown}]")
+    values = (row.get("dimensions") or {}).items()
+    rest = "".join(f"  {name} {value:+.2f}" for name, value in values)
+    click.echo(f"{where}  {row['label']}  [{shown}]{rest}")

@@ -68,6 +68,8 @@ def stream(model, trusted, every, normalization, as_json, any_sound):
         else:
             row["label"] = classifier.label_posteriors(found.unsqueeze(0))[3][0]
             row["posteriors"] = to_posteriors(classifier.labels, found)
+            if classifier.dimensions:
+                row["dimensions"] = opened.dimensions()
         if as_json:
             click.echo(json.dumps(row))
         else:

@@ -67,8 +67,9 @@ def export_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
     Inputs: "wavs", float32 [batch, samples] in [-1, 1] at the model's rate;
     "counts", int64 [batch], valid samples. Output: "log_posteriors", float32
     [batch, n_classes]; NaN for an item with NaN, infinity or samples above
-    1000, for which ``load_onnx`` raises an error. The file's metadata holds
-    "labels" (JSON) and "sample_rate".
+    1000, for which ``load_onnx`` raises an error. A model with dimensions has
+    the output "dimensions", [batch, dimensions], too. The file's metadata holds
+    "labels" and "dimensions" (JSON) and "sample_rate".
 
     Arguments
     ---------
@@ -95,8 +96,7 @@ def export_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
     """
     require("onnx", "onnxscript")
     program = _trace(classifier, onnx=True)
-    inputs, outputs = ["wavs", "counts"], ["log_posteriors"]
-    return _write(program, path, classifier, inputs, outputs)
+    return _write(program, path, classifier, ["wavs", "counts"], [])
 
 
 def export_step_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
@@ -105,8 +105,8 @@ def export_step_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
     Inputs: "chunk", float32 [batch, samples] of exactly "samples_per_step"
     samples; "step", int64 [], which counts from 0; and the states, which start
     as zeros. Outputs: "log_posteriors" [batch, n_classes] of all audio so far,
-    NaN until every branch has received a frame; then each state under the name
-    of its input with "_out". The metadata holds "labels", "sample_rate" and
+    NaN until every branch has received a frame; "dimensions", if the model has
+    any; then each state under the name of its input with "_out". The metadata holds "labels", "sample_rate" and
     "samples_per_step".
 
     Arguments
@@ -141,7 +141,7 @@ def export_step_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
     with _quiet():
         program = _export(module, example, ({0: batch}, None, axes))
     inputs = ["chunk", "step", *names]
-    outputs = ["log_posteriors", *(f"{name}_out" for name in names)]
+    outputs = [f"{name}_out" for name in names]
     samples = str(module.samples)
     return _write(
         program, path, classifier, inputs, outputs, samples_per_step=samples
@@ -254,12 +254,19 @@ def _feature_nodes(graph):
 
 
 def _write(program, path, classifier, inputs, outputs, **metadata: str) -> Path:
-    """Convert a traced program to ONNX and write it with its metadata."""
+    """Convert a traced program to ONNX and write it with its metadata.
+
+    ``outputs`` are the names after those of the predictions.
+    """
+    predictions = ["log_posteriors"]
+    if classifier.dimensions:
+        predictions.append("dimensions")
+        metadata["dimensions"] = json.dumps(classifier.dimensions)
     with _quiet():
         converted = torch.onnx.export(
             program,
             input_names=inputs,
-            output_names=outputs,
+            output_names=[*predictions, *outputs],
             opset_version=OPSET,
             custom_translation_table=_translations(),
             verbose=False,

@@ -52,6 +52,7 @@ class ONNXModel(torch.nn.Module):
             )
         self.labels = json.loads(meta["labels"])
         self.sample_rate = int(meta["sample_rate"])
+        self.dimensions = json.loads(meta.get("dimensions", "[]"))
 
     def forward(
         self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
@@ -61,6 +62,16 @@ class ONNXModel(torch.nn.Module):
         ``wav_lens``, [batch], are relative lengths (floats) or sample counts
         (integers). The temperature is applied already.
         """
+        return self._run(wavs, wav_lens)[0]
+
+    def predict(
+        self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-posteriors, and values [batch, dimensions]; see ``forward``."""
+        found, values = self._run(wavs, wav_lens)
+        return found, values
+
+    def _run(self, wavs, wav_lens):
         if wavs.dim() != 2 or not wavs.numel():
             raise ValueError(
                 f"expected waveforms [batch, samples], got {list(wavs.shape)}"
@@ -68,7 +79,7 @@ class ONNXModel(torch.nn.Module):
         counts = to_counts(wav_lens, wavs.shape[1], len(wavs))
         values = {"wavs": wavs.float(), "counts": counts}
         inputs = {name: value.cpu().numpy() for name, value in values.items()}
-        return torch.from_numpy(self.session.run(None, inputs)[0])
+        return [torch.from_numpy(v) for v in self.session.run(None, inputs)]
 
 
 def load_onnx(

@@ -188,14 +188,15 @@ class ExportableStep(torch.nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """Process a chunk [batch, ``samples``] in [-1, 1] at step 0, 1, ...
 
-        Returns the log-posteriors [batch, n_classes] of all audio so far, then
-        the next states. After a chunk with NaN, infinity or samples above 1000
+        Returns the log-posteriors [batch, n_classes] of all audio so far, the
+        dimensions [batch, dimensions] if the model has any, then the next
+        states. After a chunk with NaN, infinity or samples above 1000
         the posteriors of its stream stay NaN.
         """
         now = _Step(step, states)
         valid = (chunk.abs() <= LOUDEST).all(dim=1, keepdim=True)
         now.spoiled = torch.zeros(()).where(valid, math.nan)
-        return (self._run(chunk, now), *now.new)
+        return (*self._run(chunk, now), *now.new)
 
     def _run(self, chunk, now):
         features = {
@@ -207,7 +208,10 @@ class ExportableStep(torch.nn.Module):
             spectrogram = type(branch) is SpectrogramBranch
             run = self._spectrogram if spectrogram else self._mfcc
             outputs[name] = run(name, branch, features, now)
-        return self.calibrate(self.model.log_posteriors(outputs))
+        log_posteriors = self.calibrate(self.model.log_posteriors(outputs))
+        if not self.model.dimensions:
+            return (log_posteriors,)
+        return log_posteriors, self.model.dimension_values(outputs)
 
     def _features(self, name, stream, chunk, now):
         extractor = stream.extractor

@@ -56,11 +56,14 @@ class ExportableClassifier(torch.nn.Module):
         self.more = -(-model.min_samples // self.unit) - 1
         self.lstm = onnx_lstm if onnx else scan_lstm
 
-    def forward(self, wavs: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, wavs: torch.Tensor, counts: torch.Tensor
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Waveforms [batch, samples] and valid samples [batch] -> [batch, n_classes].
 
         The log-posteriors of an item are NaN if it holds NaN, infinity or
         samples above 1000. Samples after an utterance's end count as silence.
+        A model with dimensions also returns these, [batch, dimensions].
         """
         samples = wavs.shape[1]
         units = (samples + self.unit - 1) // self.unit + self.more
@@ -78,7 +81,11 @@ class ExportableClassifier(torch.nn.Module):
         }
         log_posteriors = self.calibrate(self.model.log_posteriors(outputs))
         # A graph cannot raise the error of ``check_samples``
-        return log_posteriors.where(valid, math.nan)
+        log_posteriors = log_posteriors.where(valid, math.nan)
+        if not self.model.dimensions:
+            return log_posteriors
+        values = self.model.dimension_values(outputs)
+        return log_posteriors, values.where(valid, math.nan)
 
 
 def _features(stream, wavs, counts):

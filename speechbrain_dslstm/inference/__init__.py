@@ -1,9 +1,9 @@
 """Emotions of recordings, predicted with a trained model.
 
-Read ``classifier`` first. ``files`` classifies many files, ``long_recordings``
-one file window by window, ``streaming`` audio as it arrives (with the delay
-that ``receptive_field`` defines). ``speech_activity`` refuses silence and
-noise, and ``explain`` shows which spectrogram the DS-LSTM reads when.
+Read ``classifier`` first; it returns an ``answer``. ``files`` classifies many
+files, ``long_recordings`` one file window by window, ``streaming`` audio as it
+arrives (with the delay that ``receptive_field`` defines). ``speech_activity``
+refuses silence and noise, and ``explain`` shows which spectrogram the DS-LSTM reads when.
 """
 
 import lazy_loader

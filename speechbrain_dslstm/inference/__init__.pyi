@@ -1,3 +1,4 @@
+from .answer import Answer as Answer
 from .classifier import (
     EmotionClassifier as EmotionClassifier,
     load_safe as load_safe,

@@ -15,9 +15,9 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.inference.interfaces import Pretrained
 
 from speechbrain_dslstm.audio import LONGEST_CLIP, check_samples, load_audio
+from speechbrain_dslstm.inference.answer import Answer
 from speechbrain_dslstm.inference.files import FileResult, classify_files
 from speechbrain_dslstm.inference.long_recordings import (
-    Answer,
     Segment,
     check_threshold,
     classify_long,
@@ -159,6 +159,11 @@ class EmotionClassifier(Pretrained):
         encoder = self.hparams.label_encoder
         return [encoder.ind2lab[k] for k in range(len(encoder))]
 
+    @property
+    def dimensions(self) -> list[str]:
+        """Names of the dimensions that the model predicts besides the classes."""
+        return list(getattr(self.mods.embedding_model, "dimensions", ()))
+
     def classify_batch(
         self,
         wavs: torch.Tensor,
@@ -183,6 +188,9 @@ class EmotionClassifier(Pretrained):
             The best class.
         text_lab
             Its name, for each item.
+
+        The tuple's attribute ``dimensions`` holds the values [batch] of each
+        dimension that the model predicts, see ``Answer``.
         """
         if wavs.dim() == 1:
             wavs = wavs.unsqueeze(0)
@@ -195,21 +203,36 @@ class EmotionClassifier(Pretrained):
         # torch.autocast stores the state to restore on itself: use one for each
         # call, as several threads may call
         with copy(self.inference_ctx.context), torch.no_grad():
-            out_prob = self.mods.embedding_model(wavs, wav_lens).float()
-        out_prob = self.mods.classifier(out_prob)
-        return self.label_posteriors(out_prob, unknown_below)
+            out_prob, values = self._predict(wavs, wav_lens)
+        out_prob = self.mods.classifier(out_prob.float())
+        return self.label_posteriors(out_prob, unknown_below, values)
+
+    def _predict(self, wavs, wav_lens):
+        """Log-posteriors [batch, n_classes], and the dimensions by their names."""
+        model = self.mods.embedding_model
+        if not self.dimensions:
+            return model(wavs, wav_lens), {}
+        out_prob, values = model.predict(wavs, wav_lens)
+        columns = values.float().unbind(dim=1)
+        return out_prob, dict(zip(self.dimensions, columns, strict=True))
 
     def label_posteriors(
-        self, out_prob: torch.Tensor, unknown_below: float | None = None
+        self,
+        out_prob: torch.Tensor,
+        unknown_below: float | None = None,
+        dimensions: dict[str, torch.Tensor] | None = None,
     ) -> Answer:
-        """Answer of ``classify_batch`` for log-posteriors [batch, n_classes]."""
+        """Answer of ``classify_batch`` for log-posteriors [batch, n_classes].
+
+        ``dimensions`` are the values [batch] by their names.
+        """
         check_threshold(unknown_below)
         score, index = out_prob.max(dim=-1)
         text_lab = self.hparams.label_encoder.decode_torch(index)
         if unknown_below is not None:
             for k in (score.exp() < unknown_below).nonzero().flatten().tolist():
                 text_lab[k] = UNKNOWN
-        return out_prob, score, index, text_lab
+        return Answer(out_prob, score, index, text_lab, dimensions)
 
     def load_audio(
         self, path: str | Path, savedir: str | None = None

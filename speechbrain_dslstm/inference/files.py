@@ -15,8 +15,8 @@ from speechbrain_dslstm.audio import (
     load_audio,
     open_audio,
 )
+from speechbrain_dslstm.inference.answer import Answer
 from speechbrain_dslstm.inference.long_recordings import (
-    Answer,
     Classifier,
     classify_long,
 )
@@ -68,6 +68,11 @@ class FileResult:
     def log_posteriors(self) -> torch.Tensor | None:
         """Log-posterior of every class, [n_classes]."""
         return self.answer[0][0] if self.answer else None
+
+    @property
+    def dimensions(self) -> dict[str, float]:
+        """Value of each dimension by its name, if the model predicts any."""
+        return self.answer.dimensions_of(0) if self.answer else {}
 
 
 def find_audio(paths: str | Path | Iterable[str | Path]) -> list[Path]:
@@ -176,9 +181,11 @@ def classify_files(
                         classifier, files[k], unknown_below, speech_only
                     )
             else:
-                rows = _posteriors(classifier, [wavs.pop(k) for k in batch])
-                for k, row in zip(batch, rows, strict=True):
-                    answer = classifier.label_posteriors(row, unknown_below)
+                some = _classify(classifier, [wavs.pop(k) for k in batch])
+                for k, (row, values) in zip(batch, some, strict=True):
+                    answer = classifier.label_posteriors(
+                        row, unknown_below, values
+                    )
                     results[k] = FileResult(files[k], answer)
             bar.update(len(batch))
     return results
@@ -209,25 +216,29 @@ def _failed(path: Path, error: AudioError) -> FileResult:
     return FileResult(path, None, str(error), getattr(error, "reason", None))
 
 
-def _posteriors(classifier, wavs):
-    """Log-posteriors [1, n_classes] of each waveform of one batch."""
+def _classify(classifier, wavs):
+    """Log-posteriors [1, n_classes] and dimensions of each waveform of a batch."""
     counts = torch.tensor([len(wav) for wav in wavs])
     padded = pad_sequence(wavs, batch_first=True)
-    out_prob, *_ = classifier.classify_batch(padded, counts)
-    return out_prob.split(1)
+    answer = classifier.classify_batch(padded, counts)
+    for k, row in enumerate(answer.out_prob.split(1)):
+        values = {n: v[k : k + 1] for n, v in answer.dimensions.items()}
+        yield row, values
 
 
 def _windowed(classifier, path, unknown_below, speech_only):
     """Answer a long file with the mean posterior of its windows."""
     try:
         segments = classify_long(classifier, path, speech_only=speech_only)
-        total, seconds, reasons = 0, 0.0, []
+        total, seconds, reasons, values = 0, 0.0, [], {}
         for segment in segments:
             if segment.log_posteriors is None:
                 reasons.append(segment.reason)
             else:
                 weight = segment.end - segment.start
                 total = total + weight * segment.log_posteriors.exp()
+                for name, value in segment.dimensions.items():
+                    values[name] = values.get(name, 0.0) + weight * value
                 seconds += weight
     except AudioError as error:
         return _failed(path, error)
@@ -235,5 +246,6 @@ def _windowed(classifier, path, unknown_below, speech_only):
         reason = max(reasons, key=reasons.count)
         return _failed(path, NoSpeechError(reason, path))
     out_prob = (total / seconds).log().unsqueeze(0)
-    answer = classifier.label_posteriors(out_prob, unknown_below)
+    values = {n: torch.tensor([v / seconds]) for n, v in values.items()}
+    answer = classifier.label_posteriors(out_prob, unknown_below, values)
     return FileResult(path, answer)

@@ -1,7 +1,7 @@
 """Classify a recording of any length window by window, in bounded memory."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,14 +11,12 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from speechbrain_dslstm.audio import read_blocks
+from speechbrain_dslstm.inference.answer import Answer
 from speechbrain_dslstm.inference.speech_activity import measure_activity
 
 __all__ = ["Segment", "classify_long"]
 
 WINDOWS_AT_ONCE = 8
-
-# (out_prob, score, index, text_lab) of a batch, see ``classify_batch``
-Answer = tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]
 
 
 class Classifier(Protocol):
@@ -45,6 +43,8 @@ class Segment:
         Log-posterior of every class; None for a window without speech.
     reason
         Why there is no label: "too short", "silence" or "noise".
+    dimensions
+        Value of each dimension by its name, if the model predicts any.
 
     Example
     -------
@@ -57,6 +57,7 @@ class Segment:
     label: str | None = None
     log_posteriors: torch.Tensor | None = None
     reason: str | None = None
+    dimensions: dict[str, float] = field(default_factory=dict)
 
 
 def classify_long(
@@ -161,9 +162,11 @@ def _classify(classifier, windows, rate, unknown_below, speech_only):
         counts = torch.tensor([len(wav) for wav in speech])
         padded = pad_sequence(speech, batch_first=True)
         answer = classifier.classify_batch(padded, counts, unknown_below)
-        out_prob, _, _, labels = answer
-        answers = zip(labels, out_prob.cpu(), strict=True)
+        rows = [answer.dimensions_of(k) for k in range(len(speech))]
+        answers = zip(answer.text_lab, answer.out_prob.cpu(), rows, strict=True)
     for (start, wav), reason in zip(windows, reasons, strict=True):
-        label, log_posteriors = (None, None) if reason else next(answers)
+        label, log_posteriors, values = (
+            (None, None, {}) if reason else next(answers)
+        )
         end = (start + len(wav)) / rate
-        yield Segment(start / rate, end, label, log_posteriors, reason)
+        yield Segment(start / rate, end, label, log_posteriors, reason, values)

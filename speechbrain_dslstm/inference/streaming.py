@@ -176,10 +176,29 @@ class EmotionStream:
     @torch.no_grad()
     def posterior(self) -> torch.Tensor | None:
         """Log-posteriors [n_classes] of all audio so far, as ``push`` returns."""
+        outputs = self._outputs()
+        if outputs is None:
+            return None
+        return self.calibrate(self.model.log_posteriors(outputs))[0]
+
+    @torch.no_grad()
+    def dimensions(self) -> dict[str, float]:
+        """Value of each dimension by its name, if the model predicts any.
+
+        Empty until every branch has received a frame.
+        """
+        outputs, names = self._outputs(), self.model.dimensions
+        if outputs is None or not names:
+            return {}
+        values = self.model.dimension_values(outputs)[0].tolist()
+        return dict(zip(names, values, strict=True))
+
+    def _outputs(self):
+        """Outputs of every branch, or None until each has received a frame."""
         outputs = {name: b.outputs() for name, b in self.branches.items()}
         if any(value is None for value in outputs.values()):
             return None
-        return self.calibrate(self.model.log_posteriors(outputs))[0]
+        return outputs
 
     def state_size(self) -> int:
         """Count the numbers held in buffers and states."""

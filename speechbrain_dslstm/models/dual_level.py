@@ -53,12 +53,16 @@ class DualLevelClassifier(torch.nn.Module):
     text_weight
         Weight of the text branch; the others share the rest by ``p``. With 1
         the model has only the text branch.
+    dimensions
+        Names of the values that each branch predicts after the logits, such as
+        ["valence", "arousal", "dominance"].
 
     Raises
     ------
     ValueError
-        A weight is outside [0, 1], text has a weight but no branch, or
-        ``resize`` is not two positive numbers.
+        A weight is outside [0, 1], text has a weight but no branch,
+        ``resize`` is not two positive numbers, or a branch has another number
+        of outputs than classes and dimensions.
 
     Example
     -------
@@ -77,6 +81,7 @@ class DualLevelClassifier(torch.nn.Module):
         resize: Sequence[int] | None = None,
         text: torch.nn.Module | None = None,
         text_weight: float = 0.0,
+        dimensions: Sequence[str] = (),
     ) -> None:
         super().__init__()
         for name, value in (("p", p), ("text_weight", text_weight)):
@@ -94,13 +99,15 @@ class DualLevelClassifier(torch.nn.Module):
         self.n_classes = n_classes
         self.p = p
         self.text_weight = text_weight
+        self.dimensions = list(dimensions)
+        n_outputs = n_classes + len(self.dimensions)
         self.branches = torch.nn.ModuleDict()
         acoustic = text_weight < 1
         if p > 0 and acoustic:
-            spectrogram = spectrogram or SpectrogramBranch(n_classes)
+            spectrogram = spectrogram or SpectrogramBranch(n_outputs)
             self.branches["spectrogram"] = spectrogram
         if p < 1 and acoustic:
-            self.branches["mfcc"] = mfcc or MFCCBranch(n_classes)
+            self.branches["mfcc"] = mfcc or MFCCBranch(n_outputs)
         streams = streams or {
             "mfcc": FeatureStream(MFCC39(), 39),
             "mel_x": FeatureStream(LogMelSpectrogram(512), 128),
@@ -114,7 +121,22 @@ class DualLevelClassifier(torch.nn.Module):
         if resize is not None and p > 0 and acoustic:
             for name, frames in zip(("mel_x", "mel_y"), resize, strict=True):
                 self.streams[name].resize = frames
+        if self.dimensions:
+            self._check_outputs(n_outputs)
         self.min_samples = self._min_samples()
+
+    def _check_outputs(self, expected):
+        """Refuse names of dimensions that the branches do not predict."""
+        if len(set(self.dimensions)) < len(self.dimensions):
+            raise ValueError(f"a dimension twice in {self.dimensions}")
+        for name, branch in self.branches.items():
+            found = getattr(branch, "level", branch).head.out_features
+            if found != expected:
+                raise ValueError(
+                    f'the branch "{name}" has {found} outputs; '
+                    f"expected {expected}, for {self.n_classes} classes and "
+                    f"the dimensions {', '.join(self.dimensions)}"
+                )
 
     def get_config(self) -> dict[str, object]:
         """Constructor arguments that build the same model, if it reads no text."""
@@ -126,6 +148,7 @@ class DualLevelClassifier(torch.nn.Module):
             "mfcc": branches.get("mfcc"),
             "p": self.p,
             "text": branches.get("text"),
+            "dimensions": self.dimensions,
         }
 
     def _min_samples(self):
@@ -254,6 +277,25 @@ class DualLevelClassifier(torch.nn.Module):
         if logits.shape[1] > self.n_classes:
             logits = logits[:, : self.n_classes]
         return logits.log_softmax(dim=-1)
+
+    def dimension_values(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Values [batch, dimensions] in the order of ``dimensions``.
+
+        They are on the scale of the training, where -1 stands for the rating 1
+        and 1 for the rating 5.
+        """
+        end = self.n_classes + len(self.dimensions)
+        return self.fuse(outputs)[:, self.n_classes : end]
+
+    def predict(
+        self, wavs: Tensor, wav_lens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log-posteriors [batch, n_classes], and values [batch, dimensions].
+
+        Arguments as in ``forward``.
+        """
+        found, outputs = self(wavs, wav_lens, return_branches=True)
+        return found, self.dimension_values(outputs)
 
     @property
     def branch_weights(self) -> dict[str, float]:

@@ -39,6 +39,7 @@ FREQUENCY = {"type": "number", "minimum": 0, "maximum": 192000}
 NORM = {"enum": [None, "batch"]}
 LSTM = {"hidden_size": SIZE, "num_layers": LAYERS, "dropout": SHARE}
 NOTHING = {"type": "null"}
+NAME = {"type": "string", "pattern": r"^[ -~]{1,40}\Z"}
 
 
 def list_of(item: dict, least: int, most: int) -> dict:
@@ -127,8 +128,11 @@ TABLE = {
         "mfcc": _optional(_part("MFCCBranch")),
         "p": SHARE,
         "text": NOTHING,
+        "dimensions": list_of(NAME, 0, 16),
     },
 }
+# Arguments that a description may lack: those of models older than the argument
+DEFAULTS = {DualLevelClassifier: {"dimensions": []}}
 
 
 class UnknownPart(ValueError):
@@ -157,7 +161,12 @@ def describe(value: object) -> object:
             "speechbrain_dslstm/pretrained/architecture.py)"
         )
     config = value.get_config()
-    arguments = {name: describe(config[name]) for name in TABLE[type(value)]}
+    defaults = DEFAULTS.get(type(value), {})
+    arguments = {
+        name: describe(config[name])
+        for name in TABLE[type(value)]
+        if name not in defaults or config[name] != defaults[name]
+    }
     return {"class": type(value).__name__, **arguments}
 
 
@@ -193,7 +202,8 @@ def build(data: object, device: str = "cpu") -> object:
 def schema(root: str = "DualLevelClassifier") -> dict:
     """JSON schema (draft 2020-12) of data that describes a ``root`` module.
 
-    Every argument is required, and nothing else is allowed.
+    Every argument without an entry in ``DEFAULTS`` is required, and nothing
+    else is allowed.
 
     >>> schema()["$defs"]["AveragePoolAlignment"]["required"]
     ['class', 'width', 'stride']
@@ -202,9 +212,16 @@ def schema(root: str = "DualLevelClassifier") -> dict:
         known.__name__: {
             "type": "object",
             "properties": {"class": {"const": known.__name__}, **limits},
-            "required": ["class", *limits],
+            "required": ["class", *_required(known)],
             "additionalProperties": False,
         }
         for known, limits in TABLE.items()
     }
     return {"$ref": f"#/$defs/{root}", "$defs": definitions}
+
+
+def _required(known: type) -> list[str]:
+    """Arguments that a description of this class must have."""
+    return [
+        name for name in TABLE[known] if name not in DEFAULTS.get(known, {})
+    ]

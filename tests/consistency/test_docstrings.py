@@ -68,8 +68,8 @@ def arguments(name, node):
     """Arguments that a caller passes; of a class, of ``__init__`` or fields."""
     if isinstance(node, ast.ClassDef):
         for part in node.body:
-            if getattr(part, "name", "") == "__init__":
-                return arguments(f"{name}.__init__", part)
+            if getattr(part, "name", "") in ("__init__", "__new__"):
+                return arguments(f"{name}.{part.name}", part)
         return [
             ast.arg(ast.unparse(part.target), part.annotation)
             for part in node.body
