@@ -2,11 +2,7 @@
 
 import click
 
-from speechbrain_dslstm.cli.options import (
-    DEFAULT_MODEL,
-    centres_utterances,
-    command,
-)
+from speechbrain_dslstm.cli.options import DEFAULT_MODEL, command
 
 EXAMPLES = """
 dslstm info runs/dual_level/emodb/session/training/fold0_seed1234/model
@@ -18,6 +14,7 @@ dslstm info runs/dual_level/emodb/session/training/fold0_seed1234/model
 def info(model):
     """Show the classes, branches and sizes of a MODEL folder."""
     from speechbrain_dslstm.inference.classifier import load_safe
+    from speechbrain_dslstm.inference.streaming import centres_utterances
     from speechbrain_dslstm.pretrained.safe_format import read_description
     from speechbrain_dslstm.pretrained.sources import find_folder
 
@@ -42,8 +39,8 @@ def info(model):
         "size": f"{size / 1e6:.1f} MB",
         "temperature": f"{data['temperature']:.3f}",
         "utterance mean": (
-            "subtracted (a stream subtracts the running mean)"
-            if centres_utterances(classifier)
+            "subtracted (a stream without window: the running mean)"
+            if centres_utterances(loaded)
             else "kept"
         ),
         "shortest clip": f"{loaded.min_samples / data['sample_rate']:.2f} s",

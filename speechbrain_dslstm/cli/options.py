@@ -63,9 +63,3 @@ def load_classifier(
 
     load = EmotionClassifier.from_hparams if trusted else load_safe
     return load(model, run_opts={"device": device} if device else None)
-
-
-def centres_utterances(classifier: "EmotionClassifier") -> bool:
-    """Whether the model subtracts the mean of each whole utterance."""
-    streams = classifier.mods.embedding_model.streams.values()
-    return any(s.normalization.center_utterances for s in streams)

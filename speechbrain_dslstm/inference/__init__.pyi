@@ -7,3 +7,4 @@ from .files import FileResult as FileResult, classify_files as classify_files
 from .long_recordings import Segment as Segment, classify_long as classify_long
 from .speech_activity import NoSpeechError as NoSpeechError
 from .streaming import EmotionStream as EmotionStream
+from .windowed_stream import WindowedStream as WindowedStream

@@ -25,7 +25,13 @@ from speechbrain_dslstm.inference.long_recordings import (
 from speechbrain_dslstm.inference.speech_activity import check_speech
 from speechbrain_dslstm.inference.streaming import (
     EmotionStream,
+    centres_utterances,
     with_normalization,
+)
+from speechbrain_dslstm.inference.windowed_stream import (
+    HOP,
+    WINDOW,
+    WindowedStream,
 )
 from speechbrain_dslstm.models.calibration import TemperatureScaling
 from speechbrain_dslstm.pretrained.model_folder import (
@@ -277,15 +283,44 @@ class EmotionClassifier(Pretrained):
         """Classify a long recording by windows, see ``inference.classify_long``."""
         return classify_long(self, path, **options)
 
-    def stream(self, normalization: str | None = None) -> EmotionStream:
+    def stream(
+        self,
+        normalization: str | None = None,
+        window: float | None = None,
+        decay: float | None = None,
+        hop: float = HOP,
+        speech_only: bool = True,
+    ) -> EmotionStream | WindowedStream:
         """Start a stream of audio in chunks of any size.
 
-        ``normalization="running"`` serves a model that centres each utterance
-        on its own mean, which no stream can know; see ``with_normalization``.
+        By default the posterior is that of all audio so far, as of one whole
+        utterance: right for a clip that arrives in pieces. With ``window`` (in
+        seconds, 4 is a good value) it follows the speaker: every ``hop`` seconds
+        the last seconds are classified as a recording of their own. ``decay``
+        (a time constant in seconds) averages these answers; alone, it implies a
+        window of 4 seconds. ``speech_only`` leaves windows without speech out.
+
+        A model that centres each utterance on its own mean, which no stream of
+        a whole utterance can know, subtracts the mean so far instead
+        (``normalization="running"``), or none ("training"); see
+        ``with_normalization``. A window has its own mean, as in training.
+
         The stream uses the weights of this classifier, which must stay on its
-        device. A model that needs the whole utterance raises ``ValueError``.
+        device. Without a window, a model that needs the whole utterance raises
+        ``ValueError``.
         """
+        if window is not None or decay is not None:
+            if normalization is not None:
+                raise ValueError(
+                    "a window is normalised as the model was trained: leave "
+                    "normalization out, or use classifier.with_normalization("
+                    f'"{normalization}").stream(window=...)'
+                )
+            window = WINDOW if window is None else window
+            return WindowedStream(self, window, decay, hop, speech_only)
         model = self.mods.embedding_model
+        if normalization is None and centres_utterances(model):
+            normalization = "running"
         if normalization is not None:
             # Thousands of streams may be open
             model = with_normalization(model, normalization, share_weights=True)

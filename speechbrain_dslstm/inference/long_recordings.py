@@ -23,6 +23,7 @@ class Classifier(Protocol):
     """The part of ``EmotionClassifier`` that files and windows require."""
 
     hparams: SimpleNamespace
+    dimensions: list[str]
     classify_batch: Callable[..., Answer]
     label_posteriors: Callable[..., Answer]
 

@@ -87,6 +87,12 @@ def with_normalization(
     return model.eval()
 
 
+def centres_utterances(model: torch.nn.Module) -> bool:
+    """Whether a model subtracts the mean of each whole utterance."""
+    streams = getattr(model, "streams", {}).values()
+    return any(stream.normalization.center_utterances for stream in streams)
+
+
 class EmotionStream:
     """Takes audio in chunks of any size and returns the running posterior.
 
@@ -150,12 +156,7 @@ class EmotionStream:
         """
         if self.finished:
             raise ValueError("the stream is finished; start a new one")
-        if chunk.dim() != 1 or not chunk.is_floating_point():
-            raise ValueError(
-                f"expected floats [samples], got {list(chunk.shape)} of "
-                f"{chunk.dtype}"
-            )
-        check_samples(chunk, where="the stream")
+        check_chunk(chunk)
         self.samples += len(chunk)
         for piece in chunk.split(LARGEST_PIECE) if len(chunk) else ():
             self._advance(piece.to(self.device, self.dtype), end=False)
@@ -214,6 +215,16 @@ class EmotionStream:
             branch.advance(feats, end)
 
 
+def check_chunk(chunk: torch.Tensor) -> None:
+    """Refuse a chunk of a stream that is no audio, floats [samples]."""
+    if chunk.dim() != 1 or not chunk.is_floating_point():
+        raise ValueError(
+            f"expected floats [samples], got {list(chunk.shape)} of "
+            f"{chunk.dtype}"
+        )
+    check_samples(chunk, where="the stream")
+
+
 def check_streamable(model: torch.nn.Module) -> None:
     """Raise ``ValueError`` if a part of the model needs the whole utterance."""
     check_parts(model, KNOWN, "a stream")
@@ -227,7 +238,7 @@ def check_streamable(model: torch.nn.Module) -> None:
             raise ValueError(
                 "this model subtracts each utterance's own mean, which a "
                 'stream cannot know: use normalization="running" (an '
-                "approximation) or train with center_utterances: False"
+                "approximation), a window or train with center_utterances: False"
             )
 
 
