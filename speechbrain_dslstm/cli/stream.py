@@ -12,7 +12,6 @@ from speechbrain_dslstm.cli.options import (
     MODEL,
     NORMALIZATION,
     TRUST,
-    centres_utterances,
     command,
     load_classifier,
 )
@@ -48,8 +47,7 @@ def stream(model, trusted, every, normalization, as_json, any_sound):
     from speechbrain_dslstm.inference.speech_activity import measure_activity
 
     classifier = load_classifier(model, trusted)
-    needed = "running" if centres_utterances(classifier) else None
-    opened = classifier.stream(normalization or needed)
+    opened = classifier.stream(normalization)
     rate = classifier.hparams.sample_rate
     recent, reason = torch.zeros(0), None if any_sound else "silence"
     for samples, ended in _pcm(round(every * rate)):
