@@ -43,9 +43,12 @@ class Epoch:
         EMO-DB.
     cache : str
         Folder of cached features.
+    device : str
+        Where the models are.
     """
 
-    def __init__(self, system, folder, cache):
+    def __init__(self, system, folder, cache, device="cpu"):
+        self.device = device
         overrides = "{corpus: emodb}"
         hparams = load_hparams(HPARAMS / f"{system}.yaml", overrides)
         entries, labels = prepare("emodb", folder)
@@ -63,8 +66,8 @@ class Epoch:
             key=lambda k: entries[split.train[k]]["duration"],
         )
         self.by_length = torch.tensor(by_length).split(BATCH)
-        self.model = hparams["model"].train()
-        self.plain = PlainClassifier(self.model).train()
+        self.model = hparams["model"].train().to(device)
+        self.plain = PlainClassifier(self.model).train().to(device)
         extractors = {n: s.extractor for n, s in self.model.streams.items()}
         self.cache = FeatureCache(cache, extractors, "emodb")
         self.optimizers = {
@@ -74,7 +77,8 @@ class Epoch:
 
     def targets(self, batch):
         """Classes of a batch of indices."""
-        return torch.tensor([self.clips[k][2] for k in batch.tolist()])
+        classes = [self.clips[k][2] for k in batch.tolist()]
+        return torch.tensor(classes, device=self.device)
 
     def step(self, net, logits, targets):
         """Backward pass and optimiser."""
@@ -94,8 +98,10 @@ class Epoch:
             name: FeatureSequence(
                 torch.nn.utils.rnn.pad_sequence(
                     [item[name] for item in items], batch_first=True
+                ).to(self.device),
+                torch.tensor(
+                    [len(item[name]) for item in items], device=self.device
                 ),
-                torch.tensor([len(item[name]) for item in items]),
             )
             for name in items[0]
         }
@@ -118,10 +124,16 @@ class Epoch:
             counts = torch.tensor([len(wav) for wav in wavs])
             padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
             with torch.no_grad():
-                streams = self.model.features(padded, counts)
-            spectrogram, mfcc = self.plain(streams)
-            logits = {"spectrogram": spectrogram, "mfcc": mfcc}
-            self.step(self.plain, logits, self.targets(batch))
+                streams = self.model.features(
+                    padded.to(self.device), counts.to(self.device)
+                )
+            self.learn_plain(streams, self.targets(batch))
+
+    def learn_plain(self, streams, targets):
+        """A training step of the plain modules."""
+        spectrogram, mfcc = self.plain(streams)
+        logits = {"spectrogram": spectrogram, "mfcc": mfcc}
+        self.step(self.plain, logits, targets)
 
 
 def shares(epoch):

@@ -1,41 +1,186 @@
-"""The DS-LSTM on a GPU against cuDNN's nn.LSTM, at the paper's sizes.
+#!/usr/bin/env python3
+"""Measure everything that depends on a GPU: kernels, systems, precision, graphs.
 
-The comparison of ``layer``, with all tensors on the GPU; a call ends when the
-GPU has finished. cuDNN would use tf32 for float32 unless told otherwise; the
-kernels here never do.
+> python tests/benchmarks/gpu.py --output FOLDER --budget 420
+
+Each part has a process and a time of its own; whatever a part has found by then
+is kept. The folder receives gpu.jsonl, a row for each line of the tables, and
+gpu.md, the tables. cuDNN would use tf32 for float32 unless told otherwise; here
+nothing does. ``rows`` is the short form for ``run.py``.
 """
 
-import torch
-from layer import layer_calls
-from timing import compare
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+if __name__ == "__main__":
+    # The checkout's own package, installed or not
+    sys.path[:0] = [str(Path(__file__).resolve().parent), str(REPOSITORY)]
+
+import torch  # noqa: E402
+from timing import Row  # noqa: E402
 
 PARITY = ["ds_lstm/test_layer.py", "ds_lstm/test_kernel_triton.py"]
-BATCH = 128
+# The most important first
+ORDER = [
+    "parity",
+    "parity_groups",
+    "times",
+    "variants",
+    "suite",
+    "classify",
+    "epochs",
+    "model_graphs",
+    "graphs",
+    "profile",
+    "recipe",
+]
 
 
-def finished(call):
-    """A call that waits for the GPU.
+def parse(argv=None):
+    """Read the command line.
 
     Arguments
     ---------
-    call : callable
-        Whatever is timed.
+    argv : list of str, optional
+        Instead of the process's own.
 
     Returns
     -------
-    callable
-        The same, followed by a synchronisation.
+    argparse.Namespace
+        The options.
     """
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=REPOSITORY / "data" / "emodb",
+        help="folder of EMO-DB",
+    )
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--budget", type=float, default=420, help="seconds")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes")
+    parser.add_argument("--only", nargs="+", choices=ORDER, default=ORDER)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
 
-    def run():
-        call()
-        torch.cuda.synchronize()
 
-    return run
+def find_parts():
+    """Every part: its function and its seconds.
+
+    Returns
+    -------
+    dict of str to tuple
+        By name.
+    """
+    import gpu_kernels
+    import gpu_systems
+
+    return {**gpu_kernels.PARTS, **gpu_systems.PARTS}
+
+
+def run_part(options):
+    """Run a part in this process; write and print each row at once.
+
+    Arguments
+    ---------
+    options : argparse.Namespace
+        The command line, with ``part``.
+    """
+    function, _ = find_parts()[options.part]
+    torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = False
+    with open(options.output / "gpu.jsonl", "a", encoding="utf-8") as file:
+        for row in function(options):
+            row = {
+                key: float(f"{value:.4g}") if type(value) is float else value
+                for key, value in row.items()
+            }
+            file.write(json.dumps({"part": options.part, **row}) + "\n")
+            file.flush()
+            shown = (value for value in row.values())
+            print(f"{options.part}:", *shown, flush=True)
+
+
+def write_tables(folder):
+    """Write gpu.md from gpu.jsonl.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        Holds both.
+    """
+    parts = {}
+    for line in (folder / "gpu.jsonl").read_text("utf-8").splitlines():
+        row = json.loads(line)
+        parts.setdefault(row.pop("part"), []).append(row)
+    lines = []
+    for part, rows in parts.items():
+        keys = list(dict.fromkeys(key for row in rows for key in row))
+        lines += [f"## {part}", "", "| " + " | ".join(keys) + " |"]
+        lines += ["|" + " --- |" * len(keys)]
+        for row in rows:
+            cells = [str(row.get(key, "")).replace("|", "/") for key in keys]
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    (folder / "gpu.md").write_text("\n".join(lines), encoding="utf-8")
+
+
+def main():
+    """Run the parts in turn, each in its own process, within the budget."""
+    options = parse()
+    options.output.mkdir(parents=True, exist_ok=True)
+    if options.part:
+        try:
+            run_part(options)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(1)
+        return
+    started = time.perf_counter()
+    device = "the CPU"
+    if options.device == "cuda":
+        device = torch.cuda.get_device_name()
+    with open(options.output / "gpu.jsonl", "w", encoding="utf-8") as file:
+        row = {"part": "machine", "device": device, "torch": torch.__version__}
+        file.write(json.dumps(row) + "\n")
+    print(f"# {device}, torch {torch.__version__}", flush=True)
+    parts = find_parts()
+    for name in options.only:
+        left = options.budget - (time.perf_counter() - started)
+        if left < 5:
+            print(f"# {name}: no time left", flush=True)
+            continue
+        before = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, __file__, *sys.argv[1:], "--part", name],
+            start_new_session=True,
+        )
+        try:
+            state = process.wait(min(parts[name][1], left))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            state = "out of time"
+        taken = time.perf_counter() - before
+        print(f"# {name}: exit {state}, {taken:.1f} s", flush=True)
+        with open(options.output / "gpu.jsonl", "a", encoding="utf-8") as file:
+            row = {"part": "parts", "name": name, "exit": str(state)}
+            row["s"] = round(taken, 1)
+            file.write(json.dumps(row) + "\n")
+        write_tables(options.output)
 
 
 def rows(options):
-    """Time everything, where there is a GPU.
+    """Time the layer against cuDNN's nn.LSTM, where there is a GPU.
 
     Arguments
     ---------
@@ -45,29 +190,35 @@ def rows(options):
     Yields
     ------
     Row
-        One for each type, mode and number of steps.
+        One for each type, mode and number of steps, at batch 128.
     """
     if not torch.cuda.is_available():
         print("# gpu: not measured, no GPU here")
         return
+    from gpu_kernels import layer_calls, milliseconds
+
+    from speechbrain_dslstm.ds_lstm.backends import BACKENDS
+
     print(f"# gpu: {torch.cuda.get_device_name()}")
-    usual = torch.get_default_dtype()
-    cudnn = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    with torch.device("cuda"), cudnn:
+    runs = {"triton": BACKENDS["triton"]}
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for dtype in (torch.float32, torch.bfloat16):
             for steps in (50, 200):
                 for training in (True, False):
-                    torch.set_default_dtype(dtype)
-                    try:
-                        calls = layer_calls(BATCH, steps, training)
-                    finally:
-                        torch.set_default_dtype(usual)
+                    calls = layer_calls(
+                        128, steps, 200, dtype, training, runs, "cuda"
+                    )
+                    found = milliseconds(calls, options.seconds, "cuda")
                     name = str(dtype).removeprefix("torch.")
                     mode = "training" if training else "inference"
-                    yield compare(
+                    yield Row(
                         "gpu",
-                        f"{mode}, T {steps}, batch {BATCH}, {name}",
-                        {key: finished(calls[key]) for key in calls},
-                        None,
-                        options.seconds,
+                        f"{mode}, T {steps}, batch 128, {name}",
+                        found["triton"] / found["nn.LSTM"],
+                        1.5,
+                        found,
                     )
+
+
+if __name__ == "__main__":
+    main()
