@@ -29,14 +29,9 @@ import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import make_dataloader
-from speechbrain.dataio.encoder import CategoricalEncoder
-from speechbrain.utils.data_pipeline import provides, takes
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.train_logger import FileTrainLogger, TensorboardLogger
 
-from speechbrain_dslstm.corpora import vote_names
-from speechbrain_dslstm.corpora.manifest import to_scale
-from speechbrain_dslstm.corpora.transcripts import to_tokens
 from speechbrain_dslstm.evaluation import DimensionStats, EmotionStats
 from speechbrain_dslstm.evaluation.results import (
     append_row,
@@ -61,7 +56,6 @@ from speechbrain_dslstm.models import (
     dimension_loss,
     fusion_loss,
     mix_targets,
-    vote_shares,
 )
 from speechbrain_dslstm.pretrained import save_pretrained
 from speechbrain_dslstm.training import (
@@ -236,77 +230,6 @@ class EmotionBrain(ReliableBrain):
         return {"epoch": epoch, **stats, "predicted": predicted}
 
 
-def dataio_prep(
-    hparams: dict[str, Any], tokenizer: Any = None
-) -> dict[str, data.ReproducibleDataset]:
-    """Make the datasets "train", "valid" and "test" from their manifests.
-
-    "train" draws a speed for each clip; "plain" holds the same clips as they
-    are. ``tokenizer`` is SpeechBrain's, for a model that reads transcripts.
-    """
-    labels = hparams["labels"]
-    encoder = CategoricalEncoder()
-    for index, label in enumerate(labels):
-        encoder.enforce_label(label, index)
-    encoder.expect_len(len(labels))
-    names = vote_names(hparams["corpus"], hparams["label_set"])
-
-    @takes("emotion")
-    @provides("emotion_encoded")
-    def label_pipeline(emotion):
-        return encoder.encode_label_torch(emotion)
-
-    @takes("votes", "emotion")
-    @provides("emotion_soft")
-    def vote_pipeline(votes, emotion):
-        return vote_shares(votes, names, labels, emotion)
-
-    @takes(*hparams["dimensions"] or ["id"])
-    @provides("dimensions")
-    def dimension_pipeline(*ratings):
-        return to_scale(ratings)
-
-    @takes("text")
-    @provides("tokens")
-    def token_pipeline(text):
-        return to_tokens(tokenizer, text)
-
-    cache = data.open_cache(hparams)
-    streams = list(hparams["model"].streams)
-    keys = ["id", "speaker", "emotion_encoded"]
-    keys += ["emotion_soft"] if hparams["soft_labels"] else []
-    keys += ["dimensions"] if hparams["dimensions"] else []
-    keys += ["tokens"] if tokenizer is not None else []
-    keys += ["sig"] if cache is None else streams
-
-    def dataset(subset, speeds):
-        clips = data.ClipReader(hparams, cache, speeds)
-
-        @takes("wav")
-        @provides("sig")
-        def audio_pipeline(wav):
-            return clips.waveform(wav)
-
-        @takes("wav", "audio_hash", "duration")
-        @provides(*streams)
-        def feature_pipeline(wav, audio_hash, duration):
-            yield from clips.features(wav, audio_hash, duration)
-
-        items = [label_pipeline, vote_pipeline, dimension_pipeline]
-        items += [token_pipeline, audio_pipeline, feature_pipeline]
-        return data.ReproducibleDataset.from_json(
-            Path(hparams["output_folder"], "save", f"{subset}.json"),
-            replacements={"data_root": hparams["data_folder"]},
-            dynamic_items=[one for one in items if {*one.provides} & {*keys}],
-            output_keys=keys,
-        )
-
-    datasets = {subset: dataset(subset, [100]) for subset in ("valid", "test")}
-    datasets["plain"] = dataset("train", [100])
-    datasets["train"] = dataset("train", hparams["speeds"] or [100])
-    return datasets
-
-
 def save_model(
     brain: EmotionBrain, yaml: str, temperature: float, tokenizer: Any
 ) -> None:
@@ -356,7 +279,7 @@ def run(signals: StopSignals) -> None:
     )
     run_on_main(prepare_data, args=[hparams, hash_settings(sys.argv[1:])])
     tokenizer = data.open_tokenizer(hparams)
-    datasets = dataio_prep(hparams, tokenizer)
+    datasets = data.make_datasets(hparams, tokenizer)
     parts = {name: hparams[name] for name in ("model", "epoch_counter")}
     checkpointer = AtomicCheckpointer(folder / "save", recoverables=parts)
     saved = checkpointer.find_checkpoint() is not None

@@ -6,6 +6,7 @@ checkpoints within an epoch, stop signals, and steps with NaN or Inf.
 """
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from speechbrain.utils.train_logger import TrainLogger
 from torch.utils.data import DataLoader
 
 from speechbrain_dslstm.models.encoders import SelfSupervisedFrames
+from speechbrain_dslstm.training.data import ReproducibleDataset
 from speechbrain_dslstm.training.nonfinite import StepGuard, check_finite
 from speechbrain_dslstm.training.optimization import (
     WeightAverage,
@@ -105,7 +107,7 @@ class ReliableBrain(sb.Brain):
         self.signals = StopSignals()
         self.loggers: list[TrainLogger] = []
         self.stepped = self.stopping = False
-        self.total_steps = None
+        self.total_steps = self.train_loader = None
 
     @property
     def trained_model(self) -> torch.nn.Module:
@@ -133,8 +135,10 @@ class ReliableBrain(sb.Brain):
             self.train_sampler = options.get(
                 "batch_sampler", options.get("sampler")
             )
-        steps = max(1, len(loader) // self.grad_accumulation_factor)
-        self.total_steps = steps * self.hparams.number_of_epochs
+        self.train_loader = loader
+        # The last step of an epoch may have fewer batches than the others
+        steps = math.ceil(len(loader) / self.grad_accumulation_factor)
+        self.total_steps = max(1, steps) * self.hparams.number_of_epochs
         return loader
 
     def init_optimizers(self) -> None:
@@ -179,9 +183,37 @@ class ReliableBrain(sb.Brain):
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         if stage == sb.Stage.TRAIN:
             self.random_states.start_epoch()
+            dataset = getattr(self.train_loader, "dataset", None)
+            if isinstance(dataset, ReproducibleDataset):
+                dataset.epoch_seed = self.random_states.epoch_seed
         else:
             # SpeechBrain does this for the model in training, not its average
             self.trained_model.eval()
+
+    def fit_batch(self, batch: PaddedBatch) -> torch.Tensor:
+        # SpeechBrain's own never steps on batches that an epoch has left over
+        batches, should_step = self._accumulated()
+        self.on_fit_batch_start(batch, should_step)
+        with self.no_sync(not should_step):
+            with self.training_ctx:
+                outputs = self.compute_forward(batch, sb.Stage.TRAIN)
+                loss = self.compute_objectives(outputs, batch, sb.Stage.TRAIN)
+            scaled_loss = self.scaler.scale(loss / batches)
+            self.check_loss_isfinite(scaled_loss)
+            scaled_loss.backward()
+        if should_step:
+            self.optimizers_step()
+        self.on_fit_batch_end(batch, outputs, loss, should_step)
+        return loss.detach().cpu()
+
+    def _accumulated(self) -> tuple[int, bool]:
+        """Number of batches in this batch's step, and whether it is the last."""
+        factor, last = self.grad_accumulation_factor, len(self.train_loader)
+        if self.debug:
+            last = min(last, self.debug_batches)
+        first = (self.step - 1) // factor * factor
+        end = min(first + factor, last)
+        return end - first, self.step == end
 
     def on_fit_batch_start(self, batch: PaddedBatch, should_step: bool) -> None:
         self.guard.start(batch.id)
@@ -226,7 +258,7 @@ class ReliableBrain(sb.Brain):
 
     def _should_save_intra_epoch_ckpt(self, *args: Any) -> bool:
         # Accumulated gradients are not in a checkpoint
-        if self.step % self.grad_accumulation_factor:
+        if not self._accumulated()[1]:
             return False
         return self.stopping or super()._should_save_intra_epoch_ckpt(*args)
 

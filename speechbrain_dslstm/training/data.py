@@ -5,7 +5,8 @@ them.
 """
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,21 @@ import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.dataset import DynamicItemDataset
+from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.dataio.sampler import BalancingDataSampler, DynamicBatchSampler
 from speechbrain.tokenizers.SentencePiece import SentencePiece
+from speechbrain.utils.data_pipeline import DynamicItem, GeneratorDynamicItem
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.audio import LONGEST_CLIP, load_audio
-from speechbrain_dslstm.corpora.transcripts import load_tokenizer
+from speechbrain_dslstm.corpora import vote_names
+from speechbrain_dslstm.corpora.manifest import to_scale
+from speechbrain_dslstm.corpora.transcripts import load_tokenizer, to_tokens
 from speechbrain_dslstm.features.augment import change_speed
 from speechbrain_dslstm.features.cache import FeatureCache, SpeedCache
 from speechbrain_dslstm.lengths import to_counts
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
+from speechbrain_dslstm.models.losses import vote_shares
 from speechbrain_dslstm.models.streams import FeatureSequence
 from speechbrain_dslstm.training.signals import shield_worker
 
@@ -88,11 +94,11 @@ class ClipReader:
 
     def features(
         self, wav: str, audio_hash: str, duration: float
-    ) -> list[torch.Tensor]:
-        """Take a clip's features [frames, size] of each stream from the cache."""
+    ) -> Iterator[torch.Tensor]:
+        """Yield a clip's features [frames, size] by stream from the cache."""
         speed = self._draw_speed()
         feats = self.cache.get(wav, audio_hash, duration, speed)
-        return [feats[name] for name in self.streams]
+        yield from (feats[name] for name in self.streams)
 
     def _load(self, wav: str, percent: int) -> torch.Tensor:
         sig = load_audio(wav, self.sample_rate, LONGEST_CLIP)
@@ -103,6 +109,87 @@ class ClipReader:
         several = len(self.speeds) > 1
         index = int(torch.randint(len(self.speeds), ())) if several else 0
         return self.speeds[index]
+
+
+def make_datasets(
+    hparams: Mapping[str, Any], tokenizer: SentencePiece | None = None
+) -> dict[str, "ReproducibleDataset"]:
+    """Make the datasets "train", "valid" and "test" from their manifests.
+
+    "train" draws a speed for each clip; "plain" holds the same clips as they
+    are. ``tokenizer`` is that of ``open_tokenizer``. The datasets can be
+    pickled, which workers need where processes are spawned.
+    """
+    cache = open_cache(hparams)
+    keys = ["id", "speaker", "emotion_encoded"]
+    keys += ["emotion_soft"] if hparams["soft_labels"] else []
+    keys += ["dimensions"] if hparams["dimensions"] else []
+    keys += ["tokens"] if tokenizer is not None else []
+    keys += ["sig"] if cache is None else list(hparams["model"].streams)
+    given = _label_items(hparams)
+    if tokenizer is not None:
+        read = partial(to_tokens, tokenizer)
+        given.append(DynamicItem(["text"], read, ["tokens"]))
+
+    def dataset(subset: str, speeds: Sequence[int]) -> ReproducibleDataset:
+        clips = ClipReader(hparams, cache, speeds)
+        items = [*given, *_audio_items(clips)]
+        return ReproducibleDataset.from_json(
+            Path(hparams["output_folder"], "save", f"{subset}.json"),
+            replacements={"data_root": hparams["data_folder"]},
+            dynamic_items=[one for one in items if {*one.provides} & {*keys}],
+            output_keys=keys,
+        )
+
+    datasets = {subset: dataset(subset, [100]) for subset in ("valid", "test")}
+    datasets["plain"] = dataset("train", [100])
+    datasets["train"] = dataset("train", hparams["speeds"] or [100])
+    return datasets
+
+
+def _label_items(hparams: Mapping[str, Any]) -> list[DynamicItem]:
+    """Items of a clip's emotion, of its votes, and of its dimensions."""
+    labels = hparams["labels"]
+    encoder = CategoricalEncoder()
+    for index, label in enumerate(labels):
+        encoder.enforce_label(label, index)
+    encoder.expect_len(len(labels))
+    votes = partial(
+        _share_votes,
+        names=vote_names(hparams["corpus"], hparams["label_set"]),
+        labels=labels,
+    )
+    return [
+        DynamicItem(
+            ["emotion"], encoder.encode_label_torch, ["emotion_encoded"]
+        ),
+        DynamicItem(["votes", "emotion"], votes, ["emotion_soft"]),
+        DynamicItem(
+            list(hparams["dimensions"]) or ["id"], _scale, ["dimensions"]
+        ),
+    ]
+
+
+def _audio_items(clips: ClipReader) -> list[DynamicItem]:
+    """Items of a clip's waveform, and of its features from the cache."""
+    takes = ["wav", "audio_hash", "duration"]
+    return [
+        DynamicItem(["wav"], clips.waveform, ["sig"]),
+        GeneratorDynamicItem(takes, clips.features, clips.streams),
+    ]
+
+
+# Not functions inside of others, which spawned workers cannot receive
+def _share_votes(
+    votes: Mapping, emotion: str, names: Mapping[str, str], labels: list[str]
+) -> torch.Tensor:
+    """Soft labels of a clip, in the order in which items pass arguments."""
+    return vote_shares(votes, names, labels, emotion)
+
+
+def _scale(*ratings: float) -> torch.Tensor:
+    """Ratings of a clip, one argument each, on the scale of the model."""
+    return to_scale(ratings)
 
 
 def loader_options(
@@ -214,20 +301,40 @@ def _with_counts(data: torch.Tensor, lens: torch.Tensor) -> FeatureSequence:
 
 
 class ReproducibleDataset(DynamicItemDataset):
-    """Dataset whose items draw the same random numbers in any worker.
+    """Dataset whose items draw the same random numbers with any workers.
 
-    The state of a worker's own generator depends on what it has read before,
-    which is lost when a run resumes in the middle of an epoch. So each item
-    that a worker reads starts from a seed made of the epoch's seed and the
-    item's number. Without workers, items draw from the process' generators.
+    The state of a generator depends on the items that its process has read
+    before, which is lost when a run resumes in the middle of an epoch. So each
+    item starts from a seed made of the epoch's seed and the item's number. The
+    epoch's seed is the loader's, which its workers know; a process that reads
+    without workers takes it from ``epoch_seed``, and its own generators keep
+    their states. Where that is None, items draw from the process' generators.
     """
+
+    epoch_seed: int | None = None
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         worker = torch.utils.data.get_worker_info()
         if worker is not None:
-            seeds = np.random.SeedSequence([worker.seed - worker.id, index])
-            first, *others = seeds.generate_state(5).tolist()
-            torch.manual_seed(first)
-            random.seed(first)
-            np.random.seed(others)
+            _seed(worker.seed - worker.id, index)
+        elif self.epoch_seed is not None:
+            states = torch.get_rng_state(), random.getstate()
+            numpy_state = np.random.get_state()
+            try:
+                _seed(self.epoch_seed, index)
+                return super().__getitem__(index)
+            finally:
+                torch.set_rng_state(states[0])
+                random.setstate(states[1])
+                np.random.set_state(numpy_state)
         return super().__getitem__(index)
+
+
+def _seed(epoch_seed: int, index: int) -> None:
+    """Seed the CPU's generators for an item."""
+    seeds = np.random.SeedSequence([epoch_seed, index])
+    first, *others = seeds.generate_state(5).tolist()
+    # Not torch.manual_seed, which would seed the GPU's generator, too
+    torch.default_generator.manual_seed(first)
+    random.seed(first)
+    np.random.seed(others)

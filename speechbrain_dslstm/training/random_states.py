@@ -66,6 +66,14 @@ class RandomStates:
         self._inside_epoch = False
         self.loader_generator.manual_seed(self.loader_seed)
 
+    @property
+    def epoch_seed(self) -> int:
+        """Seed that the loader of this epoch draws for its workers."""
+        generator = torch.Generator().manual_seed(self.loader_seed)
+        return int(
+            torch.empty((), dtype=torch.int64).random_(generator=generator)
+        )
+
     @mark_as_saver
     def save(self, path: str | Path) -> None:
         """Gather the states of all ranks; the first rank writes them."""

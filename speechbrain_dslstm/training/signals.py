@@ -21,7 +21,7 @@ class StopSignals:
     Schedulers send these signals some time before they kill a job. Within
     ``deferred`` a signal sets ``requested``, which the training loop reads.
     Elsewhere there is nothing to save, and the process exits at once. Further
-    signals have no effect.
+    signals have no effect. Windows has no SIGUSR1.
 
     Example
     -------
@@ -36,7 +36,7 @@ class StopSignals:
     >>> signals.restore()
     """
 
-    NAMES = ("SIGTERM", "SIGUSR1")
+    NAMES = tuple(n for n in ("SIGTERM", "SIGUSR1") if hasattr(signal, n))
     CODE = 143
 
     def __init__(self) -> None:
@@ -115,4 +115,5 @@ def shield_worker(worker_id: int) -> None:
         signal.signal(signal.SIGTERM, end)
 
     signal.signal(signal.SIGTERM, wait_for_second)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)

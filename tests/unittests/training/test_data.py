@@ -1,13 +1,28 @@
-"""Feature statistics: over which subsets they are collected."""
+"""Datasets in workers of every kind, and the statistics of features."""
 
+from pathlib import Path
+
+import processes
 import pytest
 import torch
+from nightly import at_night
+from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.dataio.dataset import DynamicItemDataset
 
 from speechbrain_dslstm import DualLevelClassifier
+from speechbrain_dslstm.corpora.manifest import read_manifest, write_manifest
 from speechbrain_dslstm.features import MFCC39
+from speechbrain_dslstm.hparams import load_hparams
 from speechbrain_dslstm.models import FeatureStream
-from speechbrain_dslstm.training.data import collect_statistics
+from speechbrain_dslstm.training.data import (
+    collect_statistics,
+    make_datasets,
+    open_tokenizer,
+)
+from speechbrain_dslstm.training.preparation import prepare_data
+from speechbrain_dslstm.training.random_states import RandomStates
+
+HPARAMS = Path(__file__).resolve().parents[3] / "hparams"
 
 SPEAKERS = {"plain": "ab", "valid": "c", "test": "bd"}
 
@@ -74,3 +89,75 @@ def test_no_statistics(datasets):
     net = model("none")
     collect_statistics(net, datasets, "none")
     assert net.streams["mfcc"].normalization.count == 0
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Prepare a run that reads transcripts, votes and a tokenizer."""
+    folder = tmp_path_factory.mktemp("prepared")
+    settings = f"""\
+corpus_options: {{speakers: 6, sentences: 1}}
+data_folder: {folder / "data"}
+output_folder: {folder}
+text_model_type: char
+allow_fixed_sentences: True
+soft_labels: 0.5
+"""
+    hparams = load_hparams(HPARAMS / "tri_level.yaml", settings)
+    prepare_data(hparams, "")
+    for name in ("train", "valid", "test"):
+        path = folder / "save" / f"{name}.json"
+        entries = read_manifest(path)
+        # The synthetic corpus has none, so the label is the target
+        write_manifest(
+            path, {k: {**v, "votes": {}} for k, v in entries.items()}
+        )
+    return hparams
+
+
+def read(hparams, **options):
+    """Batches of an epoch over the training dataset, at speeds that it draws."""
+    states = RandomStates()
+    datasets = make_datasets(hparams, open_tokenizer(hparams))
+    train = datasets["train"]
+    states.start_epoch()
+    train.epoch_seed = states.epoch_seed
+    loader = make_dataloader(
+        train, batch_size=4, generator=states.loader_generator, **options
+    )
+    name = "sig" if hparams["feature_cache"] is None else "mel_x"
+    return [
+        (
+            batch.id,
+            *(batch[key].data for key in ("tokens", "emotion_soft", name)),
+        )
+        for batch in loader
+    ]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("method", ["fork", "forkserver", at_night("spawn")])
+def test_workers_give_the_same_batches(method, cached, prepared, tmp_path):
+    """Same clips, speeds and values as without workers, whatever starts them."""
+    cache = str(tmp_path) if cached else None
+    hparams = {**prepared, "feature_cache": cache}
+    torch.manual_seed(1)
+    expected = read(hparams)
+    torch.manual_seed(1)
+    context = processes.SERVER if method == "forkserver" else method
+    found = read(hparams, num_workers=1, multiprocessing_context=context)
+    assert len(found) == len(expected) == 2
+    for one, other in zip(found, expected, strict=True):
+        assert one[0] == other[0]
+        for a, b in zip(one[1:], other[1:], strict=True):
+            assert torch.equal(a, b)
+
+
+def test_without_an_epoch_seed_items_draw_from_the_process(prepared):
+    """And with one they leave its generators alone."""
+    train = make_datasets(prepared)["train"]
+    for seed, drawn in ((None, True), (7, False)):
+        train.epoch_seed = seed
+        before = torch.get_rng_state()
+        train[0]
+        assert torch.equal(before, torch.get_rng_state()) != drawn
