@@ -6,6 +6,14 @@ from setuptools import find_packages, setup
 
 readme = Path(__file__).parent / "README.md"
 
+# The recipe travels with the wheel, in the layout of the checkout
+FILES = "speechbrain_dslstm.recipe_files"
+RECIPE = {
+    f"{FILES}.hparams": "hparams",
+    f"{FILES}.recipes.emotion_recognition": "recipes/emotion_recognition",
+    f"{FILES}.results": "results",
+}
+
 setup(
     name="speechbrain-dslstm",
     version="0.1.0",
@@ -26,14 +34,18 @@ setup(
         "Topic :: Multimedia :: Sound/Audio :: Speech",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
-    packages=find_packages(include=["speechbrain_dslstm*"]),
+    packages=[*find_packages(include=["speechbrain_dslstm*"]), *RECIPE],
+    package_dir=RECIPE,
     package_data={
+        f"{FILES}.hparams": ["*.yaml", "README.md"],
+        f"{FILES}.recipes.emotion_recognition": ["README.md"],
+        f"{FILES}.results": ["baselines.yaml"],
         "speechbrain_dslstm": [
             "py.typed",
             "**/*.pyi",
             "report/templates/*.j2",
             "shipped/*/*",
-        ]
+        ],
     },
     python_requires=">=3.10",
     install_requires=[

@@ -13,33 +13,40 @@ fails does not stop the others.
 
 import argparse
 import itertools
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import speechbrain as sb
-from report import add_options, make_report
+from report import OneLineParser, add_options, make_report
 
 from speechbrain_dslstm.corpora import prepare
 from speechbrain_dslstm.evaluation import format_confusion
-from speechbrain_dslstm.hparams import read_hparams, run_folder
+from speechbrain_dslstm.hparams import (
+    plain_settings,
+    read_hparams,
+    run_folder,
+)
 from speechbrain_dslstm.report import DIGITS, NORMALIZATIONS, gather_runs
+from speechbrain_dslstm.settings import RunRecord, parse_arguments
 from speechbrain_dslstm.splits import PROTOCOLS, count_folds
-from speechbrain_dslstm.training.launcher import Job, run_jobs
+from speechbrain_dslstm.training.launcher import Job, count_cpus, run_jobs
 
 TRAIN = Path(__file__).with_name("train.py")
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
     """Read the command line: this script's options, and those of train.py."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         description=__doc__.split("\n")[0],
         epilog='All other options go to train.py; write them with "=".',
         allow_abbrev=False,
     )
-    parser.add_argument("hparams", nargs="+", help="YAMLs of the systems")
+    parser.add_argument(
+        "hparams",
+        nargs="+",
+        help="YAMLs of systems, or names such as dual_level",
+    )
     parser.add_argument(
         "--protocols",
         nargs="+",
@@ -78,9 +85,6 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     )
     add_options(parser)
     options, arguments = parser.parse_known_args()
-    for path in options.hparams:
-        if not Path(path).is_file():
-            parser.error(f'no file {path} (write options with "=")')
     given = {one.split("=")[0] for one in arguments}
     for name in given & {"--fold", "--output_folder"}:
         parser.error(f"{name} is set by this script")
@@ -96,7 +100,9 @@ def plan(options: argparse.Namespace, arguments: list[str]) -> list[Job]:
     """List the folds of every system, protocol, normalisation and seed."""
     jobs, commands, corpora = [], {}, {}
     for given in variants(options, arguments):
-        settings = read_settings(given)
+        path, _, overrides = parse_arguments(given)
+        settings = read_hparams(path, overrides)
+        plain = plain_settings(path, overrides)
         entries = read_corpus(settings, corpora)
         folds = count_folds(entries, settings["protocol"], settings["n_folds"])
         if folds > len(DIGITS):
@@ -115,8 +121,13 @@ def plan(options: argparse.Namespace, arguments: list[str]) -> list[Job]:
             commands[folder] = command
             last = [f"--fold={fold}", f"--output_folder={folder}"]
             last.append("--noprogressbar")
+            record = RunRecord(
+                *(path, f"{overrides}fold: {fold}\n", folder),
+                {**plain, "fold": fold, "output_folder": str(folder)},
+            )
+            record.check()
             epochs = settings["number_of_epochs"]
-            jobs.append(Job(TRAIN, [*given, *last], folder, epochs))
+            jobs.append(Job(TRAIN, [*given, *last], folder, epochs, record))
     return jobs
 
 
@@ -144,7 +155,7 @@ def variants(
 
 def read_settings(arguments: list[str]) -> dict[str, Any]:
     """Read the settings that train.py would have with these arguments."""
-    path, _, overrides = sb.parse_arguments(arguments)
+    path, _, overrides = parse_arguments(arguments)
     return read_hparams(path, overrides)
 
 
@@ -193,15 +204,8 @@ def main() -> None:
     options, arguments = parse()
     try:
         jobs = plan(options, arguments)
-    except ValueError as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
-    for job in jobs:
-        if job.done and not job.recorded:
-            print(
-                f"NOTE: {job.folder} is kept, though its save/run.json does "
-                "not record the settings of this command; remove the folder "
-                "to train the fold again"
-            )
+    except (OSError, ValueError, ImportError) as error:
+        OneLineParser().error(str(error))
     if options.dry_run:
         for job in jobs:
             state = "done" if job.done else f"{job.progress:.0%}"
@@ -210,7 +214,7 @@ def main() -> None:
     devices = options.devices or [None]
     slots = options.jobs or len(devices)
     devices = [devices[slot % len(devices)] for slot in range(slots)]
-    threads = max(1, len(os.sched_getaffinity(0)) // slots)
+    threads = max(1, count_cpus() // slots)
     failed = run_jobs(jobs, devices, threads)
     finished = [job.folder for job in jobs if job.done]
     wrong = []

@@ -11,8 +11,9 @@ reports; nothing is trained. cross_validate.py writes the same report.
 import argparse
 import sys
 from pathlib import Path
+from typing import NoReturn
 
-from speechbrain_dslstm.hparams import shorten_command
+from speechbrain_dslstm.hparams import recipe_root, shorten_command
 from speechbrain_dslstm.report import (
     build_report,
     gather_runs,
@@ -21,7 +22,16 @@ from speechbrain_dslstm.report import (
     write_report,
 )
 
-BASELINES = Path(__file__).resolve().parents[2] / "results" / "baselines.yaml"
+BASELINES = recipe_root() / "results" / "baselines.yaml"
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Parser whose errors are one line; the exit status is 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error without the usage, which ``--help`` shows."""
+        line = " ".join(message.split())
+        self.exit(2, f"{self.prog}: {line} (see {self.prog} --help)\n")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +100,7 @@ def top_scores(entry: dict) -> dict:
 
 def main() -> None:
     """Read the runs and write the report."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = OneLineParser(description=__doc__.split("\n")[0])
     parser.add_argument(
         "runs",
         nargs="+",

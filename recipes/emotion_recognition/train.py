@@ -22,6 +22,7 @@ import json
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +36,17 @@ from speechbrain.utils.train_logger import FileTrainLogger, TensorboardLogger
 from speechbrain_dslstm.evaluation import DimensionStats, EmotionStats
 from speechbrain_dslstm.evaluation.results import (
     append_row,
+    criterion,
+    epoch_score,
     headline,
     print_results,
-    selection_score,
     write_results,
 )
 from speechbrain_dslstm.features import mixup
 from speechbrain_dslstm.hparams import (
-    hash_settings,
     load_hparams,
-    nest_overrides,
     read_hparams,
     resolve_hparams,
-    run_folder,
 )
 from speechbrain_dslstm.inference import EmotionClassifier
 from speechbrain_dslstm.models import (
@@ -58,6 +57,7 @@ from speechbrain_dslstm.models import (
     mix_targets,
 )
 from speechbrain_dslstm.pretrained import save_pretrained
+from speechbrain_dslstm.settings import RunRecord, parse_arguments
 from speechbrain_dslstm.training import (
     AtomicCheckpointer,
     ReliableBrain,
@@ -194,13 +194,8 @@ class EmotionBrain(ReliableBrain):
         hparams = self.hparams
         if hparams.lr_interval == "epoch":
             self.step_schedules()
-        # Without a loss of classes, the concordance selects the epoch
-        regression_only = self.dimensions and hparams.dimension_weight == 1
-        criterion = stats["ccc" if regression_only else "ua"]
-        hparams.epoch_counter.update_score(criterion)
-        score = selection_score(
-            criterion, epoch, hparams.number_of_epochs, hparams.selection_start
-        )
+        hparams.epoch_counter.update_score(stats[criterion(vars(hparams))])
+        score = epoch_score({**stats, "epoch": epoch}, vars(hparams))
         meta = {"epoch": epoch, "lr": lr}
         self.log_epoch(meta, {"loss": self.train_loss}, stats)
         if if_main_process():
@@ -266,22 +261,21 @@ def main() -> None:
 def run(signals: StopSignals) -> None:
     """Train, evaluate, and write the results."""
     started = time.time()
-    hparams_file, run_opts, overrides = sb.parse_arguments(sys.argv[1:])
-    hparams = read_hparams(hparams_file, overrides)
-    init_group(run_opts, hparams["ddp_timeout"])
+    hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
+    init_group(run_opts, read_hparams(hparams_file, overrides)["ddp_timeout"])
+    # Other settings than those of the folder are refused before any writing
+    record = RunRecord(hparams_file, overrides)
+    record.check()
     hparams = load_hparams(hparams_file, overrides)
-    folder = Path(run_folder(hparams))
+    folder = record.folder
     hparams["output_folder"] = str(folder)
-    sb.create_experiment_directory(
-        experiment_directory=str(folder),
-        hyperparams_to_save=hparams_file,
-        overrides=nest_overrides(hparams_file, overrides),
-    )
-    run_on_main(prepare_data, args=[hparams, hash_settings(sys.argv[1:])])
+    sb.create_experiment_directory(experiment_directory=str(folder))
+    run_on_main(prepare_data, args=[hparams, record])
     tokenizer = data.open_tokenizer(hparams)
     datasets = data.make_datasets(hparams, tokenizer)
     parts = {name: hparams[name] for name in ("model", "epoch_counter")}
     checkpointer = AtomicCheckpointer(folder / "save", recoverables=parts)
+    checkpointer.rescore = partial(epoch_score, hparams=hparams)
     saved = checkpointer.find_checkpoint() is not None
     # No checkpoint holds the speakers' statistics, and --debug loads none
     speakers = hparams["normalization"] == "speaker"

@@ -10,15 +10,22 @@ import sys
 import click
 
 from speechbrain_dslstm.cli.classify import classify
+from speechbrain_dslstm.cli.cross_validate import cross_validate
 from speechbrain_dslstm.cli.explain import explain
 from speechbrain_dslstm.cli.export import export
 from speechbrain_dslstm.cli.info import info
+from speechbrain_dslstm.cli.recipe import recipe
+from speechbrain_dslstm.cli.report import report
 from speechbrain_dslstm.cli.stream import stream
+from speechbrain_dslstm.cli.train import train
 
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
-    commands=[classify, stream, export, info, explain],
+    commands=[
+        *(classify, stream, export, info, explain),
+        *(train, cross_validate, report, recipe),
+    ],
     epilog="Each command has its own --help with examples.",
 )
 @click.version_option(package_name="speechbrain-dslstm")

@@ -12,7 +12,6 @@ import os
 import sys
 import textwrap
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 
 import speechbrain
@@ -31,11 +30,15 @@ from speechbrain_dslstm.evaluation.metrics import (
     format_confusion,
 )
 from speechbrain_dslstm.evaluation.plots import plot_confusion
+from speechbrain_dslstm.settings.provenance import find_provenance
+from speechbrain_dslstm.settings.record import read_record
 from speechbrain_dslstm.splits.protocols import PROTOCOLS
 from speechbrain_dslstm.utils.files import name_errors, replace_file
 
 __all__ = [
     "append_row",
+    "criterion",
+    "epoch_score",
     "headline",
     "print_results",
     "read_rows",
@@ -63,6 +66,31 @@ def selection_score(
     if math.isnan(ua):
         return -2.0
     return ua if epoch > selection_start * number_of_epochs else ua - 1.0
+
+
+def epoch_score(stats: Mapping[str, float], hparams: Mapping) -> float:
+    """Rank an epoch by its validation statistics, which hold its "epoch".
+
+    Without a loss of classes, the concordance selects the epoch.
+
+    >>> hparams = {"dimensions": [], "number_of_epochs": 4}
+    >>> hparams |= {"selection_start": 0.5, "dimension_weight": 0.5}
+    >>> epoch_score({"epoch": 3, "ua": 0.75}, hparams)
+    0.75
+    """
+    name = criterion(hparams)
+    return selection_score(
+        stats[name],
+        stats["epoch"],
+        hparams["number_of_epochs"],
+        hparams["selection_start"],
+    )
+
+
+def criterion(hparams: Mapping) -> str:
+    """Name of the validation score that selects the epoch."""
+    regression = hparams["dimensions"] and hparams["dimension_weight"] == 1
+    return "ccc" if regression else "ua"
 
 
 def headline(
@@ -146,10 +174,20 @@ def write_results(
     folder = Path(hparams["output_folder"])
     save = folder / "save"
     run = json.loads((save / "run.json").read_text(encoding="utf-8"))
-    # Only cross_validate.py reads this hash, and from run.json
-    run.pop("settings", None)
+    record = read_record(folder)
+    code = record.get("code") or find_provenance()
+    plain = {
+        name: value
+        for name, value in record.get("settings", {}).items()
+        if not isinstance(value, Mapping)
+    }
     epochs = read_rows(save / "epochs.jsonl")
-    best = max(epochs, key=lambda row: row["score"])
+    best = max(
+        epochs,
+        key=lambda row: epoch_score(
+            {**row["valid"], "epoch": row["epoch"]}, hparams
+        ),
+    )
     test = {name: one.summarize() for name, one in scores["test"].items()}
     tested = read_rows(save / "test_epochs.jsonl")
     test_best = {name: _maximum(tested, name) for name in METRICS if tested}
@@ -182,10 +220,13 @@ def write_results(
         "seconds": round(seconds, 1),
         "command": sys.argv,
         "versions": {
-            "speechbrain_dslstm": version("speechbrain-dslstm"),
+            "speechbrain_dslstm": code["version"],
+            **({"commit": code["commit"]} if "commit" in code else {}),
             "speechbrain": speechbrain.__version__,
             "torch": torch.__version__,
         },
+        "settings": plain,
+        "setting_changes": record.get("changes", []),
     }
     entries = read_manifest(save / "test.json").items()
     speakers = {key: entry["speaker"] for key, entry in entries}

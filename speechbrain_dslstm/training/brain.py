@@ -16,6 +16,7 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.train_logger import TrainLogger
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from speechbrain_dslstm.models.encoders import SelfSupervisedFrames
@@ -33,6 +34,7 @@ from speechbrain_dslstm.utils.files import name_errors
 __all__ = ["ReliableBrain"]
 
 logger = get_logger(__name__)
+SCHEDULES = ("lr_schedule", "encoder_lr_schedule")
 
 
 class ReliableBrain(sb.Brain):
@@ -162,13 +164,46 @@ class ReliableBrain(sb.Brain):
         self.schedulers = {
             name: schedule(optimizer, **options)
             for name, optimizer in zip(
-                ("lr_schedule", "encoder_lr_schedule"),
-                self.optimizers_dict.values(),
-                strict=False,
+                SCHEDULES, self.optimizers_dict.values(), strict=False
             )
         }
+        for scheduler in self.schedulers.values():
+            # An attribute of a scheduler is saved with its state
+            scheduler.planned_steps = options.get("total_steps")
         if self.checkpointer is not None:
             self.checkpointer.add_recoverables(self.schedulers)
+
+    def on_fit_start(self) -> None:
+        super().on_fit_start()
+        for name, optimizer in zip(
+            SCHEDULES, self.optimizers_dict.values(), strict=False
+        ):
+            scheduler = self.schedulers[name]
+            planned = getattr(scheduler, "total_steps", scheduler.planned_steps)
+            if planned not in (None, self.total_steps):
+                self._plan_anew(scheduler, optimizer)
+
+    def _plan_anew(
+        self, scheduler: LRScheduler, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Put a schedule of the run's new length in place of the loaded one.
+
+        It goes on after the steps that are done, at the rate that a run of the
+        new length would have there.
+        """
+        fresh = self.hparams.lr_schedule(
+            optimizer, total_steps=self.total_steps
+        )
+        # One step back, as the next line computes the rate of a step
+        fresh.last_epoch = scheduler.last_epoch - 1
+        fresh._step_count = scheduler._step_count
+        fresh.step()
+        fresh.planned_steps = self.total_steps
+        scheduler.load_state_dict(fresh.state_dict())
+        logger.info(
+            f"the learning rate follows a plan of {self.total_steps} steps, "
+            f"of which {scheduler.last_epoch} are done"
+        )
 
     def step_schedules(self) -> None:
         """Advance the learning rate of every optimiser."""

@@ -70,6 +70,9 @@ class AtomicCheckpointer(Checkpointer):
     as newer than earlier ones whatever the clock says. Of several ranks, the
     first decides and writes.
 
+    ``rescore``, where it is set, computes the "score" of a checkpoint from its
+    meta data: a run of more epochs than were planned ranks the earlier ones anew.
+
     Checkpoints of SpeechBrain's own are loaded as well, after the checks that
     are possible without hashes. Arguments and methods are those of
     ``Checkpointer``; the docstrings here say only what differs.
@@ -98,6 +101,7 @@ class AtomicCheckpointer(Checkpointer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.rescore: Callable[[Mapping], float] | None = None
         self._read_before = {}
         self._damaged = {}
         self._newest = None
@@ -318,7 +322,10 @@ class AtomicCheckpointer(Checkpointer):
         found = []
         for folder in checkpoint_dirs:
             try:
-                found.append(self._read(folder))
+                checkpoint = self._read(folder)
+                if self.rescore is not None and "score" in checkpoint.meta:
+                    checkpoint.meta["score"] = self.rescore(checkpoint.meta)
+                found.append(checkpoint)
             except _Damaged as error:
                 self._warn(folder, str(error))
         return found

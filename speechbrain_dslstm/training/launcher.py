@@ -2,7 +2,6 @@
 
 import collections
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from speechbrain_dslstm.hparams import hash_settings
+from speechbrain_dslstm.settings.record import RunRecord
 
 POLL_SECONDS = 0.1
 # Between two updates of the progress bar
@@ -23,32 +22,32 @@ UPDATE_SECONDS = 2
 GRACE_SECONDS = 10
 
 
+def count_cpus() -> int:
+    """Number of CPUs that this process may use."""
+    # Not on every system
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 @dataclass
 class Job:
     """One fold to train: the script, its YAML and options without the device.
 
-    ``folder`` is the output folder, ``epochs`` the largest number of epochs.
+    ``folder`` is the output folder, ``epochs`` the largest number of epochs,
+    and ``record`` compares the settings with those of the folder.
     """
 
     script: Path
     arguments: list[str]
     folder: Path
     epochs: int
+    record: RunRecord
 
     @property
     def done(self) -> bool:
         """Whether the fold has its results."""
-        return (self.folder / "results.json").exists()
-
-    @property
-    def recorded(self) -> bool:
-        """Whether the folder's run.json records the settings of this job."""
-        path = self.folder / "save" / "run.json"
-        try:
-            run = json.loads(path.read_text(encoding="utf-8"))
-            return run["settings"] == hash_settings(self.arguments)
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+        return self.record.finished
 
     @property
     def progress(self) -> float:
@@ -144,6 +143,7 @@ def _start(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return None
+        job.record.set_aside()
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

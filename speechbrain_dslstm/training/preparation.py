@@ -22,6 +22,7 @@ from speechbrain_dslstm.corpora.transcripts import (
     write_transcripts,
 )
 from speechbrain_dslstm.hparams import IDENTITY
+from speechbrain_dslstm.settings.record import RunRecord
 from speechbrain_dslstm.splits.leaks import (
     audio_hash,
     check_leaks,
@@ -35,11 +36,13 @@ logger = get_logger(__name__)
 PROSE = ("description", "text_note")
 
 
-def prepare_data(hparams: Mapping[str, Any], settings: str) -> None:
+def prepare_data(
+    hparams: Mapping[str, Any], record: RunRecord | None = None
+) -> None:
     """Read the corpus, split it, and write the manifests of a run.
 
     The folder "save" in ``output_folder`` receives a manifest of each subset,
-    left_out.json, run.json with the hash of the ``settings`` and, if the model
+    left_out.json, run.json, the ``record`` of the settings and, if the model
     reads them, the training transcripts. A folder that holds a trained run on
     another split raises a ValueError.
     """
@@ -72,8 +75,9 @@ def prepare_data(hparams: Mapping[str, Any], settings: str) -> None:
         train = {i: entries[i] for i in split.train}
         write_transcripts(train, folder / "tokenizer")
     # Last: with run.json, all the other files are complete
-    run["settings"] = settings
     replace_file(path, json.dumps(run, indent=2) + "\n")
+    if record is not None:
+        record.write()
     table = format_leak_table(run["leaks"])
     logger.info(f"split: {split.description}\n{table}")
 

@@ -1,4 +1,4 @@
-"""What the built package holds: every file of its folder."""
+"""What the built package holds: its folder, and the recipe."""
 
 import subprocess
 import sys
@@ -33,5 +33,12 @@ def test_every_file_is_built(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     built = files(tmp_path / NAME)
-    assert built == files(REPOSITORY / NAME)
+    recipe = {one for one in built if one.startswith("recipe_files/")}
+    assert built - recipe == files(REPOSITORY / NAME)
     assert {"py.typed", "layers/__init__.pyi"} <= built
+    expected = {
+        f"recipe_files/{folder}/{name}"
+        for folder in ("hparams", "recipes/emotion_recognition")
+        for name in files(REPOSITORY / folder)
+    }
+    assert recipe == expected | {"recipe_files/results/baselines.yaml"}

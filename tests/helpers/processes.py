@@ -233,7 +233,7 @@ def _run(logs, environment, target, args):
     sys.stdout = open(1, "w", closefd=False)
     sys.stderr = open(2, "w", closefd=False)
     torch.set_num_threads(1)
-    # The default without a server; a loader cannot pickle its pipelines
+    # The default without a server; a test of other methods names them
     multiprocessing.set_start_method("fork", force=True)
     try:
         target(*args)
@@ -296,9 +296,9 @@ def prepare(corpus, output, options):
     import train
 
     arguments = command_line(corpus, output, options)[1:]
-    hparams_file, _, overrides = train.sb.parse_arguments(arguments)
+    hparams_file, _, overrides = train.parse_arguments(arguments)
     hparams = train.load_hparams(hparams_file, overrides)
-    train.prepare_data(hparams, settings="")
+    train.prepare_data(hparams)
 
 
 def run_recipe(corpus, output, options, kill_at=None, meeting=None):

@@ -29,6 +29,7 @@ fold: 0
 n_folds: 3
 valid_speakers: 1
 number_of_epochs: 6
+lr: 0.01
 system: {system}
 output_folder: null
 model: !new:no.such.Module  # nothing of a YAML is made here
@@ -56,24 +57,24 @@ if seconds > 60:
     note("children.txt", subprocess.Popen(sleep).pid)
 time.sleep(seconds)
 shutil.copytree(Path("made", *folder.parts[1:]), folder, dirs_exist_ok=True)
-run = json.loads((folder / "save" / "run.json").read_text())
-run["settings"] = json.loads(Path("hashes.json").read_text())[str(folder)]
-(folder / "save" / "run.json").write_text(json.dumps(run))
+record = json.loads(Path("records.json").read_text())[str(folder)]
+(folder / "save" / "settings.json").write_text(json.dumps(record))
 note("ended.txt", str(folder), time.time())
 """
-# The hashes are passed on, so that a stand-in imports nothing of ours
+# The records are passed on, so that a stand-in imports nothing of ours
 CALL = """\
 import json
 from pathlib import Path
 
 import cross_validate
 
-from speechbrain_dslstm.hparams import hash_settings
 
 
 def run_jobs(jobs, *args):
-    hashes = {{str(job.folder): hash_settings(job.arguments) for job in jobs}}
-    Path("hashes.json").write_text(json.dumps(hashes))
+    records = {{
+        str(job.folder): {{"settings": job.record.settings}} for job in jobs
+    }}
+    Path("records.json").write_text(json.dumps(records))
     return run(jobs, *args)
 
 
@@ -142,24 +143,35 @@ def lines(place, name):
 
 
 def test_a_yaml_that_was_edited_since(place):
-    """A finished fold is kept, and it is said what was other then."""
+    """A finished fold is kept where nothing else counts, else refused."""
     path = place / "dual_level.yaml"
     options = ["dual_level.yaml", f"--data_folder={place}/data"]
     run(place, *options, "--resamples", "200")
     folders = {Path(row[0]) for row in lines(place, "started.txt")}
     assert len(folders) == 3
+    text = path.read_text()
+    path.write_text(text + "num_workers: 2\nnew: null  # nothing\n")
     out, _ = run(place, *options, "--dry_run")
-    assert "is kept" not in out
-    text = path.read_text().replace("such.Module", "such.Thing")
-    path.write_text(text + "lr: 0.1  # new\nnum_workers: 2\nnew: null\n")
-    out, _ = run(place, *options, "--dry_run")
-    assert out.count("does not record the settings of this command") == 3
-    path.write_text(text.replace("such.Thing", "such.Module"))
-    out, _ = run(place, *options, "--dry_run")
-    assert "is kept" not in out
-    (place / min(folders) / "save" / "run.json").write_text("# nothing\n")
-    out, _ = run(place, *options, "--dry_run")
-    assert out.count("does not record the settings of this command") == 1
+    assert out.count("done") == 3
+    path.write_text(text.replace("such.Module", "such.Thing"))
+    _, err = run(place, *options, "--dry_run", code=2)
+    assert "another model (!new:no.such.Module" in err
+    path.write_text(text)
+    (place / min(folders) / "save" / "settings.json").write_text("# nothing\n")
+    _, err = run(place, *options, "--dry_run", code=2)
+    assert "settings.json is damaged" in err and len(err.splitlines()) == 1
+
+
+def test_more_epochs_train_finished_folds_again(place):
+    """They keep their earlier results; fewer epochs are refused."""
+    run(place, "dual_level.yaml", "--resamples=200")
+    more = ["dual_level.yaml", "--number_of_epochs=7", "--resamples=200"]
+    run(place, *more)
+    started = [row[0] for row in lines(place, "started.txt")]
+    assert len(started) == 6 and len(set(started)) == 3
+    assert (place / min(started) / "results_6_epochs.json").exists()
+    _, err = run(place, "dual_level.yaml", code=2)
+    assert "another number_of_epochs (7, now 6)" in err
 
 
 def test_everything_that_was_asked_for_once(place):
@@ -174,7 +186,7 @@ def test_everything_that_was_asked_for_once(place):
     out, err = run(place, *options, "--jobs", "4", "--report", "report")
     started = lines(place, "started.txt")
     assert len({row[0] for row in started}) == len(started) == 24
-    assert "24.0/24 folds" in err and "is kept" not in out
+    assert "24.0/24 folds" in err
     threads = max(1, len(os.sched_getaffinity(0)) // 4)
     assert {row[3] for row in started} == {str(threads)}
     assert "dual_level on synthetic, protocol random" in out
@@ -186,9 +198,10 @@ def test_everything_that_was_asked_for_once(place):
     assert (place / "report" / "report.html").exists()
     assert str(place) not in report["command"]
     # Nothing is done again, and the report can be made from the folder alone
-    out, _ = run(place, *options, "--jobs", "4", "--lr=0.1")
+    run(place, *options, "--jobs", "4", "--resamples=200")
+    _, err = run(place, *options, "--lr=0.1", code=2)
+    assert "holds a run with another lr (0.01, now 0.1)" in err
     assert len(lines(place, "started.txt")) == 24
-    assert out.count("is kept, though its save/run.json") == 24
     options = ["--output=again", "--resamples=200", "--results=kept.json"]
     processes.call(processes.RECIPE / "report.py", "runs", *options, cwd=place)
     kept = json.loads((place / "kept.json").read_text())

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -81,6 +82,12 @@ def test_results_are_complete(trained):
     assert f"WA {results['wa']:.1%}  UA {results['ua']:.1%}" in console
     assert "truth \\ predicted" in console
     assert "held-out file spk" in console
+    assert results["settings"]["batch_size"] == 4
+    assert results["settings"]["grad_accumulation_factor"] == 1
+    versions = results["versions"]
+    assert versions["speechbrain_dslstm"][0].isdigit()
+    if (REPOSITORY / ".git").exists():
+        assert len(versions["commit"].split()[0]) == 40
     assert (output / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -185,6 +192,72 @@ def test_another_split_in_the_same_folder_is_refused(trained, corpus):
     output, _ = trained
     out, _ = processes.call(*command(corpus, output, "--fold=1"), code=1)
     assert "holds a run with another fold (0, now 1)" in out
+
+
+def contents(folder):
+    """Contents of all files of a folder."""
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_other_settings_are_refused_before_anything_is_written(trained, corpus):
+    output, _ = trained
+    before = contents(output)
+    for options, message in {
+        ("--lr=1",): "another lr (0.003, now 1)",
+        ("--weight_decay=0.1",): "another weight_decay (0.0001, now 0.1)",
+        ("--number_of_epochs=1",): "another number_of_epochs (2, now 1)",
+        (
+            "--batch_size=2",
+            "--seed=1",
+        ): "another seed (1234, now 1), batch_size",
+    }.items():
+        given = {one.split("=")[0] for one in options}
+        same = [] if "--number_of_epochs" in given else ["--number_of_epochs=2"]
+        line = command(corpus, output, *same, *options)
+        out, err = processes.call(*line, code=1)
+        assert message in out + err
+    assert contents(output) == before
+
+
+def test_its_own_hyperparameters_run_again(trained, corpus, tmp_path):
+    """With an override, in another folder; refused in its own."""
+    output, _ = trained
+    line = [processes.RECIPE / "train.py", output / "hyperparams.yaml"]
+    line += ["--device=cpu", "--noprogressbar", "--lr=0.5"]
+    out, err = processes.call(*line, code=1)
+    assert "another lr (0.003, now 0.5)" in out + err
+    options = ["--output_folder=1234", "--number_of_epochs=1"]
+    processes.call(*line, *options, cwd=tmp_path)
+    rows = (tmp_path / "1234" / "save" / "epochs.jsonl").read_text()
+    assert json.loads(rows)["train_loss"] > 0
+    results = json.loads((tmp_path / "1234" / "results.json").read_text())
+    assert results["settings"]["lr"] == 0.5
+    assert results["settings"]["channels"] == [2, 2]
+
+
+def test_more_epochs_follow_a_plan_of_the_new_length(trained, corpus, tmp_path):
+    """The rates, and the epochs to choose from, are those of a new run."""
+    output = tmp_path / "run"
+    shutil.copytree(trained[0], output)
+    run(corpus, output, "--number_of_epochs=4")
+    assert epochs(output) == [1, 2, 3, 4]
+    run(corpus, tmp_path / "new", "--number_of_epochs=4")
+    rates = [
+        [json.loads(line)["lr"] for line in rows.read_text().splitlines()]
+        for rows in (
+            output / "save" / "epochs.jsonl",
+            tmp_path / "new" / "save" / "epochs.jsonl",
+        )
+    ]
+    assert rates[0][2:] == pytest.approx(rates[1][2:])
+    assert rates[0][1] < 1e-6 < rates[0][2]
+    results = json.loads((output / "results.json").read_text())
+    assert results["epochs"] == 4 and results["best_epoch"] == 4
+    assert results["settings"]["number_of_epochs"] == 4
+    change = {"key": "number_of_epochs", "before": 2, "now": 4}
+    assert change in results["setting_changes"]
+    before = json.loads((output / "results_2_epochs.json").read_text())
+    assert before["epochs"] == 2
 
 
 def test_killed_in_mid_epoch_goes_on(corpus, trained, tmp_path):

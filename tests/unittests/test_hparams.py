@@ -1,14 +1,16 @@
 """Overrides reach their key in either file; what says which run it is."""
 
+import json
 from pathlib import Path
 
 import pytest
+from hyperpyyaml import resolve_references
 
 from speechbrain_dslstm.hparams import (
     PER_FOLD,
-    hash_settings,
+    flat_yaml,
     load_hparams,
-    nest_overrides,
+    plain_settings,
     read_hparams,
     resolve_hparams,
     run_folder,
@@ -35,14 +37,17 @@ def test_an_override_wins_over_what_a_system_states():
 
 
 def test_unknown_keys_are_named():
-    with pytest.raises(KeyError, match="no key 'hiden_size' in .*recipe.yaml"):
+    with pytest.raises(
+        KeyError,
+        match="no key 'hiden_size' in .*recipe.yaml; did you mean hidden_size",
+    ):
         load_hparams(HPARAMS / "dual_level.yaml", "hiden_size: 5")
 
 
 def test_a_yaml_without_recipe_stays_as_it_is(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text("output_folder: x\nsize: 3\n")
-    assert nest_overrides(path, "size: 4") == "size: 4"
+    assert flat_yaml(path, "size: 4") == "output_folder: x\nsize: 4\n"
     hparams = load_hparams(path, "size: 4")
     assert hparams == {"output_folder": "x", "size": 4}
     assert run_folder(hparams) == "x"
@@ -85,41 +90,75 @@ def test_an_included_file_is_no_system():
         read_hparams(HPARAMS / "features.yaml")
 
 
-BASE = ["--corpus=emodb", "--fold=1"]
+SYSTEMS = ["dual_level", "paper", "ssl_ds_lstm", "tri_level"]
 
 
-@pytest.mark.parametrize(
-    ("options", "same"),
-    [
-        # Neither the fold nor what changes no result
-        ([*BASE, "--device=cuda:1", "--output_folder=x"], True),
-        ([*BASE, "--data_folder=x", "--num_workers=2"], True),
-        ([*BASE, "--feature_cache=x", "--ckpt_interval_minutes=1"], True),
-        (["--fold=1", "--corpus=emodb", "--noprogressbar"], True),
-        # The default, written out
-        ([*BASE, "--lr=0.003", "--protocol=session"], True),
-        # A key of either file, and an option of SpeechBrain's alone
-        ([*BASE, "--lr=0.1"], False),
-        ([*BASE, "--channels=[4, 2]"], False),
-        ([*BASE, "--fusion_weight=0.4"], False),
-        ([*BASE, "--grad_accumulation_factor=2"], False),
-        (["--corpus=nemo"], False),
-    ],
-)
-def test_hash_is_of_what_changes_a_result(options, same):
-    path = str(HPARAMS / "dual_level.yaml")
-    found = hash_settings([path, *options]) == hash_settings([path, *BASE])
-    assert found == same
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_flat_yaml_is_the_system_and_takes_overrides(system, tmp_path):
+    """The includes of HyperPyYAML itself give the same values."""
+    path, flat = HPARAMS / f"{system}.yaml", tmp_path / "flat.yaml"
+    with open(path, encoding="utf-8") as file:
+        flat.write_text(resolve_references(file).getvalue())
+    expected = plain_settings(path)
+    assert plain_settings(flat) == expected
+    flat.write_text(flat_yaml(path, "{lr: 0.5, seed: 3}"))
+    assert "# groups of similar length" in flat.read_text()
+    given = "{lr: 0.5, seed: 3, hidden_size: 9, corpus: emodb}"
+    found = plain_settings(flat, "{hidden_size: 9, corpus: emodb}")
+    assert found == plain_settings(path, given) != expected
+    assert found["opt_class"]["value"]["lr"] == 0.5
 
 
-def test_hash_does_not_see_layout(tmp_path):
+def test_a_yaml_in_another_folder_includes_that_of_the_package(tmp_path):
+    folder = tmp_path / "with blank, ümlaut"
+    folder.mkdir()
+    path = folder / "own.yaml"
+    path.write_text("output_folder: x\nrecipe: !include:recipe.yaml\n  lr: 7\n")
+    assert read_hparams(path)["lr"] == 7
+    # One beside it is taken first
+    (folder / "recipe.yaml").write_text("lr: 1\nsize: 2\n")
+    assert read_hparams(path) == {
+        **{"lr": 7, "size": 2, "output_folder": "x"},
+        "recipe": {"lr": 7, "size": 2},
+    }
+    path.write_text("recipe: !include:nothing.yaml\noutput_folder: x\n")
+    with pytest.raises(FileNotFoundError, match="own.yaml includes nothing"):
+        read_hparams(path)
+    path.write_text("output_folder: x\nrecipe: !include:recipe.yaml {siz: 1}")
+    with pytest.raises(ValueError, match="no key 'siz' .*did you mean size"):
+        read_hparams(path)
+
+
+@pytest.mark.parametrize("text", ["- a", "a: [", "a: !ref <a", ""])
+def test_a_yaml_that_cannot_be_read_is_named(text, tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="own.yaml"):
+        read_hparams(path)
+
+
+def test_words_of_an_older_yaml_stay_words(tmp_path):
+    """HyperPyYAML reads YAML 1.1, where on, no and 1:30 are no texts."""
+    path = tmp_path / "own.yaml"
+    path.write_text("output_folder: 'on'\nlabels: ['no', 1_000:x, '1:30']\n")
+    words = {"output_folder": "on", "labels": ["no", "1_000:x", "1:30"]}
+    assert load_hparams(path) == read_hparams(path) == words
+
+
+def test_settings_do_not_depend_on_layout(tmp_path):
     path = tmp_path / "own.yaml"
     path.write_text("lr: 0.1  # large\nsizes: [1, 2]\nlayer: !new:a.B\n  c: 1")
-    before = hash_settings([str(path)])
-    path.write_text("layer: !new:a.B {c: 1}\nnew: null\nlr: 0.1\nsizes: [1, 2]")
-    assert hash_settings([str(path)]) == before
+    before = plain_settings(path)
+    assert json.loads(json.dumps(before)) == before
+    path.write_text("layer: !new:a.B {c: 1.0}\nlr: 1e-1\nsizes:\n- 1\n- 2\n")
+    assert plain_settings(path) == before
     path.write_text("layer: !new:a.C {c: 1}\nlr: 0.1\nsizes: [1, 2]")
-    assert hash_settings([str(path)]) != before
+    assert plain_settings(path)["layer"] != before["layer"]
+    path.write_text("limit: .inf\nprecision: bf16\n")
+    found = plain_settings(path)
+    assert found["limit"] == "inf" and found["precision"] == "bf16"
+    # Options of SpeechBrain are at their defaults
+    assert found["grad_accumulation_factor"] == 1
 
 
 def test_commands_are_shortened():

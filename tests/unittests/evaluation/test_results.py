@@ -64,6 +64,7 @@ def write(tmp_path):
             "output_folder": tmp_path,
             "selection_start": 0.2,
             "number_of_epochs": len(EPOCHS),
+            "dimensions": [],
             "model": torch.nn.Linear(2, 3),
         }
         return write_results(hparams, scores, 1.23), scores

@@ -104,7 +104,7 @@ allow_fixed_sentences: True
 soft_labels: 0.5
 """
     hparams = load_hparams(HPARAMS / "tri_level.yaml", settings)
-    prepare_data(hparams, "")
+    prepare_data(hparams)
     for name in ("train", "valid", "test"):
         path = folder / "save" / f"{name}.json"
         entries = read_manifest(path)

@@ -1,0 +1,9 @@
+"""The command ``dslstm report``: a report of finished runs."""
+
+from speechbrain_dslstm.cli.scripts import run_script, script_command
+
+
+@script_command("report", "Report finished runs as HTML, Markdown and JSON.")
+def report(arguments: tuple[str, ...]) -> None:
+    """Report finished runs as HTML, Markdown and JSON."""
+    run_script("report.py", "dslstm report", arguments)
