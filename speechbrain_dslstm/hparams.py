@@ -45,18 +45,12 @@ WITHOUT_EFFECT = (
     *("ckpt_interval_minutes", "ckpt_interval_steps", "ddp_timeout"),
     *("use_tensorboard", "half_precision_model", "eval_batch_size"),
     *("on_nonfinite", "nonfinite_patience", "device", "noprogressbar"),
-    *("tqdm_colored_bar", "log_config", "test_only", "debug"),
-    *("debug_batches", "debug_epochs", "debug_persistently"),
-    *("distributed_backend", "find_unused_parameters", "jit", "compile"),
-    *("jit_module_keys", "compile_module_keys", "compile_mode"),
-    *("compile_using_fullgraph", "compile_using_dynamic_shape_tracing"),
-    *(
-        "profile_training",
-        "profile_warmup",
-        "profile_steps",
-        "gradient_checkpointing",
-        "ssl_folder",
-    ),
+    *("tqdm_colored_bar", "log_config", "test_only", "distributed_backend"),
+    *("find_unused_parameters", "jit", "jit_module_keys", "compile"),
+    *("compile_module_keys", "compile_mode", "compile_using_fullgraph"),
+    *("compile_using_dynamic_shape_tracing", "profile_training"),
+    *("profile_warmup", "profile_steps", "gradient_checkpointing"),
+    "ssl_folder",
 )
 
 

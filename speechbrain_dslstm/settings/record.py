@@ -35,8 +35,7 @@ EPOCHS = "number_of_epochs"
 # Not compared: they repeat others, or concern one call alone
 IGNORED = (
     *("recipe", "modules", "output_folder", "noprogressbar", "test_only"),
-    *("tqdm_colored_bar", "log_config", "debug", "debug_batches"),
-    *("debug_epochs", "debug_persistently"),
+    *("tqdm_colored_bar", "log_config"),
 )
 SHOWN = 60  # characters of a value in a message
 

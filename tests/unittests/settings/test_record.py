@@ -43,6 +43,8 @@ REFUSED = {
     "--channels=[2, 2]": "channels ([32, 16], now [2, 2])",
     "--fea_augment=null": "fea_augment (!new:speechbrain_dslstm.features",
     "--max_grad_norm=1": "max_grad_norm (5.0, now 1.0)",
+    # It would write the scores of a few batches over those of the run
+    "--debug": "debug (False, now True)",
 }
 
 
