@@ -1,8 +1,8 @@
 """Runs a script of the recipe as the command ``dslstm``, from any folder."""
 
 import logging
-import runpy
 import sys
+import types
 from collections.abc import Callable, Sequence
 
 import click
@@ -25,11 +25,18 @@ def run_script(script: str, command: str, arguments: Sequence[str]) -> None:
     from speechbrain_dslstm.hparams import recipe_root
 
     folder = recipe_root() / "recipes" / "emotion_recognition"
+    path = folder / script
+    code = compile(path.read_text(encoding="utf-8"), str(path), "exec")
+    # A module in its place, as workers load the file of the main module
+    module = types.ModuleType("__main__")
+    module.__file__ = str(path)
+    sys.modules["__main__"] = module
+    # Not runpy, which would put the path in place of the command
     sys.argv = [command, *arguments]
     # As Python does for a script: its neighbours can be imported
     sys.path.insert(0, str(folder))
     try:
-        runpy.run_path(str(folder / script), run_name="__main__")
+        exec(code, module.__dict__)
     except (ValueError, OSError, ImportError):
         logging.getLogger(__name__).debug("the run failed", exc_info=True)
         raise

@@ -125,7 +125,7 @@ def test_help_lists_the_keys_with_the_values_of_a_system(tmp_path):
     out, _ = dslstm(tmp_path, "train", "paper", "--help")
     assert "  --lr=0.001\n" in out and "--hidden_size=200" in out
     # A comment of recipe.yaml, beside the value of paper.yaml
-    assert "--average_decay=null        decay of the moving average" in out
+    assert "--average_decay=null            decay of the moving average" in out
 
 
 def test_the_recipe_is_written_out_and_nothing_overwritten(tmp_path):
