@@ -262,7 +262,8 @@ def run(signals: StopSignals) -> None:
     """Train, evaluate, and write the results."""
     started = time.time()
     hparams_file, run_opts, overrides = parse_arguments(sys.argv[1:])
-    init_group(run_opts, read_hparams(hparams_file, overrides)["ddp_timeout"])
+    hparams = read_hparams(hparams_file, overrides)
+    init_group(run_opts, hparams["ddp_timeout"])
     # Other settings than those of the folder are refused before any writing
     record = RunRecord(hparams_file, overrides)
     record.check()

@@ -124,8 +124,8 @@ def test_a_yaml_in_another_folder_includes_that_of_the_package(tmp_path):
     path.write_text("recipe: !include:nothing.yaml\noutput_folder: x\n")
     with pytest.raises(FileNotFoundError, match="own.yaml includes nothing"):
         read_hparams(path)
-    path.write_text("output_folder: x\nrecipe: !include:recipe.yaml {siz: 1}")
-    with pytest.raises(ValueError, match="no key 'siz' .*did you mean size"):
+    path.write_text("output_folder: x\nrecipe: !include:recipe.yaml {sizes: 1}")
+    with pytest.raises(ValueError, match="no key 'sizes' .*did you mean size"):
         read_hparams(path)
 
 
