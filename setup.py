@@ -44,6 +44,7 @@ setup(
             "py.typed",
             "**/*.pyi",
             "report/templates/*.j2",
+            "server/page/*",
             "shipped/*/*",
         ],
     },
@@ -79,6 +80,12 @@ setup(
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
         # Self-supervised encoders, through SpeechBrain's wrappers
         "ssl": ["transformers>=4.40"],
+        "serve": [
+            "fastapi>=0.115",
+            "prometheus-client>=0.20",
+            "python-multipart>=0.0.18",
+            "uvicorn>=0.30",
+        ],
         "tensorboard": ["tensorboard>=2.15"],
         "docs": [
             "furo>=2024.8",
@@ -88,7 +95,9 @@ setup(
         ],
         "test": [
             "codespell>=2.3",
+            "fastapi>=0.115",
             "furo>=2024.8",
+            "httpx>=0.27",
             "hypothesis>=6.100",
             "import-linter>=2.1",
             "myst-parser>=4",
@@ -97,14 +106,17 @@ setup(
             "onnxscript>=0.5",
             # The reference the MFCCs are compared with; tests only
             "opensmile>=2.5",
+            "prometheus-client>=0.20",
             "psutil>=5.9",
             "pytest>=8.2",
+            "python-multipart>=0.0.18",
             # The version SpeechBrain's own checks run
             "ruff==0.12.4",
             "setuptools>=68",
             "sphinx>=8",
             "sphinx-copybutton>=0.5",
             "transformers>=4.40",
+            "uvicorn>=0.30",
             "yamllint>=1.35",
         ],
     },

@@ -14,6 +14,7 @@ from . import (
     models as models,
     pretrained as pretrained,
     report as report,
+    server as server,
     splits as splits,
     training as training,
     utils as utils,

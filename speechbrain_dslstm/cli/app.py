@@ -16,6 +16,7 @@ from speechbrain_dslstm.cli.export import export
 from speechbrain_dslstm.cli.info import info
 from speechbrain_dslstm.cli.recipe import recipe
 from speechbrain_dslstm.cli.report import report
+from speechbrain_dslstm.cli.serve import serve
 from speechbrain_dslstm.cli.stream import stream
 from speechbrain_dslstm.cli.train import train
 
@@ -23,7 +24,7 @@ from speechbrain_dslstm.cli.train import train
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
     commands=[
-        *(classify, stream, export, info, explain),
+        *(classify, stream, serve, export, info, explain),
         *(train, cross_validate, report, recipe),
     ],
     epilog="Each command has its own --help with examples.",

@@ -1,0 +1,2 @@
+from .app import create_app as create_app
+from .limits import Limits as Limits
