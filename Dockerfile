@@ -10,6 +10,7 @@ COPY setup.py README.md ./
 COPY recipes recipes
 COPY hparams hparams
 COPY speechbrain_dslstm speechbrain_dslstm
+# hadolint ignore=DL3013
 RUN PYTHONPATH=/install/lib/python3.11/site-packages \
     pip install --no-cache-dir --prefix=/install ".[serve]"
 
@@ -17,7 +18,7 @@ FROM python:3.11-slim-bookworm
 
 COPY --from=build /install /usr/local
 RUN useradd --create-home --uid 10001 dslstm
-USER dslstm
+USER 10001
 WORKDIR /home/dslstm
 ENV NUMBA_CACHE_DIR=/home/dslstm/.cache/numba \
     HF_HUB_OFFLINE=1
