@@ -33,6 +33,7 @@ from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.train_logger import FileTrainLogger, TensorboardLogger
 
+from speechbrain_dslstm import pretrained
 from speechbrain_dslstm.evaluation import DimensionStats, EmotionStats
 from speechbrain_dslstm.evaluation.results import (
     append_row,
@@ -56,7 +57,6 @@ from speechbrain_dslstm.models import (
     fusion_loss,
     mix_targets,
 )
-from speechbrain_dslstm.pretrained import save_pretrained
 from speechbrain_dslstm.settings import RunRecord, parse_arguments
 from speechbrain_dslstm.training import (
     AtomicCheckpointer,
@@ -226,14 +226,16 @@ class EmotionBrain(ReliableBrain):
 
 
 def save_model(
-    brain: EmotionBrain, yaml: str, temperature: float, tokenizer: Any
+    brain: EmotionBrain, yaml: str, results: dict[str, Any], tokenizer: Any
 ) -> None:
     """Write the model folder, and classify a test clip with it."""
     hparams, output = brain.hparams, Path(brain.hparams.output_folder)
     folder, half = output / "model", hparams.half_precision_model
-    save_pretrained(
+    temperature = results["calibration"]["temperature"]
+    pretrained.save_pretrained(
         folder, yaml, brain.trained_model, hparams.labels, temperature, half
     )
+    pretrained.write_card(folder, results)
     print(f"model: {folder}")
     if tokenizer is not None:
         path = f"{tokenizer.prefix_model_file}.model"
@@ -278,9 +280,10 @@ def run(signals: StopSignals) -> None:
     checkpointer = AtomicCheckpointer(folder / "save", recoverables=parts)
     checkpointer.rescore = partial(epoch_score, hparams=hparams)
     saved = checkpointer.find_checkpoint() is not None
+    resumed = saved and not run_opts.debug
+    hparams["origin"] = pretrained.initialise(hparams, resumed)
     # No checkpoint holds the speakers' statistics, and --debug loads none
-    speakers = hparams["normalization"] == "speaker"
-    needed = speakers or run_opts.debug or not saved
+    needed = hparams["normalization"] == "speaker" or not resumed
     # The Brain refuses to test without a checkpoint: nothing to wait for
     if needed and (saved or not run_opts.test_only):
         data.collect_statistics(
@@ -327,8 +330,7 @@ def run(signals: StopSignals) -> None:
         for name in ("n_classes", "n_outputs"):
             overrides += f"\n{name}: {hparams[name]}\n"
         yaml = resolve_hparams(hparams_file, overrides)
-        temperature = results["calibration"]["temperature"]
-        save_model(brain, yaml, temperature, tokenizer)
+        save_model(brain, yaml, results, tokenizer)
 
 
 if __name__ == "__main__":

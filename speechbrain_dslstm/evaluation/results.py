@@ -216,6 +216,7 @@ def write_results(
         "epochs": len(epochs),
         "valid": best["valid"],
         "calibration": _calibrate(scores),
+        "init_from": _origin(hparams.get("origin")),
         "parameters": sum(p.numel() for p in hparams["model"].parameters()),
         "seconds": round(seconds, 1),
         "command": sys.argv,
@@ -244,6 +245,13 @@ def write_results(
     text = json.dumps(results, indent=2) + "\n"
     replace_file(folder / "results.json", text)
     return results
+
+
+def _origin(record: Mapping | None) -> dict | None:
+    """The model that a run has started from, without the list of parameters."""
+    if record is None:
+        return None
+    return {k: value for k, value in record.items() if k != "inherited"}
 
 
 def _notes(run: dict, selection: str) -> list[str]:

@@ -111,6 +111,26 @@ class FeatureNormalization(torch.nn.Module):
         self._keep(self._no_frames())
         self.speakers.clear()
 
+    @property
+    def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Copies of the number of frames, and of mean and variance [features]."""
+        return self.count.clone(), self.mean.clone(), self.variance.clone()
+
+    def restore(self, statistics: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Replace the statistics by others, such as those of another time."""
+        self._keep(statistics)
+
+    def blend(
+        self, statistics: tuple[Tensor, Tensor, Tensor], weight: float
+    ) -> None:
+        """Mix in other ``statistics``, as if they had this share of the frames."""
+        count, *own = self.statistics
+        # Exact at both ends
+        mixed = own if weight == 0 else statistics[1:]
+        if 0 < weight < 1:
+            mixed = _mix(own, statistics[1:], weight)
+        self._keep((count, *mixed))
+
     def _keep(self, statistics):
         for old, new in zip(self.buffers(), statistics, strict=True):
             old.copy_(new)
@@ -165,13 +185,22 @@ def _utterance_mean(feats, counts):
 
 def _add_frames(statistics, frames):
     """Count, mean and variance with more frames [frames, features]."""
-    count, mean, variance = statistics
+    count, *moments = statistics
     frames = frames.double()
+    more = frames.mean(0), frames.var(0, correction=0)
     total = count + len(frames)
-    old, new = count / total, len(frames) / total
-    shift = frames.mean(0) - mean
-    spread = old * variance + new * frames.var(0, correction=0)
-    return total, mean + shift * new, spread + old * new * shift.square()
+    return total, *_mix(moments, more, len(frames) / total)
+
+
+def _mix(moments, others, share):
+    """Mean and variance of frames of which ``share`` have the moments ``others``."""
+    (mean, variance), (mean_2, variance_2) = moments, others
+    shift = mean_2 - mean
+    spread = (1 - share) * variance + share * variance_2
+    return (
+        mean + shift * share,
+        spread + (1 - share) * share * shift.square(),
+    )
 
 
 class RunningNormalization(FeatureNormalization):

@@ -4,7 +4,7 @@ Read ``dual_level`` first: the model of the paper. ``streams`` holds its inputs,
 ``branches`` its two levels (and a third for text), ``losses`` what they are
 trained with. ``encoders`` reads self-supervised encoders, ``embedding`` fits
 the model into SpeechBrain's ``EncoderClassifier``, and ``calibration`` scales
-posteriors by a temperature.
+posteriors by a temperature. ``freezing`` names parts that are not trained.
 """
 
 import lazy_loader

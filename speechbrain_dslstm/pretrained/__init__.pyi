@@ -1,3 +1,9 @@
+from .card import (
+    write_card as write_card,
+)
+from .initialisation import (
+    initialise as initialise,
+)
 from .model_folder import (
     PassThrough as PassThrough,
     load_labels as load_labels,

@@ -7,7 +7,11 @@ JSON schema that such data must meet. To add a class, give it a method
 the table.
 """
 
+from io import StringIO
+
 import torch
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
 from speechbrain_dslstm.ds_lstm import DSLSTM
 from speechbrain_dslstm.features.mel import LogMelSpectrogram
@@ -23,7 +27,15 @@ from speechbrain_dslstm.models.branches import (
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 from speechbrain_dslstm.models.streams import FeatureStream
 
-__all__ = ["TABLE", "UnknownPart", "build", "describe", "list_of", "schema"]
+__all__ = [
+    "TABLE",
+    "UnknownPart",
+    "build",
+    "describe",
+    "list_of",
+    "schema",
+    "to_yaml",
+]
 
 # Limits, so that a file of a hundred bytes cannot demand all memory
 SIZE = {"type": "integer", "minimum": 1, "maximum": 8192}
@@ -168,6 +180,37 @@ def describe(value: object) -> object:
         if name not in defaults or config[name] != defaults[name]
     }
     return {"class": type(value).__name__, **arguments}
+
+
+def to_yaml(model: torch.nn.Module) -> str:
+    """Write a model's layers as HyperPyYAML, under the key "model".
+
+    Raises UnknownPart for a model that ``describe`` cannot describe.
+
+    >>> print(to_yaml(AveragePoolAlignment()), end="")
+    model: !new:speechbrain_dslstm.layers.AveragePoolAlignment
+      width: 3
+      stride: 2
+    """
+    out = StringIO()
+    YAML().dump({"model": _to_node(describe(model))}, out)
+    return out.getvalue()
+
+
+def _to_node(data: object) -> object:
+    """Described data as nodes of YAML, classes as tags."""
+    if isinstance(data, list):
+        return [_to_node(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    node = CommentedMap(
+        (name, _to_node(item)) for name, item in data.items() if name != "class"
+    )
+    if "class" in data:
+        paths = {known.__name__: known.__module__ for known in TABLE}
+        package, folder = paths[data["class"]].split(".")[:2]
+        node.yaml_set_tag(f"!new:{package}.{folder}.{data['class']}")
+    return node
 
 
 def build(data: object, device: str = "cpu") -> object:

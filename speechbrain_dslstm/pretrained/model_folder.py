@@ -243,16 +243,22 @@ def load_weights(
     Traceback (most recent call last):
     ValueError: ...model.ckpt does not fit the model: missing weight; ...
     """
+    state = read_weights(path, sha256)
+    check_shapes(model.state_dict(), state, path)
+    model.load_state_dict(state)
+
+
+def read_weights(
+    path: str | Path, sha256: str | None = None
+) -> dict[str, torch.Tensor]:
+    """Read the tensors of a weights file; arguments as for ``load_weights``."""
     data = Path(path).read_bytes()
     check_hash(data, sha256, path, HYPERPARAMS)
     unreadable = SafetensorError, KeyError, pickle.UnpicklingError, RuntimeError
     try:
         if data[:2] == b"PK":
-            state = torch.load(BytesIO(data), "cpu", weights_only=True)
-        else:
-            state = load(data)
+            return torch.load(BytesIO(data), "cpu", weights_only=True)
+        return load(data)
     except unreadable as error:
         message = f"cannot read weights from {path}: {shorten(error)}"
         raise ValueError(message) from error
-    check_shapes(model.state_dict(), state, path)
-    model.load_state_dict(state)

@@ -6,13 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import (
+    constants,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 
 from speechbrain_dslstm.pretrained.untrusted_files import read_json
 
-__all__ = ["check_hub_id", "claim_folder", "find_folder"]
+__all__ = ["check_hub_id", "claim_folder", "fetch_folder", "find_folder"]
 
 ORIGIN = ".model_source.json"
+# Files of a model folder that are read as data
+DATA_FILES = ("model.json", "model.ckpt", "model.safetensors", "README.md")
+DATA_FILES += ("hyperparams.yaml", "label_encoder.ckpt")
 SHIPPED = Path(__file__).parents[1] / "shipped"
 
 
@@ -61,6 +68,18 @@ def check_hub_id(
             f"no model folder {source}, and the hub's cache does not hold it; "
             "HF_HUB_OFFLINE forbids a download"
         )
+
+
+def fetch_folder(source: str | Path) -> Path:
+    """Return the path of a model folder; that of a hub is downloaded first.
+
+    A source that is neither raises FileNotFoundError.
+    """
+    folder = find_folder(source)
+    if folder is None:
+        check_hub_id(source, "model.ckpt", None)
+        folder = snapshot_download(str(source), allow_patterns=DATA_FILES)
+    return Path(folder)
 
 
 @contextmanager

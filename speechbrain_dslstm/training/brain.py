@@ -5,7 +5,6 @@ that do not depend on the task: optimisers, schedules, the average of weights,
 checkpoints within an epoch, stop signals, and steps with NaN or Inf.
 """
 
-import inspect
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -20,10 +19,17 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from speechbrain_dslstm.models.encoders import SelfSupervisedFrames
+from speechbrain_dslstm.models.freezing import (
+    freeze_parts,
+    keep_frozen,
+    to_names,
+)
 from speechbrain_dslstm.training.data import ReproducibleDataset
 from speechbrain_dslstm.training.nonfinite import StepGuard, check_finite
 from speechbrain_dslstm.training.optimization import (
     WeightAverage,
+    make_optimizer,
+    make_schedule,
     split_parameters,
 )
 from speechbrain_dslstm.training.random_states import RandomStates
@@ -47,7 +53,10 @@ class ReliableBrain(sb.Brain):
 
     Hyperparameters: ``model``, ``number_of_epochs``, ``epoch_counter``,
     ``average_decay``, ``on_nonfinite``, ``lr_schedule``, ``lr_interval`` and
-    ``encoder_opt_class``.
+    ``encoder_opt_class``. Optional: ``freeze``, the names of parts that stay as
+    they are, without dropout and with the statistics of their batch norms; and
+    ``origin``, the result of ``pretrained.initialise``, whose parameters learn at
+    ``init_lr_factor`` times the rate.
 
     Arguments
     ---------
@@ -89,6 +98,10 @@ class ReliableBrain(sb.Brain):
             raise FileNotFoundError(
                 f"no checkpoint to test in {saved.checkpoints_dir}: {hint}"
             )
+        # Before the average and DDP, which copy what is trained
+        self.frozen = freeze_parts(
+            self.hparams.model, to_names(getattr(self.hparams, "freeze", None))
+        )
         self.average = None
         if self.hparams.average_decay is not None:
             self.average = WeightAverage(
@@ -147,29 +160,32 @@ class ReliableBrain(sb.Brain):
         encoder, others = split_parameters(
             self.hparams.model, SelfSupervisedFrames
         )
-        if self.hparams.encoder_opt_class is None or not encoder:
-            super().init_optimizers()
-        else:
-            self.optimizer = self.opt_class(others)
-            self.optimizers_dict = {
-                "optimizer": self.optimizer,
-                "encoder_optimizer": self.hparams.encoder_opt_class(encoder),
+        slower, factor = self._inherited()
+        if self.hparams.encoder_opt_class is None:
+            encoder, others = [], others + encoder
+        if encoder or slower:
+            parts = {
+                "optimizer": (self.opt_class, others),
+                "encoder_optimizer": (self.hparams.encoder_opt_class, encoder),
             }
+            self.optimizers_dict = {
+                name: make_optimizer(opt_class, parameters, slower, factor)
+                for name, (opt_class, parameters) in parts.items()
+                if parameters
+            }
+            self.optimizer = next(iter(self.optimizers_dict.values()))
             if self.checkpointer is not None:
                 self.checkpointer.add_recoverables(self.optimizers_dict)
-        schedule = self.hparams.lr_schedule
-        options = {}
-        if "total_steps" in inspect.signature(schedule).parameters:
-            options["total_steps"] = self.total_steps
+        else:
+            super().init_optimizers()
         self.schedulers = {
-            name: schedule(optimizer, **options)
+            name: make_schedule(
+                self.hparams.lr_schedule, optimizer, self.total_steps
+            )
             for name, optimizer in zip(
                 SCHEDULES, self.optimizers_dict.values(), strict=False
             )
         }
-        for scheduler in self.schedulers.values():
-            # An attribute of a scheduler is saved with its state
-            scheduler.planned_steps = options.get("total_steps")
         if self.checkpointer is not None:
             self.checkpointer.add_recoverables(self.schedulers)
 
@@ -191,19 +207,27 @@ class ReliableBrain(sb.Brain):
         It goes on after the steps that are done, at the rate that a run of the
         new length would have there.
         """
-        fresh = self.hparams.lr_schedule(
-            optimizer, total_steps=self.total_steps
+        fresh = make_schedule(
+            self.hparams.lr_schedule, optimizer, self.total_steps
         )
         # One step back, as the next line computes the rate of a step
         fresh.last_epoch = scheduler.last_epoch - 1
         fresh._step_count = scheduler._step_count
         fresh.step()
-        fresh.planned_steps = self.total_steps
         scheduler.load_state_dict(fresh.state_dict())
         logger.info(
             f"the learning rate follows a plan of {self.total_steps} steps, "
             f"of which {scheduler.last_epoch} are done"
         )
+
+    def _inherited(self) -> tuple[list[torch.nn.Parameter], float]:
+        """Parameters that came from another model, and the factor on their rate."""
+        origin = getattr(self.hparams, "origin", None)
+        factor = getattr(self.hparams, "init_lr_factor", 1.0)
+        if origin is None or factor == 1:
+            return [], 1.0
+        known = dict(self.hparams.model.named_parameters())
+        return [known[name] for name in origin["inherited"]], factor
 
     def step_schedules(self) -> None:
         """Advance the learning rate of every optimiser."""
@@ -251,6 +275,7 @@ class ReliableBrain(sb.Brain):
         return end - first, self.step == end
 
     def on_fit_batch_start(self, batch: PaddedBatch, should_step: bool) -> None:
+        keep_frozen(self.frozen)
         self.guard.start(batch.id)
 
     def check_loss_isfinite(self, loss: torch.Tensor) -> None:

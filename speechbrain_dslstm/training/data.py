@@ -247,8 +247,12 @@ def collect_statistics(
 
     With ``normalization`` "training", they come from the dataset "plain", the
     training subset without augmentation. With "speaker", they come from all
-    clips of each speaker: "plain", "valid" and "test".
+    clips of each speaker: "plain", "valid" and "test". A model that has
+    statistics already, those of the model it starts from, keeps them.
     """
+    norms = [stream.normalization for stream in model.streams.values()]
+    if any(norm.count > 0 for norm in norms):
+        return
     subsets = {"training": ["plain"], "speaker": ["plain", "valid", "test"]}
     if normalization in subsets:
         logger.info(

@@ -1,6 +1,8 @@
-"""Learning-rate schedule, early stopping and averaging of the weights."""
+"""Optimisers, schedules, early stopping and averaging of the weights."""
 
+import inspect
 import math
+from collections.abc import Callable, Collection
 
 import torch
 from speechbrain.utils.checkpoints import register_checkpoint_hooks
@@ -184,3 +186,48 @@ def split_parameters(
         [p for p in trained if id(p) in inside],
         [p for p in trained if id(p) not in inside],
     )
+
+
+def make_optimizer(
+    opt_class: Callable,
+    parameters: list[torch.nn.Parameter],
+    slower: Collection[torch.nn.Parameter] = (),
+    factor: float = 1.0,
+) -> torch.optim.Optimizer:
+    """Make an optimiser whose rate for the parameters in ``slower`` is scaled."""
+    ids = {id(parameter) for parameter in slower}
+    groups = [
+        {"params": [p for p in parameters if (id(p) in ids) is inside]}
+        for inside in (False, True)
+    ]
+    for group, scale in zip(groups, (1.0, factor), strict=True):
+        group["lr_scale"] = scale
+    optimizer = opt_class([group for group in groups if group["params"]])
+    for group in optimizer.param_groups:
+        group["lr"] *= group["lr_scale"]
+    return optimizer
+
+
+def make_schedule(
+    schedule: Callable, optimizer: torch.optim.Optimizer, total_steps: int
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """Start a learning-rate schedule, which keeps the ratio of the groups' rates.
+
+    ``schedule`` receives ``total_steps`` if it has that argument, and keeps it as
+    ``planned_steps``. Rates among
+    its own arguments ("max_lr" or "base_lr" of torch's cyclic schedules) are
+    scaled for each group of ``make_optimizer``.
+    """
+    known = inspect.signature(schedule).parameters
+    options = {}
+    if "total_steps" in known:
+        options["total_steps"] = total_steps
+    scales = [group.get("lr_scale", 1.0) for group in optimizer.param_groups]
+    for name in {"max_lr", "base_lr"} & known.keys():
+        rate = known[name].default
+        if isinstance(rate, int | float) and set(scales) != {1.0}:
+            options[name] = [rate * scale for scale in scales]
+    made = schedule(optimizer, **options)
+    # An attribute of a scheduler is saved with its state
+    made.planned_steps = options.get("total_steps")
+    return made

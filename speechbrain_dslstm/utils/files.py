@@ -3,13 +3,20 @@
 import errno
 import glob
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["name_errors", "replace_file", "replacement", "sync"]
+__all__ = [
+    "name_errors",
+    "new_folder",
+    "replace_file",
+    "replacement",
+    "sync",
+]
 
 # Seconds after which a temporary file must be a leftover of a killed process
 OLD = 60
@@ -76,6 +83,29 @@ def replace_file(
         content = content.encode("utf-8")
     with replacement(path, durable) as temporary:
         temporary.write_bytes(content)
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``path``, which must not exist.
+
+    If the block raises, nothing is left.
+    """
+    path = Path(path)
+    if os.path.lexists(path):
+        raise FileExistsError(
+            f"{path} exists already: give another name, or remove it"
+        )
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    with name_errors(path):
+        temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        with name_errors(path):
+            os.rename(temporary, path)
+            sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _remove_old(temporary: Path) -> None:

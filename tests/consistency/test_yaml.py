@@ -16,7 +16,7 @@ SCRIPT = "recipes/emotion_recognition/train.py"
 # Modules that receive the hyperparameters of the script
 READERS = [
     *("training/brain.py", "training/data.py", "training/preparation.py"),
-    *("evaluation/results.py", "hparams.py"),
+    *("evaluation/results.py", "hparams.py", "pretrained/initialisation.py"),
 ]
 RUN_OPTIONS = set(RunOptions().as_dict())
 # Positional, so that a prefix does not count as an option

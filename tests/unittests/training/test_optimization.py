@@ -1,5 +1,7 @@
 """The training loop's helpers, through SpeechBrain's real Checkpointer."""
 
+import functools
+
 import pytest
 import torch
 from speechbrain.utils.checkpoints import Checkpointer
@@ -9,6 +11,11 @@ from speechbrain_dslstm.training import (
     AtomicCheckpointer,
     EarlyStoppingEpochCounter,
     WeightAverage,
+    warmup_cosine,
+)
+from speechbrain_dslstm.training.optimization import (
+    make_optimizer,
+    make_schedule,
 )
 
 
@@ -173,3 +180,40 @@ def test_average_survives_a_checkpoint(tmp_path):
 def test_bad_decay(decay):
     with pytest.raises(ValueError, match=rf"in \[0, 1\), got {decay}"):
         WeightAverage(network(0.0), decay)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        functools.partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.5),
+        functools.partial(warmup_cosine, warmup=0.5),
+        functools.partial(torch.optim.lr_scheduler.StepLR, step_size=2),
+    ],
+)
+def test_inherited_weights_learn_more_slowly_all_the_way(schedule):
+    old, new = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
+    optimizer = make_optimizer(
+        functools.partial(torch.optim.SGD, lr=0.5), [old, new], [old], 0.1
+    )
+    assert [group["params"] for group in optimizer.param_groups] == [
+        [new],
+        [old],
+    ]
+    scheduler = make_schedule(schedule, optimizer, total_steps=6)
+    rates = []
+    for _ in range(5):
+        fast, slow = (group["lr"] for group in optimizer.param_groups)
+        assert slow == pytest.approx(0.1 * fast)
+        rates.append(fast)
+        optimizer.step()
+        scheduler.step()
+    assert max(rates) == pytest.approx(0.5, abs=0.01) and min(rates) < 0.3
+
+
+def test_one_group_has_the_rate_of_the_options():
+    weight = torch.nn.Parameter(torch.ones(1))
+    for slower, expected in ([], 0.5), ([weight], 0.05):
+        optimizer = make_optimizer(
+            functools.partial(torch.optim.SGD, lr=0.5), [weight], slower, 0.1
+        )
+        assert [g["lr"] for g in optimizer.param_groups] == [expected]
