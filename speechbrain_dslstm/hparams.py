@@ -316,9 +316,10 @@ def shorten_command(
     Options in ``without``, such as ``PER_FOLD``, are left out where they are
     written with "=" or alone.
     """
-    command, *arguments = arguments
+    arguments, kept = list(arguments), []
     # "dslstm train" is one entry of a command line, but two words
-    kept = command.split() if command.startswith("dslstm ") else [command]
+    if arguments and arguments[0].startswith("dslstm "):
+        kept = arguments.pop(0).split()
     for argument in arguments:
         option = argument.startswith("--")
         if option and argument[2:].split("=")[0] in without:

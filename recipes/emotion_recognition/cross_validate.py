@@ -84,7 +84,16 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
         help="list the folds and how far they are, and train none",
     )
     add_options(parser)
-    options, arguments = parser.parse_known_args()
+    # argparse would take an unknown option with a blank for another system
+    own = {f"--{name}" for name in vars(parser.parse_args(["system"]))}
+    blank = [
+        one
+        for one in sys.argv[1:]
+        if one.startswith("--") and " " in one and one.split("=")[0] not in own
+    ]
+    left = [one for one in sys.argv[1:] if one not in blank]
+    options, arguments = parser.parse_known_args(left)
+    arguments += blank
     given = {one.split("=")[0] for one in arguments}
     for name in given & {"--fold", "--output_folder"}:
         parser.error(f"{name} is set by this script")

@@ -107,7 +107,7 @@ def dslstm(place, *arguments, code=0):
         (["cross-validate", "papr"], "did you mean paper?"),
         (["cross-validate", "paper", "--lr=fast"], "expected a number"),
         (["cross-validate"], "arguments are required"),
-        (["report", "nowhere", "--output=o"], "no finished fold below"),
+        (["report", "nowhere", "--output=o"], "there is no nowhere"),
         (["report"], "arguments are required"),
     ],
 )

@@ -145,7 +145,12 @@ def lines(place, name):
 def test_a_yaml_that_was_edited_since(place):
     """A finished fold is kept where nothing else counts, else refused."""
     path = place / "dual_level.yaml"
-    options = ["dual_level.yaml", f"--data_folder={place}/data"]
+    # Behind the YAML, an option with a blank is no second YAML
+    options = [
+        "dual_level.yaml",
+        "--corpus_options={speakers: 6, sentences: 1}",
+    ]
+    options.append(f"--data_folder={place}/data")
     run(place, *options, "--resamples", "200")
     folders = {Path(row[0]) for row in lines(place, "started.txt")}
     assert len(folders) == 3

@@ -167,3 +167,6 @@ def test_commands_are_shortened():
     short = "train.py c.yaml --data_folder=emodb --lr=0.1 '--channels=[2, 2]'"
     assert shorten_command(command, PER_FOLD) == short
     assert shorten_command(command) == f"{short} --fold=3 --noprogressbar"
+    command = ["dslstm train", "paper", "--data_folder=/a/b c"]
+    short = "dslstm train paper '--data_folder=b c'"
+    assert shorten_command(command) == short
