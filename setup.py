@@ -87,6 +87,8 @@ setup(
             "uvicorn>=0.30",
         ],
         "tensorboard": ["tensorboard>=2.15"],
+        # Tables of audformat databases, as own data
+        "audformat": ["audformat>=1.3"],
         "docs": [
             "furo>=2024.8",
             "myst-parser>=4",
@@ -94,6 +96,7 @@ setup(
             "sphinx-copybutton>=0.5",
         ],
         "test": [
+            "audformat>=1.3",
             "codespell>=2.3",
             "fastapi>=0.115",
             "furo>=2024.8",

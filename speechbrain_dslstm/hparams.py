@@ -41,6 +41,8 @@ PER_FOLD = ("fold", "seed", "output_folder", "device", "noprogressbar")
 # Keys and options that change no result: where the data is, what is written,
 # how often, on which device, and how a run is watched
 WITHOUT_EFFECT = (
+    # The name of the corpus has a hash of what the table says
+    "table",
     *("data_folder", "output_folder", "feature_cache", "num_workers"),
     *("ckpt_interval_minutes", "ckpt_interval_steps", "ddp_timeout"),
     *("use_tensorboard", "half_precision_model", "eval_batch_size"),

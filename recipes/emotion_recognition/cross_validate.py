@@ -20,7 +20,7 @@ from typing import Any
 
 from report import OneLineParser, add_options, make_report
 
-from speechbrain_dslstm.corpora import prepare
+from speechbrain_dslstm.corpora import Source
 from speechbrain_dslstm.evaluation import format_confusion
 from speechbrain_dslstm.hparams import (
     plain_settings,
@@ -112,7 +112,10 @@ def plan(options: argparse.Namespace, arguments: list[str]) -> list[Job]:
         path, _, overrides = parse_arguments(given)
         settings = read_hparams(path, overrides)
         plain = plain_settings(path, overrides)
-        entries = read_corpus(settings, corpora)
+        source = Source(settings)
+        source.check_protocol(settings["protocol"])
+        entries = read_corpus(source, corpora)
+        settings["corpus"] = source.name
         folds = count_folds(entries, settings["protocol"], settings["n_folds"])
         if folds > len(DIGITS):
             raise ValueError(
@@ -159,7 +162,10 @@ def variants(
         for chosen in itertools.product(*choices.values()):
             pairs = zip(choices, chosen, strict=True)
             chosen_options = [f"--{key}={value}" for key, value in pairs]
-            yield [path, *arguments, *chosen_options]
+            # A key given twice is an error of YAML
+            twice = {option.split("=")[0] for option in chosen_options}
+            kept = [one for one in arguments if one.split("=")[0] not in twice]
+            yield [path, *kept, *chosen_options]
 
 
 def read_settings(arguments: list[str]) -> dict[str, Any]:
@@ -168,18 +174,14 @@ def read_settings(arguments: list[str]) -> dict[str, Any]:
     return read_hparams(path, overrides)
 
 
-def read_corpus(
-    settings: dict[str, Any], corpora: dict[tuple, dict]
-) -> dict[str, dict]:
+def read_corpus(source: Source, corpora: dict[tuple, dict]) -> dict[str, dict]:
     """Read the manifest of a corpus once, and keep it in ``corpora``.
 
     This also generates the synthetic corpus, before several folds would.
     """
-    names = ("corpus", "data_folder", "label_set")
-    options = dict(settings["corpus_options"])
-    key = (*(settings[name] for name in names), str(options))
+    key = source.name, source.data_root, source.label_set, str(source.options)
     if key not in corpora:
-        corpora[key] = prepare(*key[:3], **options)[0]
+        corpora[key] = source.prepare()
     return corpora[key]
 
 

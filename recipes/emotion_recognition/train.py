@@ -34,6 +34,8 @@ from speechbrain.utils.distributed import if_main_process, run_on_main
 from speechbrain.utils.train_logger import FileTrainLogger, TensorboardLogger
 
 from speechbrain_dslstm import pretrained
+from speechbrain_dslstm.corpora import Source
+from speechbrain_dslstm.corpora.clips import load_clip
 from speechbrain_dslstm.evaluation import DimensionStats, EmotionStats
 from speechbrain_dslstm.evaluation.results import (
     append_row,
@@ -64,7 +66,7 @@ from speechbrain_dslstm.training import (
     StopSignals,
     data,
 )
-from speechbrain_dslstm.training.preparation import prepare_data
+from speechbrain_dslstm.training.preparation import find_folder, prepare_data
 from speechbrain_dslstm.utils.distributed import (
     ddp_loss_scale,
     init_group,
@@ -246,8 +248,9 @@ def save_model(
     classifier = EmotionClassifier.from_hparams(folder, run_opts=device)
     manifest = json.loads((output / "save" / "test.json").read_text("utf-8"))
     item = next(iter(manifest.values()))
-    wav = item["wav"].format(data_root=hparams.data_folder)
-    _, score, _, label = classifier.classify_file(wav, speech_only=False)
+    wav = item["wav"].format(data_root=Source(vars(hparams)).data_root)
+    sig = load_clip(wav, classifier.hparams.sample_rate)
+    _, score, _, label = classifier.classify_batch(sig.unsqueeze(0))[:4]
     print(
         f"held-out file {Path(wav).name} ({item['emotion']}) -> "
         f"{label[0]}, posterior {score.exp().item():.2f}"
@@ -267,7 +270,7 @@ def run(signals: StopSignals) -> None:
     hparams = read_hparams(hparams_file, overrides)
     init_group(run_opts, hparams["ddp_timeout"])
     # Other settings than those of the folder are refused before any writing
-    record = RunRecord(hparams_file, overrides)
+    record = RunRecord(hparams_file, overrides, find_folder(hparams))
     record.check()
     hparams = load_hparams(hparams_file, overrides)
     folder = record.folder

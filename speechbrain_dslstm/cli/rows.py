@@ -35,7 +35,13 @@ def make_writer(
         )
     if as_csv:
         times = ["start", "end"] if long else []
-        names = ["file", *times, "label", *columns, "reason", "error"]
+        others = ["file", *times, "label", "reason", "error"]
+        # A class may be named like another column
+        heads = {
+            name: f"class_{name}" if name in others else name
+            for name in columns
+        }
+        names = [*others[:-2], *heads.values(), *others[-2:]]
         table = csv.DictWriter(sys.stdout, names, lineterminator="\n")
         table.writeheader()
 
@@ -43,7 +49,7 @@ def make_writer(
             """Write one line of the table."""
             values = row.pop("posteriors", None) or {}
             values |= row.pop("dimensions", None) or {}
-            values = {k: f"{v:.6f}" for k, v in values.items()}
+            values = {heads[k]: f"{v:.6f}" for k, v in values.items()}
             table.writerow({**row, **values})
 
         return write

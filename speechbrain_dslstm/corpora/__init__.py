@@ -10,38 +10,33 @@ Every corpus module has ``NAME``, ``LICENSE``, ``CITATION``, ``URL``,
 ``DEFAULT_LABEL_SET`` and ``records(data_folder, label_set, **options)``. It may
 have ``compare_counts``, ``left_out`` and ``VOTES``, see ``iemocap``.
 
+Own recordings come from a table: ``table_files`` reads CSV and other kinds,
+``table`` gives the rows their meaning, ``label_map`` renames their labels.
+``sources`` combines tables and corpora as a run's settings say.
+
 ``python -m speechbrain_dslstm.corpora`` writes the manifest of a corpus.
 """
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from speechbrain_dslstm.corpora.builtin import CORPORA, get_corpus
 from speechbrain_dslstm.corpora.clips import select_labels
-from speechbrain_dslstm.corpora.manifest import build_manifest
+from speechbrain_dslstm.corpora.sources import SETTINGS, Source
 
-__all__ = ["CORPORA", "get_corpus", "get_labels", "prepare", "vote_names"]
-
-CORPORA = ("iemocap", "emodb", "ravdess", "nemo", "synthetic")
-
-
-def get_corpus(name: str) -> ModuleType:
-    """Import the module of a corpus, one of ``CORPORA``, by its name.
-
-    >>> get_corpus("emodb").NAME
-    'EMO-DB'
-    """
-    if name not in CORPORA:
-        raise ValueError(
-            f"unknown corpus {name!r}; expected one of {', '.join(CORPORA)}"
-        )
-    return importlib.import_module(f"{__name__}.{name}")
+__all__ = [
+    "CORPORA",
+    "Source",
+    "get_corpus",
+    "get_labels",
+    "prepare",
+    "vote_names",
+]
 
 
 def prepare(
     corpus: str,
-    data_folder: str | Path,
+    data_folder: str | Path | dict | None,
     label_set: str | None = None,
     left_out: list[dict] | None = None,
     **options: Any,
@@ -51,9 +46,11 @@ def prepare(
     Arguments
     ---------
     corpus
-        One of ``CORPORA``.
+        One of ``CORPORA``, or table, or several joined by "+".
     data_folder
-        Folder of the corpus; the ``synthetic`` one is generated there.
+        Folder of the corpus, or what the paths in a table are relative to; of
+        several corpora a folder that has one for each, or a folder by name. The
+        ``synthetic`` corpus is generated there. None: the table's own folder.
     label_set
         A name in the module's ``LABEL_SETS``; None for its default.
     left_out
@@ -61,7 +58,8 @@ def prepare(
         "reason", and "where" it is found, as ``file:line`` below
         ``data_folder``.
     **options
-        Options of the corpus module's ``records``.
+        "table", "columns", "label_map" and "classes" as in recipe.yaml, and
+        options of the corpus module's ``records``.
 
     Returns
     -------
@@ -73,9 +71,10 @@ def prepare(
     Raises
     ------
     ValueError
-        Unknown corpus or label set, or a folder without a usable clip.
+        Unknown corpus or label set, a bad row of a table, or a folder without a
+        usable clip.
     FileNotFoundError
-        The folder does not exist.
+        The folder, or a recording of a table, does not exist.
 
     Example
     -------
@@ -84,46 +83,45 @@ def prepare(
     >>> len(entries), labels
     (8, ['anger', 'happiness', 'neutral', 'sadness'])
     """
-    module = get_corpus(corpus)
-    label_set = module.DEFAULT_LABEL_SET if label_set is None else label_set
-    labels = get_labels(corpus, label_set)
-    records = module.records(data_folder, label_set, **options)
-    if left_out is not None and hasattr(module, "left_out"):
-        left_out += module.left_out(data_folder, label_set, **options)
-    entries = build_manifest(records, data_folder, labels, left_out)
-    # Only some corpora have published counts to compare with
-    compare = getattr(module, "compare_counts", None)
-    if compare is not None:
-        compare(entries, label_set, **options)
-    return entries, labels
+    own = {name: options.pop(name) for name in SETTINGS if name in options}
+    source = Source(
+        {
+            "corpus": corpus,
+            "data_folder": data_folder,
+            "label_set": label_set,
+            "corpus_options": options,
+            **own,
+        }
+    )
+    return source.prepare(left_out), source.labels
 
 
-def get_labels(corpus: str, label_set: str | None = None) -> list[str]:
-    """List the emotions of a label set in their fixed order, without audio.
+def get_labels(
+    corpus: str, label_set: str | None = None, **settings: Any
+) -> list[str]:
+    """List the classes of a run in their fixed order, without audio.
 
-    The default is the module's ``DEFAULT_LABEL_SET``.
+    The default is the module's ``DEFAULT_LABEL_SET``; ``settings`` are those of
+    a table, see ``prepare``.
 
     >>> get_labels("iemocap")
     ['anger', 'happiness', 'neutral', 'sadness']
     """
-    return list(dict.fromkeys(_codes(corpus, label_set).values()))
+    return Source({"corpus": corpus, "label_set": label_set, **settings}).labels
 
 
 def vote_names(corpus: str, label_set: str | None = None) -> dict[str, str]:
     """Map the names that annotators could vote for to emotions of a label set.
 
-    It is empty for a corpus without votes.
+    It is empty for own tables, several corpora, and a corpus without votes.
 
     >>> vote_names("iemocap")["Excited"], vote_names("emodb")
     ('happiness', {})
     """
-    codes = _codes(corpus, label_set)
-    votes = getattr(get_corpus(corpus), "VOTES", {})
+    votes = {}
+    if corpus in CORPORA:
+        module = get_corpus(corpus)
+        name = label_set or module.DEFAULT_LABEL_SET
+        codes = select_labels(module.LABEL_SETS, name)
+        votes = getattr(module, "VOTES", {})
     return {name: codes[code] for name, code in votes.items() if code in codes}
-
-
-def _codes(corpus: str, label_set: str | None) -> dict[str, str]:
-    """Return a label set: the corpus' codes -> emotions; None: the default set."""
-    module = get_corpus(corpus)
-    name = label_set or module.DEFAULT_LABEL_SET
-    return select_labels(module.LABEL_SETS, name)

@@ -6,41 +6,149 @@ Name patterns and labels come from the module of each corpus.
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import soxr
+import torch
+from soundfile import SoundFile
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.audio import (
     LONGEST_CLIP,
     AudioError,
+    check_samples,
     decode,
+    load_audio,
     open_audio,
+    printable,
 )
 
-__all__ = ["find_clips", "read_audio_facts", "read_clips", "select_labels"]
+__all__ = [
+    "add_segment",
+    "find_clips",
+    "load_clip",
+    "read_audio_facts",
+    "read_clips",
+    "select_labels",
+    "split_segment",
+]
 
 logger = get_logger(__name__)
+Segment = tuple[float, float | None]  # start and end in seconds; None: the end
+FRAGMENT = re.compile(
+    r"(?P<file>.+)#t=(?P<start>[\d.e+-]+),(?P<end>[\d.e+-]*)", re.S
+)
+ROUNDING = 0.05  # seconds by which a part may end after its file
 
 
-def read_audio_facts(path: str | Path) -> tuple[dict | None, str | None]:
-    """Decode a file; return its ``duration`` and ``audio_hash``, and its fault.
+def read_audio_facts(
+    path: str | Path, segment: Segment | None = None
+) -> tuple[dict | None, str | None]:
+    """Decode a clip; return its ``duration`` and ``audio_hash``, and its fault.
 
-    The hash is taken over the decoded samples as 32-bit floats, so that a WAV
-    and a FLAC file of the same recording agree. The fault is the ``kind`` of an
+    The clip is the file, or its part from start to end in seconds. The hash is
+    taken over the decoded samples as 32-bit floats, so that a WAV and a FLAC
+    file of the same recording agree. The fault is the ``kind`` of an
     ``AudioError``, such as "truncated". One of the two results is None.
     """
     digest, frames = hashlib.sha256(), 0
     try:
-        with open_audio(path, LONGEST_CLIP) as file:
-            for piece in decode(file, path, longest=LONGEST_CLIP):
+        with open_clip(path, segment, LONGEST_CLIP) as (pieces, rate):
+            for piece in pieces:
                 digest.update(np.ascontiguousarray(piece, "<f4"))
                 frames += len(piece)
-            duration = frames / file.samplerate
+            duration = frames / rate
     except AudioError as error:
         return None, error.kind
     return {"duration": duration, "audio_hash": digest.hexdigest()[:32]}, None
+
+
+@contextmanager
+def open_clip(
+    path: str | Path, segment: Segment | None, longest: float
+) -> Iterator[tuple[Iterator[np.ndarray], int]]:
+    """Open a file, or a part of it, as pieces [samples, channels] and their rate."""
+    whole = segment is None
+    with open_audio(path, longest if whole else None) as file:
+        if whole:
+            yield decode(file, path, longest=longest), file.samplerate
+        else:
+            yield _part(file, path, segment, longest), file.samplerate
+
+
+def _part(
+    file: SoundFile, path: str | Path, segment: Segment, longest: float
+) -> Iterator[np.ndarray]:
+    """Decode a part of an open file; yields it as one piece."""
+    shown, rate = printable(path), file.samplerate
+    start = round(segment[0] * rate)
+    end = file.frames if segment[1] is None else round(segment[1] * rate)
+    if start >= file.frames or end > file.frames + ROUNDING * rate:
+        raise AudioError(
+            f"a part up to {end / rate:g} s of {shown}, which has "
+            f"{file.frames / rate:g} s",
+            "that end after their recording",
+        )
+    if end - start > longest * rate:
+        raise AudioError(
+            f"a part of {(end - start) / rate:g} s of {shown}; expected at "
+            f"most {longest:g} s",
+            "too long",
+        )
+    file.seek(start)
+    piece = file.read(end - start, dtype="float32", always_2d=True)
+    if len(piece) < min(end, file.frames) - start:
+        raise AudioError(f"the audio in {shown} is cut off", "truncated")
+    if not len(piece):
+        raise AudioError(f"no audio samples in a part of {shown}", "empty")
+    check_samples(torch.from_numpy(piece), where=shown)
+    yield piece
+
+
+def add_segment(wav: str, segment: Segment | None) -> str:
+    """Add the times of a part to a path, as a media fragment does (W3C).
+
+    >>> add_segment("a.wav", (0.5, 2.0))
+    'a.wav#t=0.5,2.0'
+    """
+    if segment is None:
+        return wav
+    start, end = segment
+    return f"{wav}#t={start!r},{'' if end is None else repr(end)}"
+
+
+def split_segment(wav: str) -> tuple[str, Segment | None]:
+    """Split a path of a manifest into the file and the part of it, if any.
+
+    >>> split_segment("a.wav#t=0.5,2.0"), split_segment("a.wav")
+    (('a.wav', (0.5, 2.0)), ('a.wav', None))
+    """
+    match = FRAGMENT.fullmatch(wav)
+    if match is None:
+        return wav, None
+    end = float(match["end"]) if match["end"] else None
+    return match["file"], (float(match["start"]), end)
+
+
+def load_clip(
+    wav: str, sample_rate: int, longest: float = LONGEST_CLIP
+) -> torch.Tensor:
+    """Read a clip of a manifest, mono [samples] in [-1, 1], at a rate in Hz.
+
+    ``wav`` is the path of a file; times after it, such as ``#t=0.5,2.0``,
+    select a part in seconds.
+    """
+    path, segment = split_segment(wav)
+    if segment is None:
+        return load_audio(path, sample_rate, longest)
+    with open_clip(path, segment, longest) as (pieces, rate):
+        mono = np.concatenate([piece.mean(axis=1) for piece in pieces])
+    if rate != sample_rate:
+        mono = soxr.resample(mono, rate, sample_rate)
+    return torch.from_numpy(mono)
 
 
 def select_labels(label_sets: dict[str, dict], name: str) -> dict[str, str]:

@@ -2,19 +2,22 @@
 
 A manifest is a JSON object, utterance id -> entry, as SpeechBrain's
 ``DynamicItemDataset.from_json`` reads it. Paths begin with ``{data_root}``, so
-a manifest can be used on other machines. An entry has the keys of ``REQUIRED``
-and, where the corpus has them, those of ``OPTIONAL``.
+a manifest can be used on other machines; those outside it are absolute. A clip
+that is a part of a file has its times after the path, see ``clips.load_clip``.
+An entry has the keys of ``REQUIRED`` and, where the corpus has them, those of
+``OPTIONAL``.
 """
 
 import json
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_dslstm.corpora.clips import read_audio_facts
+from speechbrain_dslstm.corpora.clips import add_segment, read_audio_facts
 from speechbrain_dslstm.utils.files import replace_file
 
 __all__ = [
@@ -46,11 +49,16 @@ OPTIONAL = {
     "arousal": float,
     "dominance": float,
     "votes": dict,
+    "corpus": str,
+    "split": str,
 }
-MAY_BE_EMPTY = ("dialogue", "text")
+# Own data may lack them; protocols refuse clips without what they need
+MAY_BE_EMPTY = ("dialogue", "text", "speaker", "session", "text_id", "gender")
+# Keys whose braces become parentheses, because SpeechBrain formats all texts;
+# the emotion keeps its own, as ReproducibleDataset does not format it
+PLAIN = {"text", "text_id", "speaker", "session", "corpus"}
 SHOWN = 3  # names of clips in a warning
-# The scale of IEMOCAP's ratings, 1 to 5, is mapped to -1 to 1
-MIDDLE, HALF_RANGE = 3.0, 2.0
+SCALE = 1.0, 5.0  # lowest and highest rating of IEMOCAP
 
 
 def build_manifest(
@@ -68,9 +76,10 @@ def build_manifest(
     Arguments
     ---------
     records
-        Each with ``id``, ``path`` (inside ``data_folder``) and the keys of an
+        Each with ``id``, ``path`` (of the audio file) and the keys of an
         entry but ``wav``, ``duration`` and ``audio_hash``; ``where`` may give
-        the file and line of its source.
+        the file and line of its source, ``segment`` the start and end of the
+        clip in its file.
     data_folder
         Folder that ``{data_root}`` stands for.
     labels
@@ -86,23 +95,27 @@ def build_manifest(
     for record in ordered:
         record = dict(record)
         key, path = record.pop("id"), Path(record.pop("path"))
-        name = path.relative_to(data_folder).as_posix()
-        where = record.pop("where", name)
+        inside = path.is_relative_to(data_folder)
+        place = path.relative_to(data_folder) if inside else path.absolute()
+        name = place.as_posix()
+        where, segment = record.pop("where", name), record.pop("segment", None)
         if record["emotion"] not in labels:
             kind = f"with a label outside {labels}"
             name = f"{name} ({record['emotion']})"
         elif key in entries:
             kind, name = "named twice (the first is kept)", f"{key} ({name})"
         else:
-            facts, kind = read_audio_facts(path)
+            facts, kind = read_audio_facts(path, segment)
         if kind is not None:
-            trouble.setdefault(kind, []).append(name)
+            shown = name if where == name else f"{name} ({where})"
+            trouble.setdefault(kind, []).append(shown)
             reason = f"{kind}: {name}"
             left_out.append({"id": key, "reason": reason, "where": where})
             continue
         # SpeechBrain runs str.format_map over every string of a manifest
-        wav = ROOT + name.replace("{", "{{").replace("}", "}}")
-        for field in ("text", "text_id"):
+        wav = name.replace("{", "{{").replace("}", "}}")
+        wav = add_segment(f"{ROOT if inside else ''}{wav}", segment)
+        for field in PLAIN & set(record):
             record[field] = record[field].replace("{", "(").replace("}", ")")
         entries[key] = {"wav": wav, **facts, **record}
     for kind in sorted(trouble):
@@ -162,10 +175,12 @@ def _fault(name: str, value: object, kind: type) -> str | None:
         return None if good else f"is {value!r}, expected lists of str"
     if not value and name not in MAY_BE_EMPTY:
         return "is empty"
-    if name == "gender" and value not in ("F", "M"):
-        return f"is {value!r}, expected 'F' or 'M'"
-    if name == "wav" and not value.startswith(ROOT):
-        return f"is {value!r}, expected to begin with {ROOT}"
+    if name == "gender" and value not in ("F", "M", ""):
+        return f"is {value!r}, expected 'F', 'M' or '' if it is not known"
+    if name == "wav" and not (value.startswith(ROOT) or os.path.isabs(value)):
+        return f"is {value!r}, expected to begin with {ROOT}, or absolute"
+    if name == "emotion":
+        return None
     try:
         value.format_map({"data_root": ""} if name == "wav" else {})
     except (KeyError, ValueError, IndexError, AttributeError):
@@ -207,9 +222,13 @@ def _no_repeats(pairs: list[tuple[str, object]]) -> dict:
 
 
 def check_dimensions(
-    entries: dict[str, dict], dimensions: list[str], corpus: str
+    entries: dict[str, dict],
+    dimensions: list[str],
+    corpus: str,
+    scale: Sequence[float] = SCALE,
 ) -> None:
-    """Raise an error for the first utterance that lacks one of the dimensions."""
+    """Refuse utterances without one of the dimensions, or with one off the scale."""
+    low, high = check_scale(scale)
     for key, entry in entries.items():
         for name in dimensions:
             if name not in entry:
@@ -217,12 +236,35 @@ def check_dimensions(
                     f"{corpus} has no {name} (utterance {key}): set "
                     "dimensions to []"
                 )
+            if not low <= entry[name] <= high:
+                raise ValueError(
+                    f"{key}: {name} is {entry[name]:g}, outside "
+                    f"dimension_range [{low:g}, {high:g}]: set it to the "
+                    "lowest and highest rating that your scale allows"
+                )
 
 
-def to_scale(values: list[float]) -> torch.Tensor:
-    """Map ratings from 1 to 5 to the range from -1 to 1, [values].
+def check_scale(scale: Sequence[float]) -> tuple[float, float]:
+    """Read the lowest and highest rating of a scale, ``dimension_range``."""
+    try:
+        low, high = map(float, scale)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not low < high or not math.isfinite(high - low):
+        raise ValueError(
+            f"dimension_range is {scale!r}; expected the lowest and the "
+            "highest rating, such as [1, 5]"
+        )
+    return low, high
+
+
+def to_scale(
+    values: list[float], scale: Sequence[float] = SCALE
+) -> torch.Tensor:
+    """Map ratings from 1 to 5, or another ``scale``, to -1 to 1, [values].
 
     >>> to_scale([1.0, 3.0, 4.5])
     tensor([-1.0000,  0.0000,  0.7500])
     """
-    return (torch.tensor(values) - MIDDLE) / HALF_RANGE
+    low, high = check_scale(scale)
+    return (torch.tensor(values) - (low + high) / 2) / ((high - low) / 2)

@@ -225,6 +225,11 @@ def save_figure(
     figure: "Figure", path: str | Path, title: str | None = None
 ) -> None:
     """Write a figure in the format of the suffix, its title as meta data."""
+    from matplotlib.text import Text
+
+    # A class may be named $x_1$, which is no formula
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     with replacement(path) as temporary:
         figure.savefig(
             temporary,

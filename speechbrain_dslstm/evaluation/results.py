@@ -32,7 +32,7 @@ from speechbrain_dslstm.evaluation.metrics import (
 from speechbrain_dslstm.evaluation.plots import plot_confusion
 from speechbrain_dslstm.settings.provenance import find_provenance
 from speechbrain_dslstm.settings.record import read_record
-from speechbrain_dslstm.splits.protocols import PROTOCOLS
+from speechbrain_dslstm.splits.protocols import speaker_caveat
 from speechbrain_dslstm.utils.files import name_errors, replace_file
 
 __all__ = [
@@ -257,8 +257,7 @@ def _origin(record: Mapping | None) -> dict | None:
 def _notes(run: dict, selection: str) -> list[str]:
     """List the caveats of a run, which are printed next to its scores."""
     notes = []
-    if "speaker" not in PROTOCOLS[run["protocol"]].forbidden:
-        notes.append("same speakers in training and test")
+    notes += speaker_caveat(run["protocol"])
     if run["protocol"] == "paper":
         notes.append(selection)
     if run["protocol"] == "all":

@@ -48,6 +48,7 @@ __all__ = [
 logger = get_logger(__name__)
 
 HYPERPARAMS = "hyperparams.yaml"
+SEPARATOR = CategoricalEncoder.VALUE_SEPARATOR
 # SpeechBrain's EncoderClassifier requires these names of modules. It passes no
 # lengths to compute_features, so embedding_model computes the features.
 FRAME = """\
@@ -157,6 +158,7 @@ def save_pretrained(
             (folder / name).unlink(missing_ok=True)
     with replacement(folder / "label_encoder.ckpt") as path:
         make_label_encoder(labels).save(str(path))
+        _protect_separators(path)
     hashes = {
         name: hashlib.sha256((folder / f"{name}.ckpt").read_bytes()).hexdigest()
         for name in ("model", "label_encoder")
@@ -164,6 +166,20 @@ def save_pretrained(
     text = "\n".join(lines) + "\n" + FRAME.format(**hashes)
     replace_file(folder / HYPERPARAMS, text)
     replace_file(folder / "custom_interface.py", INTERFACE)
+
+
+def _protect_separators(path: Path) -> None:
+    """Escape what SpeechBrain's reader would take for the end of a class name.
+
+    A line is the name as a Python literal, " => " and the index; a name that
+    has " => " as well is cut there when read, unless it is escaped.
+    """
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        name, separator, index = line.rpartition(SEPARATOR)
+        escaped = SEPARATOR.replace("=", "\\x3d")
+        lines.append(name.replace(SEPARATOR, escaped) + separator + index)
+    path.write_text("".join(lines), encoding="utf-8")
 
 
 def make_label_encoder(labels: list[str]) -> CategoricalEncoder:

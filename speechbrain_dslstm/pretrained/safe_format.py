@@ -14,6 +14,7 @@ import jsonschema
 import torch
 from safetensors.torch import save
 
+from speechbrain_dslstm.corpora.label_map import fits_on_line
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 from speechbrain_dslstm.pretrained import architecture
 from speechbrain_dslstm.pretrained.untrusted_files import (
@@ -86,7 +87,7 @@ def read_description(folder: str | Path) -> dict:
     labels, model = data["labels"], data["model"]
     if len(set(labels)) < len(labels):
         raise ValueError(f"{path}: labels: two classes have the same name")
-    strange = [label for label in labels if not label.isprintable()]
+    strange = [label for label in labels if not fits_on_line(label)]
     if strange:
         raise ValueError(f"{path}: labels: {strange[0]!r} cannot be printed")
     if len(labels) != model["n_classes"]:

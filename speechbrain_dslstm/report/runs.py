@@ -20,7 +20,7 @@ from typing import NamedTuple
 from speechbrain_dslstm.evaluation.metrics import METRICS
 from speechbrain_dslstm.evaluation.results import read_rows
 from speechbrain_dslstm.hparams import IDENTITY, TASK
-from speechbrain_dslstm.splits.protocols import PROTOCOLS
+from speechbrain_dslstm.splits.protocols import PROTOCOLS, speaker_caveat
 
 __all__ = ["NORMALIZATIONS", "RULES"]
 
@@ -87,9 +87,7 @@ def caveats(protocol: str, rule: str, normalization: str) -> list[str]:
     check_known("protocol", protocol, PROTOCOLS)
     check_known("rule", rule, RULES)
     check_known("normalization", normalization, NORMALIZATIONS)
-    found = []
-    if "speaker" not in PROTOCOLS[protocol].forbidden:
-        found.append("same speakers in training and test")
+    found = speaker_caveat(protocol)
     if rule == "test":
         found.append("epoch chosen on the test fold, separately for each score")
     if normalization == "speaker":

@@ -19,7 +19,7 @@ from speechbrain_dslstm.splits.leaks import (
     identical_recordings,
     leak_summary,
 )
-from speechbrain_dslstm.splits.protocols import PROTOCOLS
+from speechbrain_dslstm.splits.protocols import PROTOCOLS, applicable_protocols
 from speechbrain_dslstm.splits.table import write_folds
 
 
@@ -46,7 +46,7 @@ def _read(paths: tuple[str, ...]) -> dict[str, dict]:
     "protocols",
     multiple=True,
     type=click.Choice(list(PROTOCOLS)),
-    help="May be given several times.  [default: all of them]",
+    help="May be given several times.  [default: all that the clips allow]",
 )
 @click.option("--seed", default=1234, show_default=True)
 @click.option("--n_folds", default=5, show_default=True)
@@ -59,9 +59,9 @@ def command(
     **numbers: int,
 ) -> None:
     """Print leaks and recordings that have several names, or write folds."""
-    protocols = protocols or tuple(PROTOCOLS)
     try:
         entries = _read(manifests)
+        protocols = protocols or applicable_protocols(entries)
         if folds:
             write_folds(folds, entries, protocols, **numbers)
             return

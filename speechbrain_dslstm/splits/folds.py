@@ -22,6 +22,8 @@ __all__ = [
     "held_out",
     "random_fold",
     "stratified_fold",
+    "table_subsets",
+    "validation_by_corpus",
     "validation_clips",
     "validation_speakers",
     "validation_sentences",
@@ -64,16 +66,16 @@ def stratified_fold(
 def held_out(
     entries: dict[str, dict], protocol: str, fold: int, seed: int, n_folds: int
 ) -> Parts:
-    """Hold out a speaker, a session, some sentences, or a session and sentences.
+    """Hold out a speaker, a corpus, a session, sentences, or the last two.
 
-    ``protocol`` is ``speaker``, ``session``, ``text`` or ``speaker-text``.
-    Sentences are put into at most ``n_folds`` groups.
+    ``protocol`` is ``speaker``, ``corpus``, ``session``, ``text`` or
+    ``speaker-text``. Sentences are put into at most ``n_folds`` groups.
     """
     ids = list(entries)
-    if protocol == "speaker":
-        speaker = values(entries, "speaker")[fold]
-        test = _having(entries, ids, "speaker", {speaker})
-        return _without(ids, test), test, f"test {speaker}"
+    if protocol in ("speaker", "corpus"):
+        name = values(entries, protocol)[fold]
+        test = _having(entries, ids, protocol, {name})
+        return _without(ids, test), test, f"test {name}"
     if protocol == "text":
         groups = _text_groups(entries, seed, n_folds)
         test = _having(entries, ids, "text_id", groups[fold])
@@ -93,6 +95,67 @@ def held_out(
         f"test {session} on {len(texts)} of {sum(map(len, groups))} sentences"
     )
     return train, test, words
+
+
+def table_subsets(
+    entries: dict[str, dict],
+    n_folds: int,
+    valid_speakers: int,
+    rng: np.random.Generator,
+) -> tuple[list[str], list[str], list[str], str]:
+    """Take the entries' own subsets: train, valid, test, and the choice in words.
+
+    Where none is for validation, training speakers are taken, or 1/``n_folds``
+    of the training clips if speakers are not known, or are tested as well.
+    """
+    ids = list(entries)
+    train, valid, test = (
+        _having(entries, ids, "split", {name})
+        for name in ("train", "valid", "test")
+    )
+    for name, some in (("train", train), ("test", test)):
+        if not some:
+            raise ValueError(
+                f"no clip has {name} in the column split; protocol 'split' "
+                "needs clips of train and of test"
+            )
+    if valid:
+        return train, valid, test, f"{len(valid)} clips of the table"
+    speakers = {entries[key]["speaker"] for key in train}
+    tested = {entries[key]["speaker"] for key in test}
+    apart = "" not in speakers and not speakers & tested
+    if apart and len(speakers) > valid_speakers:
+        train, valid, words = validation_speakers(
+            entries, train, test, valid_speakers, rng
+        )
+    else:
+        train, valid, words = validation_clips(entries, train, n_folds, rng)
+    return train, valid, test, words
+
+
+def validation_by_corpus(
+    entries: dict[str, dict],
+    train: list[str],
+    valid_speakers: int,
+    rng: np.random.Generator,
+) -> Parts:
+    """Take ``valid_speakers`` speakers of each training corpus, at most half."""
+    left, valid, words = [], [], []
+    for corpus in sorted({entries[key]["corpus"] for key in train}):
+        own = _having(entries, train, "corpus", {corpus})
+        speakers = len({entries[key]["speaker"] for key in own})
+        wanted = min(valid_speakers, speakers // 2)
+        if wanted:
+            own, some, chosen = validation_speakers(
+                entries, own, [], wanted, rng
+            )
+            valid += some
+            words.append(chosen)
+        left += own
+    if not valid:
+        # Corpora of one speaker each; or this raises
+        return validation_speakers(entries, train, [], 1, rng)
+    return left, valid, "; ".join(words)
 
 
 def validation_clips(

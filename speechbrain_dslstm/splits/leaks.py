@@ -7,9 +7,9 @@ counts come from the manifest entries alone, whoever made the split.
 from collections.abc import Sequence
 
 from speechbrain_dslstm.splits.protocols import (
-    PROTOCOLS,
     LeakError,
     Split,
+    applicable_protocols,
     count_folds,
     digest,
     get_protocol,
@@ -44,7 +44,8 @@ def leak_table(split: Split, entries: dict[str, dict]) -> LeakTable:
     """Count what the test subset shares with training and validation.
 
     ``table[subset][kind]``, for the subsets train and valid and the keys of
-    ``KINDS``, has the ``count`` of shared values and some ``examples``.
+    ``KINDS``, has the ``count`` of shared values and some ``examples``; and of
+    several corpora, the kind "corpus" as well.
 
     >>> entries = {i: dict.fromkeys(KINDS, i[0]) for i in ("a1", "b1", "a2")}
     >>> split = Split(["a1"], ["b1"], ["a2"], "speaker", 0, 0, 4, "")
@@ -59,9 +60,13 @@ def leak_table(split: Split, entries: dict[str, dict]) -> LeakTable:
                 f"{unknown[0]}"
             )
     table = {}
+    kinds = list(KINDS)
+    # An entry of a single built-in corpus has no such key
+    if all("corpus" in entry for entry in entries.values()):
+        kinds.append("corpus")
     for name in ("train", "valid"):
         table[name] = {}
-        for kind in KINDS:
+        for kind in kinds:
             mine = {entries[key][kind] for key in split.subsets[name]}
             tested = {entries[key][kind] for key in split.test}
             # An empty value means that the corpus lacks this kind
@@ -157,12 +162,14 @@ def leak_summary(
 ) -> dict[str, dict]:
     """Split a corpus under each protocol and take the worst leaks of all folds.
 
-    For each protocol, all of them by default, the result has the number of
+    For each protocol, by default all that the entries allow, the result has the number of
     "folds" and the result of ``worst_leaks``. ``make_split`` explains the other
     arguments.
     """
     summary = {}
-    for protocol in PROTOCOLS if protocols is None else protocols:
+    if protocols is None:
+        protocols = applicable_protocols(entries)
+    for protocol in protocols:
         folds = count_folds(entries, protocol, n_folds)
         tables = []
         for fold in range(folds):

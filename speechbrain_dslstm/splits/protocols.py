@@ -7,6 +7,7 @@ split from the entries alone. Nothing here depends on the corpus.
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,8 @@ from speechbrain_dslstm.splits.folds import (
     held_out,
     random_fold,
     stratified_fold,
+    table_subsets,
+    validation_by_corpus,
     validation_clips,
     validation_sentences,
     validation_speakers,
@@ -25,10 +28,12 @@ from speechbrain_dslstm.splits.folds import (
 __all__ = [
     "Protocol",
     "PROTOCOLS",
+    "applicable_protocols",
     "Split",
     "LeakError",
     "count_folds",
     "get_protocol",
+    "speaker_caveat",
     "make_split",
     "split_hash",
     "digest",
@@ -82,7 +87,22 @@ PROTOCOLS = {
         "they choose the epoch and are scored",
         True,
     ),
+    "corpus": Protocol(
+        ("corpus", "speaker", "audio_hash"), "leave one corpus out"
+    ),
+    "split": Protocol(("audio_hash",), "the table's own subsets"),
 }
+# Protocols that need an entry key of this name, which some manifests lack
+BY_KEY = ("corpus", "split")
+
+
+def applicable_protocols(entries: Mapping[str, dict]) -> list[str]:
+    """List the protocols that a manifest allows: not all have corpora or subsets."""
+    keys = set().union(*entries.values())
+    several = len({entry.get("corpus") for entry in entries.values()}) > 1
+    lacking = {name for name in BY_KEY if name not in keys}
+    lacking |= set() if several else {"corpus"}
+    return [name for name in PROTOCOLS if name not in lacking]
 
 
 def get_protocol(name: str) -> Protocol:
@@ -92,6 +112,19 @@ def get_protocol(name: str) -> Protocol:
             f"unknown protocol {name!r}; expected one of {', '.join(PROTOCOLS)}"
         )
     return PROTOCOLS[name]
+
+
+def speaker_caveat(protocol: str) -> list[str]:
+    """List the caveat of a protocol under which speakers are tested and trained on.
+
+    >>> speaker_caveat("random"), speaker_caveat("session")
+    (['same speakers in training and test'], [])
+    """
+    if "speaker" in get_protocol(protocol).forbidden:
+        return []
+    if protocol == "split":
+        return ["the table's own split: speakers may be in training and test"]
+    return ["same speakers in training and test"]
 
 
 class LeakError(ValueError):
@@ -171,8 +204,9 @@ def count_folds(
     """Count the folds in which every clip is tested exactly once.
 
     The result is the number of speakers, of sessions, of sentence groups
-    (``text``), or of sessions times sentence groups (``speaker-text``); 1 for
-    ``all``; and ``n_folds`` for ``random`` and ``paper``.
+    (``text``), of sessions times sentence groups (``speaker-text``), or of
+    corpora; 1 for ``all`` and ``split``; and ``n_folds`` for ``random`` and
+    ``paper``.
 
     Arguments
     ---------
@@ -195,13 +229,14 @@ def count_folds(
     ...     for s in "abcd"
     ...     for t in "123"
     ... }
-    >>> [count_folds(entries, name) for name in PROTOCOLS]
+    >>> [count_folds(entries, name) for name in applicable_protocols(entries)]
     [4, 4, 3, 12, 5, 5, 1]
     """
     _check_request(entries, protocol, 0, 0, n_folds)
     speakers = len(values(entries, "speaker"))
     sessions = len(values(entries, "session"))
     texts = min(n_folds, len(values(entries, "text_id")))
+    corpora = len({entry.get("corpus", "") for entry in entries.values()})
     fewer = min((sessions, "sessions"), (texts, "sentences"))
     count, available, unit = {
         "speaker": (speakers, speakers, "speakers"),
@@ -209,6 +244,8 @@ def count_folds(
         "text": (texts, texts, "sentences"),
         "speaker-text": (sessions * texts, *fewer),
         "all": (1, speakers, "speakers"),
+        "corpus": (corpora, corpora, "corpora"),
+        "split": (1, len(entries), "clips"),
     }.get(protocol, (n_folds, n_folds, "folds"))
     if available < 2:
         raise ValueError(
@@ -287,6 +324,11 @@ def make_split(
             entries, list(entries), [], valid_speakers, rng
         )
         test, tested = valid, "test is validation"
+    elif protocol == "split":
+        train, valid, test, chosen = table_subsets(
+            entries, n_folds, valid_speakers, rng
+        )
+        tested = f"test {len(test)} clips"
     elif protocol == "random":
         train, test, tested = stratified_fold(entries, fold, seed, n_folds)
         train, valid, chosen = validation_clips(entries, train, n_folds, rng)
@@ -295,6 +337,10 @@ def make_split(
         if protocol == "text":
             train, valid, chosen = validation_sentences(
                 entries, train, n_folds, valid_speakers, rng
+            )
+        elif protocol == "corpus":
+            train, valid, chosen = validation_by_corpus(
+                entries, train, valid_speakers, rng
             )
         else:
             by_session = protocol != "speaker"
@@ -343,10 +389,14 @@ def _check_request(
         raise ValueError(
             f"n_folds is {n_folds!r}, expected 2 to the {len(entries)} clips"
         )
-    for kind in {"speaker", "session", "text_id"} & set(forbidden):
-        for key, entry in entries.items():
-            if not entry[kind]:
-                raise ValueError(f"{key}: {kind} is empty")
+    needed = {"speaker", "session", "text_id", "corpus"} & set(forbidden)
+    for kind in sorted(needed | ({"split"} & {protocol})):
+        without = [key for key, entry in entries.items() if not entry.get(kind)]
+        if without:
+            raise ValueError(
+                f"{without[0]}: {kind} is empty ({len(without)} of the "
+                f"{len(entries)} clips), and protocol {protocol!r} needs it"
+            )
 
 
 def split_hash(split: Split) -> str:

@@ -4,6 +4,7 @@ Functions that take ``hparams`` read them as ``hparams.load_hparams`` returns
 them.
 """
 
+import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -21,8 +22,8 @@ from speechbrain.tokenizers.SentencePiece import SentencePiece
 from speechbrain.utils.data_pipeline import DynamicItem, GeneratorDynamicItem
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_dslstm.audio import LONGEST_CLIP, load_audio
-from speechbrain_dslstm.corpora import vote_names
+from speechbrain_dslstm.corpora import Source, vote_names
+from speechbrain_dslstm.corpora.clips import load_clip
 from speechbrain_dslstm.corpora.manifest import to_scale
 from speechbrain_dslstm.corpora.transcripts import load_tokenizer, to_tokens
 from speechbrain_dslstm.features.augment import change_speed
@@ -101,7 +102,7 @@ class ClipReader:
         yield from (feats[name] for name in self.streams)
 
     def _load(self, wav: str, percent: int) -> torch.Tensor:
-        sig = load_audio(wav, self.sample_rate, LONGEST_CLIP)
+        sig = load_clip(wav, self.sample_rate)
         return sig if percent == 100 else change_speed(sig, percent)
 
     def _draw_speed(self) -> int:
@@ -136,7 +137,7 @@ def make_datasets(
         items = [*given, *_audio_items(clips)]
         return ReproducibleDataset.from_json(
             Path(hparams["output_folder"], "save", f"{subset}.json"),
-            replacements={"data_root": hparams["data_folder"]},
+            replacements={"data_root": Source(hparams).data_root},
             dynamic_items=[one for one in items if {*one.provides} & {*keys}],
             output_keys=keys,
         )
@@ -159,13 +160,14 @@ def _label_items(hparams: Mapping[str, Any]) -> list[DynamicItem]:
         names=vote_names(hparams["corpus"], hparams["label_set"]),
         labels=labels,
     )
+    scale = partial(_scale, scale=list(hparams["dimension_range"]))
     return [
         DynamicItem(
             ["emotion"], encoder.encode_label_torch, ["emotion_encoded"]
         ),
         DynamicItem(["votes", "emotion"], votes, ["emotion_soft"]),
         DynamicItem(
-            list(hparams["dimensions"]) or ["id"], _scale, ["dimensions"]
+            list(hparams["dimensions"]) or ["id"], scale, ["dimensions"]
         ),
     ]
 
@@ -187,9 +189,9 @@ def _share_votes(
     return vote_shares(votes, names, labels, emotion)
 
 
-def _scale(*ratings: float) -> torch.Tensor:
+def _scale(*ratings: float, scale: Sequence[float]) -> torch.Tensor:
     """Ratings of a clip, one argument each, on the scale of the model."""
-    return to_scale(ratings)
+    return to_scale(ratings, scale)
 
 
 def loader_options(
@@ -198,13 +200,26 @@ def loader_options(
     """Choose the training loader's options: which clips make a batch.
 
     Batches hold clips of similar length. With ``balanced_sampling`` clips are
-    drawn so that all emotions are equally frequent, whatever their length.
+    drawn so that all emotions, or all corpora, are equally frequent, whatever
+    their length.
     """
     options = {"num_workers": hparams["num_workers"]}
-    if hparams["balanced_sampling"]:
+    balanced = hparams["balanced_sampling"]
+    if balanced:
+        key = "emotion" if balanced is True else balanced
+        if key not in ("emotion", "corpus"):
+            raise ValueError(
+                f"balanced_sampling is {balanced!r}; expected False, True or "
+                "corpus"
+            )
+        if any(key not in item for item in dataset.data.values()):
+            raise ValueError(
+                "balanced_sampling: corpus needs several corpora, such as "
+                "--corpus=emodb+ravdess"
+            )
         options["batch_size"] = hparams["batch_size"]
         options["sampler"] = BalancingDataSampler(
-            dataset, "emotion", seed=hparams["seed"]
+            dataset, key, seed=hparams["seed"]
         )
         return options
     if hparams["num_buckets"] <= 1:
@@ -316,6 +331,20 @@ class ReproducibleDataset(DynamicItemDataset):
     """
 
     epoch_seed: int | None = None
+
+    @classmethod
+    def from_json(
+        cls,
+        json_path: str | Path,
+        replacements: Mapping[str, str] | None = None,
+        dynamic_items: Sequence[Any] = (),
+        output_keys: Sequence[str] = (),
+    ) -> "ReproducibleDataset":
+        """Read a manifest; only paths are formatted, as a class may have braces."""
+        entries = json.loads(Path(json_path).read_text(encoding="utf-8"))
+        for entry in entries.values():
+            entry["wav"] = entry["wav"].format_map(dict(replacements or {}))
+        return cls(entries, list(dynamic_items), list(output_keys))
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         worker = torch.utils.data.get_worker_info()

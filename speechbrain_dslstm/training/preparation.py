@@ -11,7 +11,7 @@ from typing import Any
 
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_dslstm.corpora import prepare
+from speechbrain_dslstm.corpora import Source
 from speechbrain_dslstm.corpora.manifest import (
     check_dimensions,
     write_left_out,
@@ -21,7 +21,7 @@ from speechbrain_dslstm.corpora.transcripts import (
     check_transcripts,
     write_transcripts,
 )
-from speechbrain_dslstm.hparams import IDENTITY
+from speechbrain_dslstm.hparams import IDENTITY, run_folder
 from speechbrain_dslstm.settings.record import RunRecord
 from speechbrain_dslstm.splits.leaks import (
     audio_hash,
@@ -46,15 +46,22 @@ def prepare_data(
     reads them, the training transcripts. A folder that holds a trained run on
     another split raises a ValueError.
     """
-    left_out = []
-    entries, labels = prepare(
-        hparams["corpus"],
-        hparams["data_folder"],
-        hparams["label_set"],
-        left_out,
-        **hparams["corpus_options"],
-    )
-    check_dimensions(entries, hparams["dimensions"], hparams["corpus"])
+    left_out, source = [], Source(hparams)
+    source.check_protocol(hparams["protocol"])
+    if hparams["soft_labels"] and not source.has_votes:
+        raise ValueError(
+            f"soft_labels needs the votes of annotators, and {source.name} "
+            "has none that fit its classes: set soft_labels to 0"
+        )
+    entries = source.prepare(left_out)
+    unnamed = [key for key in entries if not entries[key]["speaker"]]
+    if unnamed and hparams["normalization"] == "speaker":
+        raise ValueError(
+            f"{unnamed[0]}: no speaker, whose statistics normalization: "
+            "speaker needs; use normalization: training"
+        )
+    dimensions, scale = hparams["dimensions"], hparams["dimension_range"]
+    check_dimensions(entries, dimensions, source.name, scale)
     split = make_split(
         entries,
         hparams["protocol"],
@@ -63,7 +70,7 @@ def prepare_data(
         hparams["n_folds"],
         hparams["valid_speakers"],
     )
-    run = _describe(hparams, entries, labels, split)
+    run = _describe(hparams, source, entries, split)
     folder = Path(hparams["output_folder"], "save")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.json"
@@ -82,17 +89,23 @@ def prepare_data(
     logger.info(f"split: {split.description}\n{table}")
 
 
+def find_folder(hparams: Mapping[str, Any]) -> str:
+    """Name the folder of a run; a table is named after what it says."""
+    return run_folder({**hparams, "corpus": Source(hparams).name})
+
+
 def _describe(
     hparams: Mapping[str, Any],
+    source: Source,
     entries: Mapping[str, dict],
-    labels: list[str],
     split: Split,
 ) -> dict[str, Any]:
     """Describe the system and its data, as the content of run.json."""
     run = {name: hparams[name] for name in (*IDENTITY, "fold", "seed")}
     run.update(
+        corpus=source.name,
         n_folds=split.n_folds,
-        labels=labels,
+        labels=source.labels,
         description=split.description,
         split_hash=split_hash(split),
         audio_hash=audio_hash(entries),
@@ -104,7 +117,10 @@ def _describe(
     )
     if hparams["model"].reads_text:
         run["text_note"] = check_transcripts(
-            hparams["corpus"], entries, hparams["allow_fixed_sentences"]
+            hparams["corpus"],
+            entries,
+            hparams["allow_fixed_sentences"],
+            source.fixed_sentences,
         )
     return run
 

@@ -30,6 +30,8 @@ def corpus(speakers=6, sentences=4, labels=LABELS):
             "dialogue": "",
             "text_id": f"t{t}",
             "audio_hash": f"{s}-{t}-{label}",
+            "corpus": f"C{s // 2 % 2}",
+            "split": {0: "test", 1: "valid"}.get(t, "train"),
         }
         for s in range(speakers)
         for t in range(sentences)

@@ -32,6 +32,8 @@ def corpus(sessions=5, texts=6, emotions=4, keep=1.0, seed=0):
                     "text_id": f"t{text}",
                     "emotion": f"e{emotion}",
                     "audio_hash": key,
+                    "corpus": f"C{speaker // 2 % 2}",
+                    "split": {0: "test", 1: "valid"}.get(text, "train"),
                 }
     return entries
 

@@ -1,16 +1,29 @@
 """Every block of the documentation does what it says."""
 
+import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from hyperpyyaml import load_hyperpyyaml
+from nightly import NIGHT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # inference.md speaks of files and models that the reader has
 PAGES = [REPOSITORY / "docs" / "compose.md"]
+# A story: each command uses what those before have made
+OWN_DATA = REPOSITORY / "docs" / "own-data.md"
+SMALL = [
+    "--channels=[2, 2]",
+    "--hidden_size=8",
+    "--number_of_epochs=1",
+    "--speeds=null",
+    "--device=cpu",
+    "--noprogressbar",
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 FILE = re.compile(r"# file: (\S+)\n")
 
@@ -84,3 +97,48 @@ def test_bash(text):
                 keys += (REPOSITORY / word).read_text("utf-8")
         for option in re.findall(r" --(\w+)=", line):
             assert re.search(rf"^{option}:", keys, re.M), option
+
+
+def run_line(line, folder):
+    """Run a line of bash in a folder; trainings are small ones."""
+    words = shlex.split(line)
+    if words[0] == "dslstm":
+        words = [sys.executable, "-m", "speechbrain_dslstm.cli", *words[1:]]
+        # The shell's own pattern
+        words = [
+            one
+            for word in words
+            for one in (map(str, folder.glob(word)) if "*" in word else [word])
+        ]
+    else:
+        words[0] = sys.executable
+        words += SMALL
+        if "cross_validate" in words[1]:
+            # All folds take a minute
+            words += ["--resamples=200"] if NIGHT else ["--dry_run"]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_own_data(tmp_path, monkeypatch):
+    """The page from its first to its last block, in one folder."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("recipes", "hparams", "results"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    for match in BLOCK.finditer(OWN_DATA.read_text("utf-8")):
+        kind, text = match.groups()
+        if kind == "python":
+            exec(compile(text, "block", "exec"), {"__name__": "block"})
+            lines = Path("mine.csv").read_text("utf-8").splitlines()
+            for k, name in enumerate(("first", "second", "third")):
+                some = [lines[0].replace("path,label", "file,emotion")]
+                some += lines[1 + 8 * k : 9 + 8 * k]
+                Path(f"{name}.csv").write_text("\n".join(some), "utf-8")
+        else:
+            assert kind == "bash"
+            for line in text.splitlines():
+                run_line(line, tmp_path)
+    [results] = tmp_path.glob("runs/*/mine-*/session/training/*/results.json")
+    found = json.loads(results.read_text("utf-8"))
+    assert found["labels"] == ["anger", "happiness", "neutral", "sadness"]

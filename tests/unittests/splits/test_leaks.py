@@ -34,16 +34,20 @@ FORBIDDEN = {
     "random": set(),
     "paper": set(),
     "all": {"speaker", "audio_hash"},
+    "corpus": {"corpus", "speaker", "audio_hash"},
+    "split": {"audio_hash"},
 }
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "corpus"])
 def test_each_protocol_forbids_what_it_promises(protocol, kind):
     """Splits by hand in which two clips share one kind and nothing else."""
     same = PROTOCOLS[protocol].valid_is_test
     for place in ("train",) if same else ("train", "valid"):
-        entries = {key: {k: f"{k} {key}" for k in KINDS} for key in "abc"}
+        entries = {
+            key: {k: f"{k} {key}" for k in (*KINDS, "corpus")} for key in "abc"
+        }
         entries["a" if place == "train" else "b"][kind] = f"{kind} c"
         valid = ["c"] if same else ["b"]
         split = Split(["a"], valid, ["c"], protocol, 0, 0, 1, "")
