@@ -183,11 +183,10 @@ class Source:
         return apply_labels(records, self.label_map, classes)
 
     @property
-    def has_votes(self) -> bool:
-        """Whether the annotators of a single corpus voted for its classes."""
+    def is_plain(self) -> bool:
+        """Whether the data are a single built-in corpus with its own classes."""
         changed = self.tables or self.label_map or self.classes
-        single = len(self.parts) == 1 and not changed
-        return single and hasattr(get_corpus(self.parts[0]), "VOTES")
+        return len(self.parts) == 1 and not changed
 
     @cached_property
     def fixed_sentences(self) -> bool:
@@ -330,7 +329,7 @@ class Source:
 
     def _compare(self, entries: dict[str, dict]) -> None:
         """Compare the counts of a single corpus with published ones, if any."""
-        if len(self.parts) > 1 or self.tables or self.label_map or self.classes:
+        if not self.is_plain:
             return
         module = get_corpus(self.parts[0])
         compare = getattr(module, "compare_counts", None)

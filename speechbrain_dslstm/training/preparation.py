@@ -48,7 +48,7 @@ def prepare_data(
     """
     left_out, source = [], Source(hparams)
     source.check_protocol(hparams["protocol"])
-    if hparams["soft_labels"] and not source.has_votes:
+    if hparams["soft_labels"] and not source.is_plain:
         raise ValueError(
             f"soft_labels needs the votes of annotators, and {source.name} "
             "has none that fit its classes: set soft_labels to 0"
