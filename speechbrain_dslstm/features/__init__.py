@@ -1,7 +1,8 @@
 """From a waveform to features: MFCC-39 and log-mel spectrograms.
 
 Read ``extractor`` first, which frames the waveform and counts the frames, then
-``mfcc`` and ``mel``, one feature each. ``normalization`` standardises
+``mfcc`` and ``mel``, one feature each. ``active_speech`` cuts the waveform to
+its speech before. ``normalization`` standardises
 features, ``augment`` changes them in training, and ``cache`` keeps them on
 disk.
 """

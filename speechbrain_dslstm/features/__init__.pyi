@@ -1,3 +1,6 @@
+from .active_speech import (
+    ActiveSpeech as ActiveSpeech,
+)
 from .augment import (
     StreamAugment as StreamAugment,
     mixup as mixup,

@@ -25,6 +25,7 @@ from safetensors.torch import load, save
 from speechbrain.utils.logger import get_logger
 from torch import Tensor
 
+from speechbrain_dslstm.features.active_speech import ActiveSpeech
 from speechbrain_dslstm.features.extractor import FEATURES_VERSION
 from speechbrain_dslstm.utils.files import replace_file
 
@@ -214,8 +215,8 @@ class SpeedCache:
     The first use of a clip makes the entries of all its ``speeds``, in per
     cent, so that from the second epoch on no audio is read, whatever speed is
     drawn. ``load`` takes a clip's path and speed, and returns the waveform,
-    [samples], at ``sample_rate``; one shorter than ``min_samples`` is padded
-    with silence, as in the model.
+    [samples], at ``sample_rate``. As in the model, it is cut by
+    ``active_speech``, if given, and padded with silence to ``min_samples``.
     """
 
     def __init__(
@@ -225,12 +226,14 @@ class SpeedCache:
         speeds: Sequence[int],
         sample_rate: int,
         min_samples: int,
+        active_speech: ActiveSpeech | None = None,
     ) -> None:
         self.cache = cache
         self.load = load
         self.speeds = speeds
         self.sample_rate = sample_rate
         self.min_samples = min_samples
+        self.active_speech = active_speech
 
     def get(
         self, path: str, audio_hash: str, duration: float, percent: int
@@ -249,8 +252,10 @@ class SpeedCache:
 
     def _at(self, path, audio_hash, duration, percent):
         def load_wav():
-            """Load the waveform, and pad it with silence."""
+            """Load the waveform, cut it, and pad it with silence."""
             wav = self.load(path, percent)
+            if self.active_speech is not None:
+                wav = self.active_speech.cut(wav)
             missing = max(0, self.min_samples - len(wav))
             return torch.nn.functional.pad(wav, (0, missing))
 
@@ -261,6 +266,10 @@ class SpeedCache:
         """Text of all that the waveform depends on besides the audio's samples."""
         # The hash of the samples does not cover their rate
         variant = f"speed {percent}, {duration} s to {self.sample_rate} Hz"
+        if self.active_speech is not None:
+            config = json.dumps(self.active_speech.get_config())
+            # The length of the cut clip is not known here
+            return f"{variant}, active {config}, {self.min_samples} samples"
         samples = duration * self.sample_rate * 100 / percent
         # Only these clips are padded; systems share the entries of longer ones
         if samples < 1.02 * self.min_samples:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from speechbrain_dslstm.features.active_speech import ActiveSpeech
 from speechbrain_dslstm.features.mel import LogMelSpectrogram
 from speechbrain_dslstm.features.mfcc import MFCC39
 from speechbrain_dslstm.lengths import to_counts, zero_padding
@@ -56,6 +57,9 @@ class DualLevelClassifier(torch.nn.Module):
     dimensions
         Names of the values that each branch predicts after the logits, such as
         ["valence", "arousal", "dominance"].
+    active_speech
+        ``ActiveSpeech``, which cuts waveforms to their active part before any
+        feature is computed; None: the features read pauses and silence, too.
 
     Raises
     ------
@@ -82,6 +86,7 @@ class DualLevelClassifier(torch.nn.Module):
         text: torch.nn.Module | None = None,
         text_weight: float = 0.0,
         dimensions: Sequence[str] = (),
+        active_speech: ActiveSpeech | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("p", p), ("text_weight", text_weight)):
@@ -101,6 +106,7 @@ class DualLevelClassifier(torch.nn.Module):
         self.text_weight = text_weight
         self.dimensions = list(dimensions)
         n_outputs = n_classes + len(self.dimensions)
+        self.active_speech = active_speech
         self.branches = torch.nn.ModuleDict()
         acoustic = text_weight < 1
         if p > 0 and acoustic:
@@ -149,6 +155,7 @@ class DualLevelClassifier(torch.nn.Module):
             "p": self.p,
             "text": branches.get("text"),
             "dimensions": self.dimensions,
+            "active_speech": self.active_speech,
         }
 
     def _min_samples(self):
@@ -174,8 +181,8 @@ class DualLevelClassifier(torch.nn.Module):
     def extract(self, wavs: Tensor, wav_lens: Tensor | None = None) -> Streams:
         """Raw features of every stream, by name.
 
-        Arguments as in ``forward``; a clip shorter than ``min_samples`` is
-        padded with silence.
+        Arguments as in ``forward``. With ``active_speech`` only the active part
+        counts; one shorter than ``min_samples`` is padded with silence.
         """
         wavs, counts = self._prepare(wavs, wav_lens)
         return {
@@ -218,9 +225,10 @@ class DualLevelClassifier(torch.nn.Module):
             raise ValueError(
                 f"expected waveforms [batch, samples], got {list(wavs.shape)}"
             )
-        batch, samples = wavs.shape
-        counts = to_counts(wav_lens, samples, batch, wavs.device)
-        missing = self.min_samples - samples
+        counts = to_counts(wav_lens, wavs.shape[1], len(wavs), wavs.device)
+        if self.active_speech is not None:
+            wavs, counts = self.active_speech(wavs, counts)
+        missing = self.min_samples - wavs.shape[1]
         if missing > 0:
             wavs = torch.nn.functional.pad(wavs, (0, missing))
         # Samples after a short clip become valid, so they must be silence

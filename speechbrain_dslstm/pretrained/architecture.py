@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from speechbrain_dslstm.ds_lstm import DSLSTM
+from speechbrain_dslstm.features.active_speech import ActiveSpeech
 from speechbrain_dslstm.features.mel import LogMelSpectrogram
 from speechbrain_dslstm.features.mfcc import MFCC39
 from speechbrain_dslstm.features.normalization import FeatureNormalization
@@ -48,6 +49,7 @@ SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 FLAG = {"type": "boolean"}
 POSITIVE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e9}
 FREQUENCY = {"type": "number", "minimum": 0, "maximum": 192000}
+SECONDS = {"type": "number", "minimum": 0, "maximum": 1000}
 NORM = {"enum": [None, "batch"]}
 LSTM = {"hidden_size": SIZE, "num_layers": LAYERS, "dropout": SHARE}
 NOTHING = {"type": "null"}
@@ -141,10 +143,18 @@ TABLE = {
         "p": SHARE,
         "text": NOTHING,
         "dimensions": list_of(NAME, 0, 16),
+        "active_speech": _optional(_part("ActiveSpeech")),
+    },
+    ActiveSpeech: {
+        "sample_rate": {**RATE, "minimum": 4000},
+        "below": SECONDS,
+        "reach": SECONDS,
+        "pause": SECONDS,
+        "margin": SECONDS,
     },
 }
 # Arguments that a description may lack: those of models older than the argument
-DEFAULTS = {DualLevelClassifier: {"dimensions": []}}
+DEFAULTS = {DualLevelClassifier: {"dimensions": [], "active_speech": None}}
 
 
 class UnknownPart(ValueError):

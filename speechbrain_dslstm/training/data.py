@@ -87,6 +87,7 @@ class ClipReader:
                 speeds,
                 self.sample_rate,
                 hparams["model"].min_samples,
+                hparams["model"].active_speech,
             )
 
     def waveform(self, wav: str) -> torch.Tensor:
