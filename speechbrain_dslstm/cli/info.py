@@ -43,6 +43,11 @@ def info(model):
             if centres_utterances(loaded)
             else "kept"
         ),
+        "active speech": (
+            "off (pauses count)"
+            if loaded.active_speech is None
+            else loaded.active_speech.extra_repr()
+        ),
         "shortest clip": f"{loaded.min_samples / data['sample_rate']:.2f} s",
         "sha256": data["sha256"],
     }

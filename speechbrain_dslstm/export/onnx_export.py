@@ -69,7 +69,10 @@ def export_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
     [batch, n_classes]; NaN for an item with NaN, infinity or samples above
     1000, for which ``load_onnx`` raises an error. A model with dimensions has
     the output "dimensions", [batch, dimensions], too. The file's metadata holds
-    "labels" and "dimensions" (JSON) and "sample_rate".
+    "labels" and "dimensions" (JSON) and "sample_rate". A model with
+    ``active_speech`` has its settings there, too: the graph expects waveforms
+    that are cut already, as ``features.ActiveSpeech(**settings)`` and
+    ``load_onnx`` do.
 
     Arguments
     ---------
@@ -106,8 +109,10 @@ def export_step_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
     samples; "step", int64 [], which counts from 0; and the states, which start
     as zeros. Outputs: "log_posteriors" [batch, n_classes] of all audio so far,
     NaN until every branch has received a frame; "dimensions", if the model has
-    any; then each state under the name of its input with "_out". The metadata holds "labels", "sample_rate" and
-    "samples_per_step".
+    any; then each state under the name of its input with "_out". The metadata
+    holds "labels", "sample_rate" and "samples_per_step", and "active_speech" as
+    in ``export_onnx``: the chunks must hold active speech only, as
+    ``inference.active_stream.ActiveFront`` passes it on.
 
     Arguments
     ---------
@@ -277,10 +282,19 @@ def _write(program, path, classifier, inputs, outputs, **metadata: str) -> Path:
     converted.model.metadata_props.update(
         labels=json.dumps(classifier.labels),
         sample_rate=str(classifier.hparams.sample_rate),
+        **_active_speech(classifier),
         **metadata,
     )
     converted.save(path)
     return Path(path)
+
+
+def _active_speech(classifier):
+    """Metadata of the cut that the caller of the graph must do."""
+    speech = getattr(classifier.mods.embedding_model, "active_speech", None)
+    if speech is None:
+        return {}
+    return {"active_speech": json.dumps(speech.get_config())}
 
 
 @contextmanager

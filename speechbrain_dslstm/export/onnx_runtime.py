@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from speechbrain_dslstm.features.active_speech import ActiveSpeech
 from speechbrain_dslstm.inference.classifier import EmotionClassifier
 from speechbrain_dslstm.lengths import to_counts
 from speechbrain_dslstm.pretrained.model_folder import make_label_encoder
@@ -53,6 +54,10 @@ class ONNXModel(torch.nn.Module):
         self.labels = json.loads(meta["labels"])
         self.sample_rate = int(meta["sample_rate"])
         self.dimensions = json.loads(meta.get("dimensions", "[]"))
+        self.active_speech = None
+        if "active_speech" in meta:
+            settings = json.loads(meta["active_speech"])
+            self.active_speech = ActiveSpeech(**settings)
 
     def forward(
         self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None
@@ -77,6 +82,8 @@ class ONNXModel(torch.nn.Module):
                 f"expected waveforms [batch, samples], got {list(wavs.shape)}"
             )
         counts = to_counts(wav_lens, wavs.shape[1], len(wavs))
+        if self.active_speech is not None:
+            wavs, counts = self.active_speech(wavs, counts)
         values = {"wavs": wavs.float(), "counts": counts}
         inputs = {name: value.cpu().numpy() for name, value in values.items()}
         return [torch.from_numpy(v) for v in self.session.run(None, inputs)]

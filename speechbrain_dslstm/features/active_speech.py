@@ -242,8 +242,14 @@ class ActiveSpeech(torch.nn.Module):
     def keep(self, cells: CellMeasures) -> Tensor:
         """Cells to keep of a whole recording, bool [T]."""
         active = self.active(cells)
-        if int(active.sum()) < LEAST:
-            active = self.loud(cells)
+        if int(active.sum()) >= LEAST:
+            return self.frame(active)
+        kept = self.frame(self.loud(cells))
+        kept[SETTLED * SECOND :] = False
+        return kept
+
+    def frame(self, active: Tensor) -> Tensor:
+        """Cells to keep around the active ones of a whole recording, bool [T]."""
         where = active.nonzero()
         first, last = int(where[0]), int(where[-1])
         kept = dilate(active, self.half_pause, self.half_pause)

@@ -36,6 +36,8 @@ class Explanation:
     # [layers, steps]: input gates i_T and i_F, mean over the hidden units
     gate_x: torch.Tensor
     gate_y: torch.Tensor
+    # Start and end in the recording, in seconds, of the parts that were used
+    speech: tuple[tuple[float, float], ...] = ()
 
 
 @torch.no_grad()
@@ -48,7 +50,8 @@ def explain(
     """Follow a model, in evaluation mode, through one recording.
 
     ``wav`` is [samples] in [-1, 1]; ``calibrate`` maps log-posteriors to
-    log-posteriors, such as ``TemperatureScaling``. Models without a DS-LSTM, or
+    log-posteriors, such as ``TemperatureScaling``. With ``active_speech`` the
+    times are those of the speech that is kept. Models without a DS-LSTM, or
     with a bidirectional one, raise ``ValueError``.
 
     >>> model = DualLevelClassifier(n_classes=2).eval()
@@ -69,8 +72,17 @@ def explain(
             "a bidirectional DS-LSTM also reads backwards, so its steps have "
             "no order in time"
         )
-    wavs = wav.unsqueeze(0)
-    streams = model.features(wavs)
+    spans = [(0, len(wav))]
+    if model.active_speech is not None:
+        spans = model.active_speech.find(wav)
+        wav = model.active_speech.cut(wav)
+    samples = torch.tensor([max(len(wav), model.min_samples)])
+    padded = torch.nn.functional.pad(wav, (0, int(samples) - len(wav)))[None]
+    extracted = {
+        name: stream.extract(padded, samples)
+        for name, stream in model.streams.items()
+    }
+    streams = model.normalize(extracted)
     x, counts_x = branch.cnn_x(*streams["mel_x"])
     y, counts_y = branch.cnn_y(*streams["mel_y"])
     x, y, _ = branch.alignment(x, y, counts_x, counts_y)
@@ -88,8 +100,6 @@ def explain(
     log_posteriors = model.log_posteriors(outputs)
     if calibrate is not None:
         log_posteriors = calibrate(log_posteriors)
-    samples = torch.tensor([max(len(wav), model.min_samples)])
-    padded = torch.nn.functional.pad(wavs, (0, int(samples) - len(wav)))
     seconds = int(samples) / sample_rate
     stream = model.streams["mel_y"]
     if stream.resize is None:
@@ -99,12 +109,12 @@ def explain(
         hop = seconds / steps
     times = torch.arange(1, steps + 1) * hop
     times[-1] = seconds
-    mels = (
-        model.streams[name].extract(padded, samples).feats[0]
-        for name in ("mel_x", "mel_y")
-    )
+    mels = (extracted[name].feats[0] for name in ("mel_x", "mel_y"))
     posteriors = log_posteriors.exp()
-    return Explanation(*mels, seconds, times, posteriors, gate_x, gate_y)
+    speech = tuple((a / sample_rate, b / sample_rate) for a, b in spans)
+    return Explanation(
+        *mels, seconds, times, posteriors, gate_x, gate_y, speech
+    )
 
 
 def _gates(
@@ -210,7 +220,15 @@ def plot_explanation(
                 label=f"{name}{layer}",
             )
     gates.set_ylabel("mean input gate", color=FAINT)
-    gates.set_xlabel("seconds", color=FAINT)
+    parts = ", ".join(f"{a:.2f}-{b:.2f}" for a, b in found.speech[:6])
+    more = ", ..." if len(found.speech) > 6 else ""
+    gates.set_xlabel(
+        f"seconds of speech (of the recording: {parts}{more} s)", color=FAINT
+    )
+    joins = np.cumsum([b - a for a, b in found.speech])[:-1]
+    for axes in (mel_x, mel_y, posterior, gates):
+        for join in joins:
+            axes.axvline(join, color=FAINT, linewidth=0.8, linestyle=":")
     gates.set_xlim(0, found.seconds)
     for axes in (posterior, gates):
         axes.set_axisbelow(True)

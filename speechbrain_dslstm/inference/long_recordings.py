@@ -44,6 +44,9 @@ class Segment:
         Log-posterior of every class; None for a window without speech.
     reason
         Why there is no label: "too short", "silence" or "noise".
+    speech
+        Start and end, in seconds from the beginning of the recording, of each
+        part that the answer is based on.
     dimensions
         Value of each dimension by its name, if the model predicts any.
 
@@ -59,6 +62,7 @@ class Segment:
     log_posteriors: torch.Tensor | None = None
     reason: str | None = None
     dimensions: dict[str, float] = field(default_factory=dict)
+    speech: tuple[tuple[float, float], ...] = ()
 
 
 def classify_long(
@@ -170,4 +174,14 @@ def _classify(classifier, windows, rate, unknown_below, speech_only):
             (None, None, {}) if reason else next(answers)
         )
         end = (start + len(wav)) / rate
-        yield Segment(start / rate, end, label, log_posteriors, reason, values)
+        used = () if reason else _used(classifier, wav, start, rate)
+        yield Segment(
+            start / rate, end, label, log_posteriors, reason, values, used
+        )
+
+
+def _used(classifier, wav, start, rate):
+    """Parts of a window that the model reads, in seconds of the recording."""
+    speech = getattr(classifier.mods.embedding_model, "active_speech", None)
+    spans = [(0, len(wav))] if speech is None else speech.find(wav)
+    return tuple(((start + a) / rate, (start + b) / rate) for a, b in spans)

@@ -30,6 +30,7 @@ from speechbrain_dslstm.features.normalization import (
     FeatureNormalization,
     RunningNormalization,
 )
+from speechbrain_dslstm.inference.active_stream import ActiveFront
 from speechbrain_dslstm.inference.receptive_field import (
     check_parts,
     stream_alignment,
@@ -97,7 +98,9 @@ class EmotionStream:
     """Takes audio in chunks of any size and returns the running posterior.
 
     After ``finish`` the posterior equals the offline one of the same model,
-    however the audio was cut into chunks; the state has a constant size.
+    however the audio was cut into chunks; the state has a bounded size. With
+    ``active_speech`` the posterior is that of the speech so far: it comes 0.7 s
+    later, and the audio of the first 30 s is held, see ``active_stream``.
 
     Arguments
     ---------
@@ -137,6 +140,14 @@ class EmotionStream:
         self.device, self.dtype = parameter.device, parameter.dtype
         self.samples = 0
         self.finished = False
+        speech = model.active_speech
+        self.front = None if speech is None else ActiveFront(speech)
+        self._start()
+
+    def _start(self):
+        """Begin with empty states."""
+        model = self.model
+        self.received = 0  # samples that the features have received
         self.features = {
             name: _StreamedFeatures(stream)
             for name, stream in model.streams.items()
@@ -151,15 +162,15 @@ class EmotionStream:
         """Process the next samples, [samples] in [-1, 1] at the model's rate.
 
         Returns the log-posteriors [n_classes] of all audio so far, or None
-        until every branch has received a frame. NaN, infinity or samples above
+        until every branch has received a frame (of speech, with
+        ``active_speech``). NaN, infinity or samples above
         1000 raise ``AudioError`` and leave the stream as it was.
         """
         if self.finished:
             raise ValueError("the stream is finished; start a new one")
         check_chunk(chunk)
         self.samples += len(chunk)
-        for piece in chunk.split(LARGEST_PIECE) if len(chunk) else ():
-            self._advance(piece.to(self.device, self.dtype), end=False)
+        self._pass_on(chunk, end=False)
         return self.posterior()
 
     @torch.no_grad()
@@ -168,7 +179,8 @@ class EmotionStream:
         if not self.samples:
             raise ValueError("the stream has received no samples")
         if not self.finished:
-            missing = max(0, self.model.min_samples - self.samples)
+            self._pass_on(torch.zeros(0), end=True)
+            missing = max(0, self.model.min_samples - self.received)
             silence = torch.zeros(missing, device=self.device, dtype=self.dtype)
             self._advance(silence, end=True)
             self.finished = True
@@ -204,7 +216,18 @@ class EmotionStream:
     def state_size(self) -> int:
         """Count the numbers held in buffers and states."""
         held = [*self.features.values(), *self.branches.values()]
-        return sum(part.state_size() for part in held)
+        front = self.front.state_size() if self.front is not None else 0
+        return front + sum(part.state_size() for part in held)
+
+    def _pass_on(self, chunk, end):
+        """Cut the audio to its active part, and compute on what is new of it."""
+        if self.front is not None:
+            anew, chunk = self.front.advance(chunk, end)
+            if anew:
+                self._start()
+        self.received += len(chunk)
+        for piece in chunk.split(LARGEST_PIECE) if len(chunk) else ():
+            self._advance(piece.to(self.device, self.dtype), end=False)
 
     def _advance(self, piece, end):
         feats = {
