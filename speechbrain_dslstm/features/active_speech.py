@@ -49,8 +49,8 @@ class ActiveSpeech(torch.nn.Module):
 
     Cells of 10 ms are active if they are voiced (periodic at a pitch of the
     human voice, for 40 ms at least) and at most ``below`` dB quieter than the
-    loudest voice; and so are cells of such a level within ``reach`` of them,
-    which are consonants. Kept are the active cells, ``margin`` before the
+    loudest voice; and so are, within ``reach`` of them, cells at most
+    ``consonants`` dB quieter, voiced or not. Kept are the active cells, ``margin`` before the
     first and after the last one, and pauses between them; pauses longer than
     ``pause`` are cut to that length. Steady tones, such as hum, are not
     voiced. The loudest voice is that of the first 30 s, later that of the 30 s
@@ -62,7 +62,10 @@ class ActiveSpeech(torch.nn.Module):
     sample_rate
         In Hz.
     below
-        Range of the levels of active speech in dB.
+        Range of the levels of voiced cells in dB.
+    consonants
+        Range of the levels of other cells in dB; a smaller one, as room noise
+        must not be taken for consonants.
     reach
         Seconds from a voiced cell to a consonant.
     pause
@@ -90,6 +93,7 @@ class ActiveSpeech(torch.nn.Module):
         self,
         sample_rate: int = 16000,
         below: float = 35.0,
+        consonants: float = 25.0,
         reach: float = 0.2,
         pause: float = 0.1,
         margin: float = 0.02,
@@ -99,12 +103,13 @@ class ActiveSpeech(torch.nn.Module):
             raise ValueError(
                 f"sample_rate must be at least {RATE} Hz, got {sample_rate}"
             )
-        sizes = {"below": below, "reach": reach, "pause": pause}
-        for name, value in {**sizes, "margin": margin}.items():
+        sizes = {"below": below, "consonants": consonants, "reach": reach}
+        for name, value in {**sizes, "pause": pause, "margin": margin}.items():
             if not 0 <= value < float("inf"):
                 raise ValueError(f"{name} must be at least 0, got {value}")
         self.sample_rate = sample_rate
         self.below = below
+        self.consonants = consonants
         self.reach = reach
         self.pause = pause
         self.margin = margin
@@ -119,7 +124,7 @@ class ActiveSpeech(torch.nn.Module):
 
     def get_config(self) -> dict[str, int | float]:
         """Constructor arguments that find the same speech."""
-        names = "sample_rate", "below", "reach", "pause", "margin"
+        names = "sample_rate", "below", "consonants", "reach", "pause", "margin"
         return {name: getattr(self, name) for name in names}
 
     def extra_repr(self) -> str:
@@ -219,11 +224,10 @@ class ActiveSpeech(torch.nn.Module):
         both = torch.stack([level, -level])
         highest, lowest = max_pool1d(both, width, 1, STEADY_CELLS)
         voiced &= highest + lowest > STEADY_RANGE
-        least = self._reference(level, voiced, first) - self.below
-        heard = level > least
-        core = voiced & heard
+        loudest = self._reference(level, voiced, first)
+        core = voiced & (level > loudest - self.below)
         near = dilate(core, self.reach_cells, self.reach_cells)
-        return core | (near & heard)
+        return core | (near & (level > loudest - self.consonants))
 
     def _reference(self, level, voiced, first):
         """Level of the loudest voice that each cell is compared with."""

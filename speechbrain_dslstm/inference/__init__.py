@@ -2,7 +2,8 @@
 
 Read ``classifier`` first; it returns an ``answer``. ``files`` classifies many
 files, ``long_recordings`` one file window by window, ``streaming`` audio as it
-arrives (with the delay that ``receptive_field`` defines), ``windowed_stream``
+arrives (with the delay that ``receptive_field`` defines, and cut to its speech
+by ``active_stream``), ``windowed_stream``
 the last seconds of such audio. ``speech_activity`` refuses silence and noise,
 and ``explain`` shows which spectrogram the DS-LSTM reads when.
 """

@@ -262,9 +262,9 @@ class EmotionClassifier(Pretrained):
         The answer is that of ``classify_batch`` for a batch of one. A file
         without audio raises AudioError, and so does one of more than
         ``longest`` seconds (None: no limit), before it is decoded: each second
-        takes 2 MB and 10 ms. With ``speech_only`` a file without speech, which
-        would be called sad otherwise, raises NoSpeechError with its ``reason``:
-        "too short", "silence" or "noise".
+        takes 2 MB and 10 ms. With ``speech_only`` a file without speech, for
+        which any answer would be wrong, raises NoSpeechError with its
+        ``reason``: "too short", "silence" or "noise".
         """
         wav = load_audio(path, self.hparams.sample_rate, longest)
         if speech_only:

@@ -49,6 +49,7 @@ SHARE = {"type": "number", "minimum": 0, "maximum": 1}
 FLAG = {"type": "boolean"}
 POSITIVE = {"type": "number", "exclusiveMinimum": 0, "maximum": 1e9}
 FREQUENCY = {"type": "number", "minimum": 0, "maximum": 192000}
+DECIBELS = {"type": "number", "minimum": 0, "maximum": 1000}
 SECONDS = {"type": "number", "minimum": 0, "maximum": 1000}
 NORM = {"enum": [None, "batch"]}
 LSTM = {"hidden_size": SIZE, "num_layers": LAYERS, "dropout": SHARE}
@@ -147,7 +148,8 @@ TABLE = {
     },
     ActiveSpeech: {
         "sample_rate": {**RATE, "minimum": 4000},
-        "below": SECONDS,
+        "below": DECIBELS,
+        "consonants": DECIBELS,
         "reach": SECONDS,
         "pause": SECONDS,
         "margin": SECONDS,
