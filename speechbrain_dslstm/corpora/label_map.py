@@ -161,7 +161,7 @@ def apply_labels(
         others = sorted(set(unknown) - {name})
         more = f" (and {', '.join(others[:SHOWN])})" if others else ""
         raise ValueError(
-            f"{where}: label {name!r} of {len(some)} clips{more} is none of "
+            f"{where}: label {name!r} of {len(some)} clips{more} is not among "
             f"the classes {', '.join(classes)}: rename it with label_map "
             f"({name}=CLASS), or leave its clips out ({name}=)"
         )

@@ -50,7 +50,7 @@ class Source:
 
     Arguments
     ---------
-    settings
+    hparams
         Values of ``SETTINGS``; others are ignored, missing ones are null.
 
     Raises
@@ -60,8 +60,17 @@ class Source:
         file and line.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
-        given = {name: settings.get(name) for name in SETTINGS}
+    def __init__(self, hparams: Mapping[str, Any]) -> None:
+        given = {
+            "corpus": hparams.get("corpus"),
+            "data_folder": hparams.get("data_folder"),
+            "label_set": hparams.get("label_set"),
+            "corpus_options": hparams.get("corpus_options"),
+            "table": hparams.get("table"),
+            "columns": hparams.get("columns"),
+            "label_map": hparams.get("label_map"),
+            "classes": hparams.get("classes"),
+        }
         self.data_folder = _read_folders(given["data_folder"])
         self.label_set = given["label_set"]
         self.options = dict(given["corpus_options"] or {})
@@ -312,7 +321,7 @@ class Source:
         return find_files(self.tables[name], self._folders(name))
 
     def _tell(self, dropped: list[dict], left_out: list[dict]) -> None:
-        """Log and list the clips whose label is none of the classes."""
+        """Log and list the clips whose label is not a class."""
         for record in dropped:
             where = record.get("where", str(record["path"]))
             reason = f"label {record['emotion']!r} is left out"

@@ -16,6 +16,7 @@ SCRIPT = "recipes/emotion_recognition/train.py"
 # Modules that receive the hyperparameters of the script
 READERS = [
     *("training/brain.py", "training/data.py", "training/preparation.py"),
+    "corpora/sources.py",
     *("evaluation/results.py", "hparams.py", "pretrained/initialisation.py"),
 ]
 RUN_OPTIONS = set(RunOptions().as_dict())

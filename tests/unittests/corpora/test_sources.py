@@ -135,7 +135,7 @@ def test_label_left_out_is_listed(place):
         ({"classes": "anger,happiness,neutral,envy"}, "no clip has the label 'envy'"),
         (
             {"classes": "anger,neutral"},
-            r"one.csv:3: label 'happiness' of 18 clips is none of the classes "
+            r"one.csv:3: label 'happiness' of 18 clips is not among the classes "
             r"anger, neutral: .*happiness=CLASS.*happiness=\)",
         ),
         ({"label_map": "anger"}, "'anger' is no 'label=class'"),
