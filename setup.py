@@ -86,6 +86,8 @@ setup(
             "python-multipart>=0.0.18",
             "uvicorn>=0.30",
         ],
+        # Its wheels for macOS and Windows hold PortAudio, those for Linux do not
+        "mic": ["sounddevice>=0.4.6"],
         "tensorboard": ["tensorboard>=2.15"],
         # Tables of audformat databases, as own data
         "audformat": ["audformat>=1.3"],

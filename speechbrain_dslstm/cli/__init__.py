@@ -1,6 +1,7 @@
 """The command ``dslstm``: emotions of files, folders and streams.
 
 Each command has a module of its name. ``app`` holds the group and the exit
-status, ``options`` the options of several commands, ``rows`` the output as
+status, ``options`` the options of several commands, ``live`` what ``stream`` and
+``mic`` share, ``raw_audio`` standard input, ``rows`` the output as
 text, CSV or JSON.
 """

@@ -14,6 +14,7 @@ from speechbrain_dslstm.cli.cross_validate import cross_validate
 from speechbrain_dslstm.cli.explain import explain
 from speechbrain_dslstm.cli.export import export
 from speechbrain_dslstm.cli.info import info
+from speechbrain_dslstm.cli.mic import mic
 from speechbrain_dslstm.cli.recipe import recipe
 from speechbrain_dslstm.cli.report import report
 from speechbrain_dslstm.cli.serve import serve
@@ -24,7 +25,7 @@ from speechbrain_dslstm.cli.train import train
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
     commands=[
-        *(classify, stream, serve, export, info, explain),
+        *(classify, stream, mic, serve, export, info, explain),
         *(train, cross_validate, report, recipe),
     ],
     epilog="Each command has its own --help with examples.",

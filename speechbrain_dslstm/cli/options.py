@@ -1,5 +1,6 @@
 """Options and helpers of several commands."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,35 @@ def command(name: str, examples: str) -> Callable:
     return click.command(name, epilog=epilog)
 
 
+class Number(click.ParamType):
+    """A finite number from ``least`` to ``most``; click's own lets NaN pass."""
+
+    name = "number"
+
+    def __init__(self, least: float, most: float = math.inf) -> None:
+        self.least, self.most = least, most
+
+    def convert(
+        self,
+        value: object,
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> float:
+        """Return the number that a user typed, or refuse it."""
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        # Comparisons with NaN are false
+        if not (self.least <= number <= self.most and math.isfinite(number)):
+            most = "" if math.isinf(self.most) else f" to {self.most:g}"
+            least = "at least " if not most else ""
+            expected = f"{least}{self.least:g}{most}"
+            self.fail(f"{value} is not {expected}", param, ctx)
+        return number
+
+
+SECONDS = Number(0.02, 86400)
 # Options of several commands
 MODEL = click.option(
     "-m",
