@@ -5,6 +5,7 @@ could not be read, or the output was closed. 2: a wrong command line, a missing
 model or another error, which is one line on standard error.
 """
 
+import codecs
 import sys
 
 import click
@@ -33,8 +34,21 @@ from speechbrain_dslstm.cli.train import train
 @click.version_option(package_name="speechbrain-dslstm")
 def dslstm() -> None:
     """Speech emotion recognition with the Dual-Sequence LSTM."""
-    # File names that are not valid UTF-8 are printed as they were given
-    sys.stdout.reconfigure(errors="surrogateescape")
+    codecs.register_error("dslstm", print_anyway)
+    sys.stdout.reconfigure(errors="dslstm")
+
+
+def print_anyway(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Replace letters that the console's code page lacks by escape codes.
+
+    Bytes of file names that are not valid UTF-8 are printed as they were given.
+    """
+    letters = error.object[error.start : error.end]
+    number = ord(letters[0])
+    if 0xDC80 <= number <= 0xDCFF:
+        return bytes([number - 0xDC00]), error.start + 1
+    escaped = letters[0].encode("ascii", "backslashreplace").decode()
+    return escaped, error.start + 1
 
 
 def main() -> None:

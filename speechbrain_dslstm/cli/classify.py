@@ -8,7 +8,9 @@ from speechbrain_dslstm.cli.options import (
     ANY_SOUND,
     JSON,
     MODEL,
+    SECONDS,
     TRUST,
+    Number,
     command,
     load_classifier,
 )
@@ -22,12 +24,6 @@ dslstm classify speech.wav --unknown-below 0.5
 """
 
 
-def _check_probability(context, parameter, value):
-    if value is not None and not 0 <= value <= 1:
-        raise click.BadParameter(f"{value} is not a probability in [0, 1]")
-    return value
-
-
 @command("classify", EXAMPLES)
 @click.argument("files", nargs=-1, required=True, metavar="FILE|FOLDER...")
 @MODEL
@@ -39,22 +35,21 @@ def _check_probability(context, parameter, value):
 )
 @click.option(
     "--window",
-    type=float,
+    type=SECONDS,
     default=6.0,
     show_default=True,
     help="Length of a window in seconds, with --long.",
 )
 @click.option(
     "--hop",
-    type=float,
+    type=SECONDS,
     help="Seconds between the starts of windows.  [default: --window]",
 )
 @click.option(
     "--unknown-below",
     "below",
-    type=float,
+    type=Number(0, 1),
     metavar="P",
-    callback=_check_probability,
     help='Answer "unknown" if the highest posterior is below P.',
 )
 @ANY_SOUND

@@ -1,5 +1,6 @@
 """The command ``dslstm export``: the model as one file."""
 
+import io
 from pathlib import Path
 
 import click
@@ -21,37 +22,46 @@ dslstm export model.pt2
 
 
 @command("export", EXAMPLES)
-@click.argument("output", type=click.Path(dir_okay=False))
+@click.argument("output", type=click.Path())
 @MODEL
 @TRUST
 @click.option("--int8", is_flag=True, help="Store weights as 8-bit integers.")
 @click.option("--step", is_flag=True, help="Export one step of a stream.")
+@click.option("--force", is_flag=True, help="Overwrite OUTPUT.")
 @NORMALIZATION
-def export(output, model, trusted, int8, step, normalization):
-    """Write the model to OUTPUT.
+def export(output, model, trusted, int8, step, force, normalization):
+    """Write the model to OUTPUT, a new file.
 
     This is an ONNX file (.onnx) or a torch.export program (.pt2) from the
     waveform to the posteriors.
     """
-    import torch
-
-    from speechbrain_dslstm.export import onnx_export as exporter
+    from speechbrain_dslstm.utils.files import check_output, new_file
 
     output = Path(output)
     if output.suffix not in (".onnx", ".pt2"):
         raise click.UsageError(f"{output} must end in .onnx or .pt2")
     if output.suffix == ".pt2" and (int8 or step):
         raise click.UsageError("--int8 and --step require a .onnx file")
+    # Before the seconds that the export takes
+    check_output(output, force)
+
+    import torch
+
+    from speechbrain_dslstm.export import onnx_export as exporter
+
     classifier = load_classifier(model, trusted, "cpu").with_normalization(
         normalization
     )
-    if output.suffix == ".pt2":
-        torch.export.save(exporter.export_torch(classifier), output)
-    else:
-        write = exporter.export_step_onnx if step else exporter.export_onnx
-        whole = output.with_suffix(".float.onnx") if int8 else output
-        write(classifier, whole)
-        if int8:
-            exporter.quantize_onnx(whole, output)
-            whole.unlink()
+    with new_file(output, force) as whole:
+        if output.suffix == ".pt2":
+            # In memory first: torch's own writer gives a full disk no name
+            program = io.BytesIO()
+            torch.export.save(exporter.export_torch(classifier), program)
+            whole.write_bytes(program.getbuffer())
+        else:
+            write = exporter.export_step_onnx if step else exporter.export_onnx
+            written = whole.with_suffix(".float.onnx") if int8 else whole
+            write(classifier, written)
+            if int8:
+                exporter.quantize_onnx(written, whole)
     click.echo(f"{output}  {output.stat().st_size / 1e6:.2f} MB")

@@ -229,7 +229,4 @@ def to_channel(text: str) -> int | str:
 
 def write_json(row: dict) -> None:
     """Write a row as one line of JSON at once."""
-    import sys
-
-    click.echo(json.dumps(row))
-    sys.stdout.flush()
+    print(json.dumps(row), flush=True)

@@ -30,7 +30,7 @@ def make_writer(
     ``columns`` of the table are the classes, then the dimensions.
     """
     if as_json:
-        return lambda row: click.echo(
+        return lambda row: _echo(
             json.dumps({k: v for k, v in row.items() if v is not None})
         )
     if as_csv:
@@ -63,7 +63,7 @@ def write_text(row: dict) -> None:
         where += f"  {row['start']:8.2f} {row['end']:8.2f}"
     if not row.get("posteriors"):
         if row.get("reason"):
-            click.echo(f"{where}  - ({row['reason']})")
+            _echo(f"{where}  - ({row['reason']})")
         else:
             click.echo(f"dslstm: {row['error']}", err=True)
         return
@@ -71,4 +71,9 @@ def write_text(row: dict) -> None:
     shown = "  ".join(f"{label} {value:.2f}" for label, value in ranked[:3])
     values = (row.get("dimensions") or {}).items()
     rest = "".join(f"  {name} {value:+.2f}" for name, value in values)
-    click.echo(f"{where}  {row['label']}  [{shown}]{rest}")
+    _echo(f"{where}  {row['label']}  [{shown}]{rest}")
+
+
+def _echo(text: str) -> None:
+    """Print with the console's own code page; click writes UTF-8 to an ASCII one."""
+    print(text, file=sys.stdout)

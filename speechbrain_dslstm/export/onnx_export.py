@@ -12,7 +12,6 @@ import logging
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from torch.export import Dim, ExportedProgram
@@ -22,6 +21,7 @@ from speechbrain_dslstm.export.stream_graph import ExportableStep
 from speechbrain_dslstm.export.utterance_graph import ExportableClassifier
 from speechbrain_dslstm.inference.classifier import EmotionClassifier
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
+from speechbrain_dslstm.utils.files import check_output, new_file
 
 __all__ = ["export_onnx", "export_step_onnx", "export_torch", "quantize_onnx"]
 
@@ -61,7 +61,9 @@ def export_torch(classifier: EmotionClassifier) -> ExportedProgram:
     return _trace(classifier, onnx=False)
 
 
-def export_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
+def export_onnx(
+    classifier: EmotionClassifier, path: str | Path, overwrite: bool = False
+) -> Path:
     """Write a model of whole utterances as ONNX, and return the path.
 
     Inputs: "wavs", float32 [batch, samples] in [-1, 1] at the model's rate;
@@ -79,12 +81,14 @@ def export_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
     classifier
         The model, on the CPU.
     path
-        The file to write.
+        The file to write; it appears whole or not at all.
+    overwrite
+        Replace a file of that name.
 
     Raises
     ------
-    ValueError, ImportError
-        As ``export_torch``; onnx or onnxscript is not installed.
+    FileExistsError, ValueError, ImportError
+        There is such a file; as ``export_torch``; onnx or onnxscript is not installed.
 
     Example
     -------
@@ -98,11 +102,15 @@ def export_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
     ['wavs', 'counts']
     """
     require("onnx", "onnxscript")
+    check_output(path, overwrite)
     program = _trace(classifier, onnx=True)
-    return _write(program, path, classifier, ["wavs", "counts"], [])
+    inputs = ["wavs", "counts"]
+    return _write(program, path, classifier, inputs, [], overwrite)
 
 
-def export_step_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
+def export_step_onnx(
+    classifier: EmotionClassifier, path: str | Path, overwrite: bool = False
+) -> Path:
     """Write one step of a stream as ONNX, and return the path.
 
     Inputs: "chunk", float32 [batch, samples] of exactly "samples_per_step"
@@ -120,12 +128,14 @@ def export_step_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
         A model on the CPU that ``stream`` accepts; a model that centres each
         utterance after ``with_normalization("running")``.
     path
-        The file to write.
+        The file to write; it appears whole or not at all.
+    overwrite
+        Replace a file of that name.
 
     Raises
     ------
-    ValueError, ImportError
-        As ``export_onnx``; or the model cannot be streamed.
+    FileExistsError, ValueError, ImportError
+        There is such a file; as ``export_onnx``; or the model cannot be streamed.
 
     Example
     -------
@@ -136,6 +146,7 @@ def export_step_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
     ValueError: this model subtracts each utterance's own mean, which a stream ...
     """
     require("onnx", "onnxscript")
+    check_output(path, overwrite)
     model = _on_cpu(classifier)
     module = ExportableStep(model, classifier.mods.classifier).eval()
     states = module.initial_state(batch=2)
@@ -149,11 +160,19 @@ def export_step_onnx(classifier: EmotionClassifier, path: str | Path) -> Path:
     outputs = [f"{name}_out" for name in names]
     samples = str(module.samples)
     return _write(
-        program, path, classifier, inputs, outputs, samples_per_step=samples
+        program,
+        path,
+        classifier,
+        inputs,
+        outputs,
+        overwrite,
+        samples_per_step=samples,
     )
 
 
-def quantize_onnx(path: str | Path, quantized: str | Path) -> Path:
+def quantize_onnx(
+    path: str | Path, quantized: str | Path, overwrite: bool = False
+) -> Path:
     """Make the weights of an exported graph 8-bit integers; return the path.
 
     Activations are quantised on the fly, so no calibration data is needed;
@@ -165,12 +184,14 @@ def quantize_onnx(path: str | Path, quantized: str | Path) -> Path:
     path
         A file that ``export_onnx`` wrote.
     quantized
-        The file to write.
+        The file to write; it appears whole or not at all.
+    overwrite
+        Replace a file of that name.
 
     Raises
     ------
-    ImportError
-        onnx or onnxruntime is not installed.
+    FileExistsError, ImportError
+        There is such a file; onnx or onnxruntime is not installed.
 
     Example
     -------
@@ -189,13 +210,13 @@ def quantize_onnx(path: str | Path, quantized: str | Path) -> Path:
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with TemporaryDirectory() as folder, _quiet():
+    with new_file(quantized, overwrite) as temporary, _quiet():
         # Weights that the graph concatenates become constants first
-        folded = Path(folder, "folded.onnx")
+        folded = temporary.with_name("folded.onnx")
         quant_pre_process(path, folded, skip_symbolic_shape=True)
         quantize_dynamic(
             folded,
-            quantized,
+            temporary,
             weight_type=QuantType.QInt8,
             # Integer convolutions are slower, and hold few of the weights
             op_types_to_quantize=["MatMul", "Gemm", "LSTM"],
@@ -258,7 +279,9 @@ def _feature_nodes(graph):
     return names
 
 
-def _write(program, path, classifier, inputs, outputs, **metadata: str) -> Path:
+def _write(
+    program, path, classifier, inputs, outputs, overwrite, **metadata: str
+) -> Path:
     """Convert a traced program to ONNX and write it with its metadata.
 
     ``outputs`` are the names after those of the predictions.
@@ -285,7 +308,8 @@ def _write(program, path, classifier, inputs, outputs, **metadata: str) -> Path:
         **_active_speech(classifier),
         **metadata,
     )
-    converted.save(path)
+    with new_file(path, overwrite) as temporary:
+        converted.save(temporary)
     return Path(path)
 
 

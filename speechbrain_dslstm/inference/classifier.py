@@ -6,6 +6,7 @@ untrusted source as data only.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,10 @@ from speechbrain_dslstm.pretrained.sources import (
     check_hub_id,
     claim_folder,
     find_folder,
+)
+from speechbrain_dslstm.utils.processes import (
+    float32_by_default,
+    survive_forks,
 )
 
 __all__ = ["EmotionClassifier", "load_safe"]
@@ -95,6 +100,13 @@ class EmotionClassifier(Pretrained):
         if run_opts and isinstance(run_opts.get("device"), torch.device):
             run_opts = {**run_opts, "device": str(run_opts["device"])}
         super().__init__(modules, hparams, run_opts, freeze_params)
+        survive_forks()
+        if self.precision == "fp16" and self.device_type == "cpu":
+            raise ValueError(
+                "the precision fp16 requires a GPU, but the device is "
+                f'{self.device}: use run_opts={{"precision": "fp32"}} or "bf16", '
+                "or another device"
+            )
         encoder = self.hparams.label_encoder
         encoder.expect_len(len(encoder))
 
@@ -128,11 +140,14 @@ class EmotionClassifier(Pretrained):
         else:
             check_hub_id(source, hparams_file, savedir)
         source = str(source)
-        if savedir is None:
-            return super().from_hparams(source, hparams_file, **kwargs)
-        revision = getattr(kwargs.get("fetch_config"), "revision", None)
-        with claim_folder(Path(savedir), source, revision):
-            kwargs["savedir"] = str(savedir)
+        with ExitStack() as stack:
+            stack.enter_context(float32_by_default())
+            if savedir is not None:
+                config = kwargs.get("fetch_config")
+                revision = getattr(config, "revision", None)
+                claim = claim_folder(Path(savedir), source, revision)
+                stack.enter_context(claim)
+                kwargs["savedir"] = str(savedir)
             return super().from_hparams(source, hparams_file, **kwargs)
 
     @classmethod
@@ -383,7 +398,8 @@ def load_safe(
         raise FileNotFoundError(
             f"no model folder {source}; the safe loader reads local folders"
         )
-    model, data = load_model(folder)
+    with float32_by_default():
+        model, data = load_model(folder)
     return EmotionClassifier.from_model(
         model.eval(),
         make_label_encoder(data["labels"]),

@@ -18,6 +18,7 @@ from speechbrain_dslstm.evaluation.plots import COLORS, FAINT, INK, save_figure
 from speechbrain_dslstm.inference.receptive_field import block_field
 from speechbrain_dslstm.models.branches import SpectrogramBranch
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
+from speechbrain_dslstm.utils.files import check_output
 
 __all__ = ["explain", "plot_explanation"]
 
@@ -158,13 +159,17 @@ def plot_explanation(
     labels: list[str],
     path: str | Path,
     title: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Draw spectrograms, posterior and input gates above one another.
 
     ``found`` is the result of ``explain``; ``labels`` are the names of the
-    classes. The suffix of ``path`` chooses the format: .png, .svg or .pdf.
+    classes. The suffix of ``path`` chooses the format: .png, .svg or .pdf. A
+    file of that name raises FileExistsError, unless ``overwrite`` is set.
     """
     from matplotlib.figure import Figure
+
+    check_output(path, overwrite)
 
     if len(labels) != found.posteriors.shape[1]:
         raise ValueError(

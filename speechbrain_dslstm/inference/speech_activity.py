@@ -121,7 +121,7 @@ def _spectrum(frames, sample_rate):
     """Power in narrow bands [T, bands] and periodicity [T] of each frame."""
     size = frames.shape[1]
     n_fft = 1 << (2 * size - 1).bit_length()
-    window = torch.hann_window(size)
+    window = torch.hann_window(size, dtype=torch.float32)
     spectrum = torch.fft.rfft(frames * window, n_fft)
     power = spectrum.real.square() + spectrum.imag.square()
     hz = torch.arange(power.shape[1]) * (sample_rate / n_fft)

@@ -88,7 +88,7 @@ class WindowedStream:
         self.finished = False
         # Why the last window was left out: "too short", "silence" or "noise"
         self.reason: str | None = None
-        self._held = torch.zeros(0)
+        self._held = torch.zeros(0, dtype=torch.float32)
         self._answered = 0  # samples at the last answer
         # Mean of posteriors and dimensions, and the weight it stands for
         self._mean, self._weight = None, 0.0

@@ -9,9 +9,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 __all__ = [
+    "check_output",
     "name_errors",
+    "new_file",
     "new_folder",
     "replace_file",
     "replacement",
@@ -106,6 +109,75 @@ def new_folder(path: str | Path) -> Iterator[Path]:
             sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output(path: str | Path, overwrite: bool = False) -> None:
+    """Refuse, before any work, an output that cannot or must not be written.
+
+    Only with ``overwrite`` may a file stand there already; a folder, a device
+    or a missing parent folder is an error in any case.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "this is a folder", str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            errno.ENOENT, f"no folder {path.parent} for the file", str(path)
+        )
+    if not os.path.lexists(path):
+        return
+    if not path.is_file():
+        raise FileExistsError(
+            errno.EEXIST, "this is no regular file", str(path)
+        )
+    if not overwrite:
+        raise FileExistsError(
+            errno.EEXIST,
+            "the file exists; choose another name, or overwrite it (--force, "
+            "overwrite=True)",
+            str(path),
+        )
+
+
+@contextmanager
+def new_file(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a path in a folder of its own; the file written there becomes ``path``.
+
+    It appears whole or not at all, and never in the place of a file that was
+    there, unless ``overwrite`` is set. Files that the block writes beside it
+    are removed with the folder. The name is that of ``path``, because writers
+    choose the format by it.
+    """
+    path = Path(path)
+    check_output(path, overwrite)
+    if path.is_symlink():
+        path = path.resolve()
+    prefix = f".{path.name}."
+    with name_errors(path):
+        with TemporaryDirectory(prefix=prefix, dir=path.parent) as folder:
+            temporary = Path(folder, path.name)
+            yield temporary
+            sync(temporary)
+            if overwrite:
+                os.replace(temporary, path)
+            else:
+                _place(temporary, path)
+        sync(path.parent)
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Move a file to a name that is free, even if another process takes it now."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    # A file system without hard links
+    except OSError:
+        if os.path.lexists(path):
+            raise FileExistsError(
+                errno.EEXIST, "the file exists", str(path)
+            ) from None
+        os.replace(temporary, path)
 
 
 def _remove_old(temporary: Path) -> None:
