@@ -225,9 +225,9 @@ def test_export_hands_on(options, dslstm, monkeypatch, tmp_path):
     [
         (["classify"], "Missing argument"),
         (["classify", "a.wav", "--json", "--csv"], "either --json or --csv"),
-        (["classify", "a.wav", "--unknown-below=2"], "not a probability"),
+        (["classify", "a.wav", "--unknown-below=2"], "2 is not 0 to 1"),
         (["classify", "a.wav", "--hop=2"], "--window and --hop require --long"),
-        (["classify", "a.wav", "--window=0", "--long"], "0 < hop <= window"),
+        (["classify", "a.wav", "--window=0", "--long"], "0 is not 0.02"),
         (["explain", "gone.wav"], "cannot read audio from gone.wav"),
         (["info", "gone"], "no model folder gone"),
         (["classify", "--no-such"], "No such option"),

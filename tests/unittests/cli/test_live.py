@@ -88,7 +88,7 @@ def test_the_default_answers_for_the_last_seconds(dslstm, model, spoken):
     _, out, _ = dslstm("stream", "--json", "--window=2", data=pcm(spoken))
     window = load_safe(model).classify_batch(torch.from_numpy(spoken[-32000:]))
     torch.testing.assert_close(
-        posteriors(out), window.out_prob[0].exp(), atol=1e-3, rtol=0
+        posteriors(out), window.out_prob[0].exp(), atol=5e-3, rtol=0
     )
 
 
