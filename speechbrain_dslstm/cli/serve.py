@@ -5,6 +5,7 @@ import click
 from speechbrain_dslstm.cli.options import (
     MODEL,
     TRUST,
+    Number,
     command,
     load_classifier,
 )
@@ -14,7 +15,7 @@ dslstm serve
 dslstm serve --port 9000 --megabytes 10 --seconds 120
 DSLSTM_TOKEN=secret dslstm serve --host 0.0.0.0
 """
-POSITIVE = click.FloatRange(min=0, min_open=True)
+POSITIVE = Number(1e-3)
 
 
 @command("serve", EXAMPLES)
