@@ -227,6 +227,6 @@ def to_channel(text: str) -> int | str:
     return int(text)
 
 
-def write_json(row: dict) -> None:
+def print_json(row: dict) -> None:
     """Write a row as one line of JSON at once."""
     print(json.dumps(row), flush=True)

@@ -13,8 +13,8 @@ from speechbrain_dslstm.cli.live import (
     Stoppable,
     live_options,
     open_stream,
+    print_json,
     to_channel,
-    write_json,
 )
 from speechbrain_dslstm.cli.options import (
     ANY_SOUND,
@@ -88,7 +88,7 @@ def mic(
         classifier, window, decay, whole, normalization, every, any_sound
     )
     line = LiveLine(sys.stdout.isatty())
-    write = write_json if as_json else line.write
+    write = print_json if as_json else line.write
     with (
         Stoppable() as stop,
         line,

@@ -8,8 +8,8 @@ from speechbrain_dslstm.cli.live import (
     Stoppable,
     live_options,
     open_stream,
+    print_json,
     to_channel,
-    write_json,
 )
 from speechbrain_dslstm.cli.options import (
     ANY_SOUND,
@@ -88,7 +88,7 @@ def stream(
         source = audio.rate, audio.channels, channel, NAME
         for row in live.rows(blocks, *source):
             if as_json:
-                write_json(row)
+                print_json(row)
             else:
                 write_text({"file": f"{row['seconds']:8.2f}", **row})
                 sys.stdout.flush()

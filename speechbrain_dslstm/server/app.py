@@ -47,7 +47,7 @@ class Window(BaseModel):
     reason: str | None = Field(description="why there is no label")
 
 
-class Answer(BaseModel):
+class Reply(BaseModel):
     """Answer for a recording."""
 
     file: str
@@ -136,7 +136,7 @@ def create_app(
         }.items()
     }
 
-    @app.post("/classify", response_model=Answer, responses=problems)
+    @app.post("/classify", response_model=Reply, responses=problems)
     async def classify(file: UploadFile, detail: bool = False) -> Any:
         """Classify an audio file, whole and by windows."""
         name = re.sub(r"[^\w. -]", "_", Path(file.filename or "audio").name)
