@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from speechbrain_dslstm.inference.classifier import EmotionClassifier
 
 WINDOW, DECAY, HOP = 4.0, 1.0, 0.5  # seconds; docs/inference.md, Streams
+# Least energy of the mean; unrelated channels have 1, opposite ones 0
+LEAST = 0.5
 OPTIONS = [
     click.option(
         "--every",
@@ -156,11 +158,13 @@ class LiveAnswers:
         """
         import torch
 
-        from speechbrain_dslstm.audio.channels import select_channels
-
-        blocks = select_channels(blocks, channel, rate, channels, name)
+        if channel != "mix" and channel >= channels:
+            raise click.ClickException(
+                f"no channel {channel} on {name}, which has {channels}"
+            )
         held = torch.zeros(0)
-        for mono in _resample(blocks, rate, self.rate):
+        single = (_to_mono(block, channel) for block in blocks)
+        for mono in _resample(single, rate, self.rate):
             held = torch.cat([held, torch.from_numpy(mono)])
             while len(held) >= self.size:
                 yield from self._row(held[: self.size], final=False)
@@ -204,14 +208,28 @@ class LiveAnswers:
         return self.missing
 
 
+def _to_mono(block, channel):
+    """One channel of [samples, channels], or the mean: [samples].
+
+    Where the mean has lost the energy, as of channels in opposite phase, it is
+    the loudest channel.
+    """
+    if channel != "mix":
+        return block[:, channel]
+    mono, energy = block.mean(axis=1), (block**2).sum(axis=0)
+    if (mono**2).sum() < LEAST * energy.mean() / block.shape[1]:
+        return block[:, int(energy.argmax())]
+    return mono
+
+
 def _resample(blocks, rate, new_rate):
-    """Blocks [samples, 1] as [samples] at another rate."""
+    """Blocks [samples] at another rate."""
     import numpy as np
     import soxr
 
     resampler = soxr.ResampleStream(rate, new_rate, 1, "float32")
     for block in blocks:
-        mono = np.ascontiguousarray(block[:, 0], dtype="float32")
+        mono = np.ascontiguousarray(block, dtype="float32")
         yield mono if rate == new_rate else resampler.resample_chunk(mono)
     # The resampling filter still holds the last samples
     if rate != new_rate:

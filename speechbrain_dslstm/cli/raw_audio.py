@@ -1,6 +1,5 @@
 """Audio on standard input: raw PCM, or WAV, whose header is read as it comes."""
 
-import io
 import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -14,10 +13,30 @@ HEAD = 2**13  # bytes in which another container is recognised
 LARGEST_HEADER = 2**20  # bytes of chunks before the samples of a WAV
 UNKNOWN_SIZE = 0x7FFFF000  # sizes from here on are those of a pipe
 NAME = "standard input"
-# Containers by their first bytes alone; raw PCM may begin with the two bytes
-# by which AC-3 is recognised
-RIFF = b"RIFF", b"RIFX", b"RF64", b"FORM", b"ID3"
-WEAK = ("AC-3",)
+# Bytes of other containers, by their place
+CONTAINERS = [
+    (0, b"RIFF", "RIFF"),
+    (0, b"RIFX", "WAV of big-endian samples"),
+    (0, b"RF64", "RF64"),
+    (0, b"FORM", "AIFF"),
+    (0, b"fLaC", "FLAC"),
+    (0, b"OggS", "Ogg"),
+    (0, b"ID3", "MP3"),
+    (0, b".snd", "AU"),
+    (0, b"caff", "CAF"),
+    (0, b"riff\x2e\x91\xcf\x11", "W64"),
+    (4, b"ftyp", "MP4 or M4A"),
+    (4, b"moov", "QuickTime"),
+    (4, b"mdat", "QuickTime"),
+    (0, b"\x1a\x45\xdf\xa3", "WebM or Matroska"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "WMA or ASF"),
+    (0, b"#!AMR", "AMR"),
+    (0, b"FLV\x01", "FLV"),
+    (0, b"wvpk", "WavPack"),
+    (0, b"MAC ", "Monkey's Audio"),
+    (0, b"TTA1", "TTA"),
+    (0, b"NIST_1A", "NIST Sphere"),
+]
 
 
 class Encoding(NamedTuple):
@@ -83,7 +102,7 @@ class RawAudio:
         """
         import torch
 
-        from speechbrain_dslstm.audio.checks import check_samples
+        from speechbrain_dslstm.audio import check_samples
 
         frame = self.encoding.size * self.channels
         wanted = frame * max(1, round(seconds * self.rate))
@@ -120,14 +139,13 @@ class RawAudio:
         return data
 
     def _refuse_containers(self) -> None:
-        from speechbrain_dslstm.audio.kinds import recognise
-
-        kind = recognise(io.BytesIO(self.held))
-        name = kind.name if kind else None
-        if name in WEAK:
-            name = None
-        if name is None and self.held.startswith(RIFF):
-            name = self.held[:4].decode("ascii", "replace").strip()
+        names = [
+            name
+            for place, magic, name in CONTAINERS
+            if self.held[place : place + len(magic)] == magic
+        ]
+        names += ["MP3 or AAC"] if _is_mpeg(self.held) else []
+        name = names[0] if names else None
         if name is not None:
             raise click.ClickException(
                 f"{name} on {NAME}; expected raw PCM of 16 bits or WAV. Decode "
@@ -173,3 +191,23 @@ class RawAudio:
             )
         self.encoding = PCM[tag, bits]
         self.rate, self.channels = rate, channels
+
+
+def _is_mpeg(head: bytes) -> bool:
+    """Whether three frames of MPEG audio or AAC follow each other.
+
+    Their headers begin with 11 or 12 bits of 1, which raw PCM may have once by
+    chance; within the next frames they come again with the same parameters.
+    """
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return False
+    if head[1] == 0xFF or head[2] == 0xFF:
+        return False
+    # The padding bit and the bit rate may differ from frame to frame
+    found = [
+        place
+        for place in range(len(head) - 3)
+        if head[place : place + 2] == head[:2]
+        and not (head[place + 2] ^ head[2]) & 0x0C
+    ]
+    return len(found) >= 3
