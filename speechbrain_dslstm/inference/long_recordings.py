@@ -44,11 +44,11 @@ class Segment:
         Log-posterior of every class; None for a window without speech.
     reason
         Why there is no label: "too short", "silence" or "noise".
+    dimensions
+        Value of each dimension by its name, if the model predicts any.
     speech
         Start and end, in seconds from the beginning of the recording, of each
         part that the answer is based on.
-    dimensions
-        Value of each dimension by its name, if the model predicts any.
 
     Example
     -------

@@ -125,7 +125,7 @@ def test_stream(dslstm, model, speech_clips, monkeypatch):
     pcm = (wav * 32768).round().clamp(-32768, 32767).short().numpy()
     stdin = io.TextIOWrapper(io.BytesIO(pcm.astype("<i2").tobytes() + b"\0"))
     monkeypatch.setattr(sys, "stdin", stdin)
-    status, out, _ = dslstm("stream", "--json", "--every=0.3")
+    status, out, _ = dslstm("stream", "--json", "--every=0.3", "--whole")
     rows = [json.loads(line) for line in out.splitlines()]
     assert status == 0 and len(rows) >= 3
     assert [row["final"] for row in rows] == [False] * (len(rows) - 1) + [True]
