@@ -230,8 +230,10 @@ def _trace(classifier: EmotionClassifier, onnx: bool) -> ExportedProgram:
     """Trace the graph of whole utterances, with ONNX's LSTM or a scan."""
     model = _on_cpu(classifier)
     batch = samples = Dim.DYNAMIC
-    example = torch.zeros(2, 16000), torch.tensor([16000, 12000])
     module = ExportableClassifier(model, classifier.mods.classifier, onnx)
+    samples_traced = module.traced_samples
+    counts = torch.tensor([samples_traced, samples_traced - 4000])
+    example = torch.zeros(2, samples_traced), counts
     return _export(module, example, ({0: batch, 1: samples}, {0: batch}))
 
 

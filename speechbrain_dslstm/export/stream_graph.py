@@ -293,8 +293,15 @@ def _outputs(name, branch, layer, recurrence, frames, now):
     for value in state:
         now.write(value)
     out = torch.where(valid.view(1, -1, 1), out, 0.0)
-    total = now.read(f"{name}_sum", out, batch, layer.hidden_size)
-    total = total + out.sum(dim=1) + now.spoiled
-    now.write(total)
+    sums = []
+    # Squares only where the pooling needs them, as each state is an input
+    for kind, values in (("sum", out), ("squares", out.square())):
+        if kind == "squares" and branch.pooling.parts == 1:
+            sums.append(None)
+            continue
+        total = now.read(f"{name}_{kind}", out, batch, layer.hidden_size)
+        total = total + values.sum(dim=1) + now.spoiled
+        now.write(total)
+        sums.append(total)
     steps = (frames.size * (now.step + 1) + frames.delay).clamp(min=0)
-    return branch.head(total / steps)
+    return branch.head(branch.pooling.from_sums(*sums, steps))

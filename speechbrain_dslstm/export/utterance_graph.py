@@ -21,8 +21,17 @@ from speechbrain_dslstm.inference.receptive_field import (
 from speechbrain_dslstm.layers.alignment import AveragePoolAlignment
 from speechbrain_dslstm.layers.cnn import LocalFeatureBlock, LocalFeatureCNN
 from speechbrain_dslstm.lengths import length_mask, zero_padding
-from speechbrain_dslstm.models.branches import MFCCBranch, SpectrogramBranch
+from speechbrain_dslstm.models.branches import (
+    CNNLSTMBranch,
+    LinearBranch,
+    MFCCBranch,
+    SpectrogramBranch,
+)
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
+from speechbrain_dslstm.models.whisper_frames import (
+    EncoderLayers,
+    WhisperFrames,
+)
 
 __all__ = ["ExportableClassifier", "average_x", "run_block", "scan_lstm"]
 
@@ -48,13 +57,22 @@ class ExportableClassifier(torch.nn.Module):
         onnx: bool = False,
     ) -> None:
         super().__init__()
-        check_parts(model, KNOWN, "an export")
+        check_parts(model, KNOWN, "an export", whole=True)
         self.model = model.eval()
         self.calibrate = calibrate or torch.nn.Identity()
         self.unit = samples_per_step(model)
         # Units that the shortest clip needs beyond the first
         self.more = -(-model.min_samples // self.unit) - 1
         self.lstm = onnx_lstm if onnx else scan_lstm
+        # A trace takes a size of 1 as fixed, so an encoder needs two windows
+        self.traced_samples = max(
+            [16000]
+            + [
+                2 * stream.extractor.window
+                for stream in model.streams.values()
+                if isinstance(stream.extractor, WhisperFrames)
+            ]
+        )
 
     def forward(
         self, wavs: torch.Tensor, counts: torch.Tensor
@@ -92,6 +110,10 @@ def _features(stream, wavs, counts):
     """Normalised features and their frame counts."""
     extractor = stream.extractor
     frames = extractor.count_frames(counts)
+    if isinstance(extractor, WhisperFrames):
+        mel = extractor.mel.of_batch(wavs, counts)
+        feats = extractor.of_mel(mel, extractor.mel.count_frames(counts))
+        return stream.refine(*stream.normalize(feats, frames))
     if isinstance(extractor, MFCC39):
         # The last frame ends with the waveform: no remainder to round
         rest = extractor.win_length % extractor.hop_length
@@ -102,9 +124,11 @@ def _features(stream, wavs, counts):
 
 
 def _run_cnn(
-    cnn: LocalFeatureCNN, x: torch.Tensor, counts: torch.Tensor
+    cnn: LocalFeatureCNN | EncoderLayers, x: torch.Tensor, counts: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Run a CNN in evaluation mode on [batch, time, frequency]."""
+    if isinstance(cnn, EncoderLayers):
+        return cnn(x, counts)
     x = x.unsqueeze(1)
     for block in cnn.blocks:
         mask = length_mask(counts, x.shape[2])[:, None, :, None]
@@ -146,7 +170,29 @@ def _mfcc(branch, streams, lstm):
     return branch.head(branch.pooling(out, counts))
 
 
-KNOWN = {SpectrogramBranch: _spectrogram, MFCCBranch: _mfcc}
+def _cnn_lstm(branch, streams, lstm):
+    pooled = []
+    for name, cnn in branch.cnns.items():
+        x, counts = _run_cnn(cnn, *streams[name])
+        out, _ = lstm(branch.lstms[name], x)
+        pooled.append(branch.pooling(out, counts))
+    return branch.head(torch.cat(pooled, dim=-1))
+
+
+def _linear(branch, streams, lstm):
+    pooled = [
+        branch.pooling(*_run_cnn(front, *streams[name]))
+        for name, front in branch.fronts.items()
+    ]
+    return branch.head(torch.cat(pooled, dim=-1))
+
+
+KNOWN = {
+    SpectrogramBranch: _spectrogram,
+    CNNLSTMBranch: _cnn_lstm,
+    MFCCBranch: _mfcc,
+    LinearBranch: _linear,
+}
 
 
 def scan_lstm(

@@ -17,3 +17,6 @@ from .mfcc import (
 from .normalization import (
     FeatureNormalization as FeatureNormalization,
 )
+from .whisper_mel import (
+    WhisperMel as WhisperMel,
+)

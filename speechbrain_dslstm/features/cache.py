@@ -5,7 +5,8 @@ its content depends on: the corpus, the extractor's class and settings, the
 audio, and the variant of the audio. So an entry is never out of date, and any
 number of processes may share a folder.
 
-Nothing is ever removed. The three features of the paper take 80 KB per second
+Values are float32, or the extractor's ``cache_dtype``: 16 bits for the frames of
+an encoder. Nothing is ever removed. The three features of the paper take 80 KB per second
 of speech (EMO-DB 0.12 GB, IEMOCAP 2 GB), and as much again for each variant. A
 folder can be deleted at any time. A killed process may leave a hidden ``.tmp``
 file, which is never read.
@@ -115,10 +116,12 @@ class FeatureCache:
         if missing:
             wavs = load_wav().detach().unsqueeze(0)
         for feature in missing:
+            extractor = self.extractors[feature]
+            dtype = getattr(extractor, "cache_dtype", torch.float32)
             with torch.no_grad():
-                feats[feature] = self.extractors[feature](wavs)[0].float()
+                feats[feature] = extractor(wavs)[0].to(dtype)
             self._write(files[feature], feats[feature])
-        return feats
+        return {feature: value.float() for feature, value in feats.items()}
 
     def has(self, audio_hash: str, variant: str = "") -> bool:
         """Whether every feature of an utterance has a file, damaged or not."""

@@ -69,7 +69,7 @@ class Extractor(nn.Module):
                 )
                 missing = self.count_frames(samples) - feats.shape[1]
                 return pad(feats, (0, 0, 0, missing)) if missing else feats
-            feats = self.static(zero_padding(wavs, counts))
+            feats = self.of_batch(zero_padding(wavs, counts), counts)
             frames = self.count_frames(counts)
             return zero_padding(self.append_deltas(feats, frames), frames)
 
@@ -90,6 +90,10 @@ class Extractor(nn.Module):
     def static(self, wavs: Tensor) -> Tensor:
         """Features of single frames: [..., samples] -> [..., frames, size]."""
         raise NotImplementedError
+
+    def of_batch(self, wavs: Tensor, counts: Tensor) -> Tensor:
+        """Features of padded clips, [batch, samples], zero after ``counts``."""
+        return self.static(wavs)
 
     def append_deltas(
         self, static: Tensor, frames: Tensor | None = None

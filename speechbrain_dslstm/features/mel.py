@@ -83,7 +83,7 @@ class LogMelSpectrogram(Extractor):
         self.scale = scale
         self.floor = floor
         self.output_size = n_mels
-        mel = _slaney_mel_matrix(sample_rate, n_fft, n_mels)
+        mel = slaney_mel_matrix(sample_rate, n_fft, n_mels)
         self.register_buffer("mel", mel.float(), persistent=False)
         self.groups = band_groups(mel)
         # No buffer: a window rounded to float32 leaks into the quiet bands
@@ -104,7 +104,7 @@ class LogMelSpectrogram(Extractor):
         return self._output(power).clamp_(min=self.floor).log10_().mul_(10)
 
 
-def _slaney_mel_matrix(sample_rate, n_fft, n_mels):
+def slaney_mel_matrix(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
     """Slaney's triangular bands of equal area: [K, M]."""
     # Imported here: it takes a second, and only the constructor needs it
     from librosa.filters import mel

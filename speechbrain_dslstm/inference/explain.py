@@ -18,6 +18,10 @@ from speechbrain_dslstm.evaluation.plots import COLORS, FAINT, INK, save_figure
 from speechbrain_dslstm.inference.receptive_field import block_field
 from speechbrain_dslstm.models.branches import SpectrogramBranch
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
+from speechbrain_dslstm.models.whisper_frames import (
+    EncoderLayers,
+    WhisperFrames,
+)
 from speechbrain_dslstm.utils.files import check_output
 
 __all__ = ["explain", "plot_explanation"]
@@ -27,8 +31,9 @@ __all__ = ["explain", "plot_explanation"]
 class Explanation:
     """Spectrograms, posteriors and gates over time, as ``explain`` finds them."""
 
-    mel_x: torch.Tensor  # [time_x, bands_x], fine time, dB
-    mel_y: torch.Tensor  # [time_y, bands_y], fine frequency, dB
+    # dB; of an encoder, the spectrogram that it reads
+    mel_x: torch.Tensor  # [time_x, bands_x], fine time
+    mel_y: torch.Tensor  # [time_y, bands_y], fine frequency
     seconds: float  # length of the recording
     times: torch.Tensor  # [steps], end of each step of the DS-LSTM in seconds
     # [steps, n_classes]: posterior of all audio up to each step; the last row
@@ -39,6 +44,8 @@ class Explanation:
     gate_y: torch.Tensor
     # Start and end in the recording, in seconds, of the parts that were used
     speech: tuple[tuple[float, float], ...] = ()
+    # Names of x and y
+    names: tuple[str, str] = ("fine time", "fine frequency")
 
 
 @torch.no_grad()
@@ -84,17 +91,22 @@ def explain(
         for name, stream in model.streams.items()
     }
     streams = model.normalize(extracted)
-    x, counts_x = branch.cnn_x(*streams["mel_x"])
-    y, counts_y = branch.cnn_y(*streams["mel_y"])
+    streams = {
+        name: model.streams[name].refine(*value)
+        for name, value in streams.items()
+    }
+    name_x, name_y = branch.inputs
+    x, counts_x = branch.cnn_x(*streams[name_x])
+    y, counts_y = branch.cnn_y(*streams[name_y])
     x, y, _ = branch.alignment(x, y, counts_x, counts_y)
     out, gate_x, gate_y = _gates(branch.ds_lstm, x, y)
     steps = out.shape[1]
-    outputs = {"spectrogram": branch.head(_running_mean(out))}
+    outputs = {"spectrogram": branch.head(_pool_so_far(branch.pooling, out))}
     if "mfcc" in branches:
         feats, _ = streams["mfcc"]
         mfcc = branches["mfcc"]
         out, _ = mfcc.lstm(feats)
-        every = mfcc.head(_running_mean(out))
+        every = mfcc.head(_pool_so_far(mfcc.pooling, out))
         # The MFCC frames up to the end of each step; all of them at the last
         ends = torch.arange(1, steps + 1) * len(every) // steps - 1
         outputs["mfcc"] = every[ends.clamp(min=0)]
@@ -102,20 +114,52 @@ def explain(
     if calibrate is not None:
         log_posteriors = calibrate(log_posteriors)
     seconds = int(samples) / sample_rate
-    stream = model.streams["mel_y"]
-    if stream.resize is None:
-        strides = (block_field(block).stride for block in branch.cnn_y.blocks)
-        hop = stream.extractor.hop_length / sample_rate * math.prod(strides)
-    else:
-        hop = seconds / steps
+    hop = _hop(model, branch, sample_rate) or seconds / steps
     times = torch.arange(1, steps + 1) * hop
     times[-1] = seconds
-    mels = (extracted[name].feats[0] for name in ("mel_x", "mel_y"))
+    mels = (
+        _spectrogram(model.streams[name], padded, samples)
+        for name in branch.inputs
+    )
+    names = (
+        _name(branch.cnn_x, "fine time"),
+        _name(branch.cnn_y, "fine frequency"),
+    )
     posteriors = log_posteriors.exp()
     speech = tuple((a / sample_rate, b / sample_rate) for a, b in spans)
     return Explanation(
-        *mels, seconds, times, posteriors, gate_x, gate_y, speech
+        *mels, seconds, times, posteriors, gate_x, gate_y, speech, names
     )
+
+
+def _hop(model, branch, sample_rate):
+    """Seconds from step to step of the DS-LSTM; None if a clip is stretched."""
+    kept_x = getattr(branch.alignment, "target", "y") == "x"
+    cnn = branch.cnn_x if kept_x else branch.cnn_y
+    stream = model.streams[branch.inputs[0 if kept_x else 1]]
+    if stream.resize is not None:
+        return None
+    extractor = stream.extractor
+    if isinstance(extractor, WhisperFrames):
+        return extractor.stride / sample_rate
+    strides = (block_field(block).stride for block in cnn.blocks)
+    return extractor.hop_length / sample_rate * math.prod(strides)
+
+
+def _spectrogram(stream, wavs, counts):
+    """Spectrogram in dB, [time, bands], that a stream reads or is."""
+    if isinstance(stream.extractor, WhisperFrames):
+        return 40 * stream.extractor.mel(wavs, counts)[0] - 40
+    return stream.extract(wavs, counts).feats[0]
+
+
+def _name(cnn, resolution):
+    """Name of a sequence: its resolution, or the encoder's layers."""
+    if not isinstance(cnn, EncoderLayers):
+        return resolution
+    chosen = cnn.layers if cnn.layer in (None, "all") else [cnn.layer]
+    several = "layers" if len(chosen) > 1 else "layer"
+    return f"encoder {several} {', '.join(map(str, chosen))}"
 
 
 def _gates(
@@ -148,10 +192,12 @@ def _gates(
     return x, torch.stack(gate_x), torch.stack(gate_y)
 
 
-def _running_mean(out: torch.Tensor) -> torch.Tensor:
-    """Mean over all steps up to each one, [steps, features]."""
+def _pool_so_far(pooling, out: torch.Tensor) -> torch.Tensor:
+    """Pool all steps up to each one, [steps, features]."""
     steps = torch.arange(1, out.shape[1] + 1).unsqueeze(1)
-    return (out[0].double().cumsum(dim=0) / steps).float()
+    values = out[0].double()
+    sums = (part.cumsum(dim=0) for part in (values, values.square()))
+    return pooling.from_sums(*sums, steps).float()
 
 
 def plot_explanation(
@@ -180,8 +226,8 @@ def plot_explanation(
         4, 1, sharex=True, height_ratios=[1, 1.4, 1.3, 1.1]
     )
     for axes, mel, name in [
-        (mel_x, found.mel_x, "mel x\nfine time"),
-        (mel_y, found.mel_y, "mel y\nfine frequency"),
+        (mel_x, found.mel_x, f"mel x\n{found.names[0]}"),
+        (mel_y, found.mel_y, f"mel y\n{found.names[1]}"),
     ]:
         top = float(mel.max())
         extent = (0, found.seconds, 0, mel.shape[1])
@@ -212,8 +258,8 @@ def plot_explanation(
         style = ["-", "--", ":"][min(k, 2)]
         layer = f", layer {k + 1}" if layers > 1 else ""
         for gate, color, name in [
-            (found.gate_x, COLORS[0], "$i_T$ (fine time)"),
-            (found.gate_y, COLORS[1], "$i_F$ (fine frequency)"),
+            (found.gate_x, COLORS[0], f"$i_T$ ({found.names[0]})"),
+            (found.gate_y, COLORS[1], f"$i_F$ ({found.names[1]})"),
         ]:
             gates.stairs(
                 gate[k].numpy(),

@@ -21,6 +21,10 @@ from speechbrain_dslstm.layers.alignment import AveragePoolAlignment
 from speechbrain_dslstm.layers.cnn import LocalFeatureBlock, LocalFeatureCNN
 from speechbrain_dslstm.models.branches import SpectrogramBranch
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
+from speechbrain_dslstm.models.whisper_frames import (
+    EncoderLayers,
+    WhisperFrames,
+)
 
 
 class ReceptiveField(NamedTuple):
@@ -84,38 +88,61 @@ def alignment_field(alignment: AveragePoolAlignment) -> ReceptiveField:
 
 
 def stream_fields(model: DualLevelClassifier) -> dict[str, ReceptiveField]:
-    """Samples that one step of the recurrence reads, for each feature stream."""
+    """Samples that one step of the recurrence reads, for each feature stream.
+
+    An encoder's frames read the whole utterance, so they are not among them.
+    """
     fields = {
         name: features_field(stream.extractor)
         for name, stream in model.streams.items()
+        if not isinstance(stream.extractor, WhisperFrames)
     }
     for branch in model.branches.values():
         if type(branch) is SpectrogramBranch:
             x, y = branch.inputs
             for name, cnn in ((x, branch.cnn_x), (y, branch.cnn_y)):
-                for block in cnn.blocks:
+                for block in cnn.blocks if name in fields else ():
                     fields[name] = fields[name].then(block_field(block))
-            fields[x] = fields[x].then(alignment_field(branch.alignment))
+            if x in fields:
+                fields[x] = fields[x].then(alignment_field(branch.alignment))
     return fields
 
 
 def samples_per_step(model: DualLevelClassifier) -> int:
     """Samples after which every layer has made a whole number of frames."""
-    return math.lcm(*(field.stride for field in stream_fields(model).values()))
+    strides = [field.stride for field in stream_fields(model).values()]
+    for stream in model.streams.values():
+        if isinstance(stream.extractor, WhisperFrames):
+            strides.append(stream.extractor.stride)
+    return math.lcm(*strides)
 
 
 def check_parts(
-    model: torch.nn.Module, known: Collection[type], user: str
+    model: torch.nn.Module,
+    known: Collection[type],
+    user: str,
+    whole: bool = False,
 ) -> None:
     """Refuse a model that cannot run layer by layer with ``ValueError``.
 
     ``known`` holds the supported classes of branches; ``user`` is the subject
-    of the message, such as "a stream".
+    of the message, such as "a stream". ``whole`` says that the user has the
+    whole utterance, so that an encoder can run.
     """
     if not isinstance(model, DualLevelClassifier):
         raise ValueError(f"{user} supports no {type(model).__name__}")
     for name, stream in model.streams.items():
-        if type(stream.extractor) not in (MFCC39, LogMelSpectrogram):
+        encoder = isinstance(stream.extractor, WhisperFrames)
+        if encoder and not whole:
+            raise ValueError(
+                f"{user} cannot run the encoder of this model, whose attention "
+                "reads the whole utterance: classify the last seconds with "
+                "stream(window=4)"
+            )
+        if not encoder and type(stream.extractor) not in (
+            MFCC39,
+            LogMelSpectrogram,
+        ):
             raise ValueError(
                 f"{user} supports no {type(stream.extractor).__name__}"
             )
@@ -133,8 +160,8 @@ def check_parts(
         if type(branch) is not SpectrogramBranch:
             continue
         for part, expected in (
-            (branch.cnn_x, LocalFeatureCNN),
-            (branch.cnn_y, LocalFeatureCNN),
+            (branch.cnn_x, (LocalFeatureCNN, EncoderLayers)),
+            (branch.cnn_y, (LocalFeatureCNN, EncoderLayers)),
             (branch.alignment, AveragePoolAlignment),
         ):
             if not isinstance(part, expected):

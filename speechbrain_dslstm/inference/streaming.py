@@ -292,8 +292,8 @@ class _StreamedFeatures:
         return self.layer.state_size() + sums
 
 
-class _RunningMean:
-    """Mean of a recurrence over all steps so far, and the branch's outputs."""
+class _RunningPooling:
+    """Pooling of a recurrence over all steps so far, and the branch's outputs."""
 
     def __init__(self, branch: MFCCBranch | SpectrogramBranch) -> None:
         self.branch = branch
@@ -301,8 +301,9 @@ class _RunningMean:
         self.total, self.steps, self.hx = None, 0, None
 
     def add(self, out):
-        """Add the outputs of some steps."""
-        total = out.double().sum(dim=1)
+        """Add the outputs of some steps: their sum and the sum of squares."""
+        out = out.double()
+        total = torch.stack([out.sum(dim=1), out.square().sum(dim=1)])
         self.total = total if self.total is None else self.total + total
         self.steps += out.shape[1]
 
@@ -310,8 +311,8 @@ class _RunningMean:
         """Outputs [1, size] of the branch for all steps so far, None before them."""
         if not self.steps:
             return None
-        mean = (self.total / self.steps).to(self.branch.head.weight.dtype)
-        return self.branch.head(mean)
+        pooled = self.branch.pooling.from_sums(*self.total, self.steps)
+        return self.branch.head(pooled.to(self.branch.head.weight.dtype))
 
     def state_size(self):
         """Count the numbers held."""
@@ -320,7 +321,7 @@ class _RunningMean:
         return self.total.numel() + sum(h.numel() for h in self.hx)
 
 
-class _StreamedMFCC(_RunningMean):
+class _StreamedMFCC(_RunningPooling):
     """LSTM over the MFCCs."""
 
     def advance(self, feats, end):
@@ -330,7 +331,7 @@ class _StreamedMFCC(_RunningMean):
             self.add(out)
 
 
-class _StreamedSpectrograms(_RunningMean):
+class _StreamedSpectrograms(_RunningPooling):
     """CNNs, alignment and DS-LSTM over both spectrograms."""
 
     def __init__(self, branch: SpectrogramBranch) -> None:

@@ -11,4 +11,5 @@ from .cnn import (
 )
 from .pooling import (
     MaskedMeanPooling as MaskedMeanPooling,
+    MaskedStatisticsPooling as MaskedStatisticsPooling,
 )

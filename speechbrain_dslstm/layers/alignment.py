@@ -173,6 +173,7 @@ class RateAlignment(torch.nn.Module):
                     f"unknown {name} {value!r}; expected one of "
                     f"{', '.join(known)}"
                 )
+        self.rates = rate_x, rate_y
         self.mode = mode
         self.ratio = rates[0] / rates[1]
         if target in ("slower", "faster"):
@@ -180,6 +181,22 @@ class RateAlignment(torch.nn.Module):
         self.target = target
         # Frames of the sampled sequence for each kept frame
         self.step = self.ratio if target == "y" else 1 / self.ratio
+
+    def get_config(self) -> dict[str, float | str]:
+        """Constructor arguments that build the same layer.
+
+        A rate that is given as a fraction comes as the nearest float.
+        """
+        rate_x, rate_y = (
+            rate if isinstance(rate, int | float) else float(Fraction(rate))
+            for rate in self.rates
+        )
+        return {
+            "rate_x": rate_x,
+            "rate_y": rate_y,
+            "mode": self.mode,
+            "target": self.target,
+        }
 
     def num_frames(
         self, frames_x: int | Tensor, frames_y: int | Tensor

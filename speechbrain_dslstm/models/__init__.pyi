@@ -1,5 +1,6 @@
 from .branches import (
     CNNLSTMBranch as CNNLSTMBranch,
+    LinearBranch as LinearBranch,
     MFCCBranch as MFCCBranch,
     SpectrogramBranch as SpectrogramBranch,
     TextBranch as TextBranch,
@@ -16,6 +17,7 @@ from .embedding import (
 from .encoders import (
     SelfSupervisedFrames as SelfSupervisedFrames,
     Waveform as Waveform,
+    open_encoder as open_encoder,
 )
 from .losses import (
     class_weights as class_weights,
@@ -30,4 +32,11 @@ from .streams import (
     FeatureSequence as FeatureSequence,
     FeatureStream as FeatureStream,
     Sequence as Sequence,
+)
+from .whisper import (
+    WhisperEncoder as WhisperEncoder,
+)
+from .whisper_frames import (
+    EncoderLayers as EncoderLayers,
+    WhisperFrames as WhisperFrames,
 )

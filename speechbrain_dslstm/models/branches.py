@@ -2,7 +2,7 @@
 
 ``MFCCBranch`` and ``SpectrogramBranch`` are the two levels of arXiv:1910.08874,
 ``CNNLSTMBranch`` is its baseline, ``TextBranch`` a further level that reads
-transcripts.
+transcripts. ``LinearBranch`` is the baseline of an encoder: no recurrence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,10 +13,16 @@ from torch import Tensor
 from speechbrain_dslstm.ds_lstm import DSLSTM
 from speechbrain_dslstm.layers.alignment import AveragePoolAlignment
 from speechbrain_dslstm.layers.cnn import LocalFeatureCNN
-from speechbrain_dslstm.layers.pooling import MaskedMeanPooling
+from speechbrain_dslstm.layers.pooling import make_pooling
 from speechbrain_dslstm.models.streams import FeatureSequence, Streams
 
-__all__ = ["MFCCBranch", "CNNLSTMBranch", "SpectrogramBranch", "TextBranch"]
+__all__ = [
+    "MFCCBranch",
+    "CNNLSTMBranch",
+    "LinearBranch",
+    "SpectrogramBranch",
+    "TextBranch",
+]
 
 LSTM_GROUP = 16  # items of similar length that go through an LSTM together
 
@@ -34,7 +40,24 @@ def _lstm(input_size, hidden_size, num_layers, dropout, forget_bias):
     return lstm
 
 
-def _lstm_mean(lstm, pooling, x, counts):
+def _head(n_classes, size, pooling, dropout, head_dropout):
+    """Build a branch's pooling, dropout and linear layer."""
+    layer = make_pooling(pooling)
+    chosen = dropout if head_dropout is None else head_dropout
+    linear = torch.nn.Linear(layer.parts * size, n_classes)
+    return layer, torch.nn.Dropout(chosen), linear
+
+
+def _head_config(branch, dropout):
+    """Arguments of ``_head`` that a branch was built with."""
+    chosen = branch.head_dropout.p
+    return {
+        "pooling": branch.pooling.name,
+        "head_dropout": None if chosen == dropout else chosen,
+    }
+
+
+def _lstm_pooled(lstm, pooling, x, counts):
     """Pooled output of an LSTM, [batch, hidden], with little work on padding.
 
     Padding cannot change the frames before it, so nothing is packed. On a CPU
@@ -80,6 +103,10 @@ class MFCCBranch(torch.nn.Module):
     forget_bias
         Initial bias of the forget gates; 1 makes long sequences learnable
         (Jozefowicz et al. 2015). None: torch's default, around 0.
+    pooling
+        "mean" of the frames, or "statistics": mean and standard deviation.
+    head_dropout
+        Dropout probability before the linear layer; ``dropout`` if left out.
 
     Example
     -------
@@ -99,13 +126,16 @@ class MFCCBranch(torch.nn.Module):
         num_layers: int = 2,
         dropout: float = 0.0,
         forget_bias: float | None = None,
+        pooling: str = "mean",
+        head_dropout: float | None = None,
     ) -> None:
         super().__init__()
         sizes = input_size, hidden_size, num_layers
         self.lstm = _lstm(*sizes, dropout, forget_bias)
-        self.pooling = MaskedMeanPooling()
-        self.dropout = torch.nn.Dropout(dropout)
-        self.head = torch.nn.Linear(hidden_size, n_classes)
+        self.dropout = dropout
+        self.pooling, self.head_dropout, self.head = _head(
+            n_classes, hidden_size, pooling, dropout, head_dropout
+        )
 
     def get_config(self) -> dict[str, object]:
         """Constructor arguments that build the same layers."""
@@ -114,13 +144,14 @@ class MFCCBranch(torch.nn.Module):
             "input_size": self.lstm.input_size,
             "hidden_size": self.lstm.hidden_size,
             "num_layers": self.lstm.num_layers,
-            "dropout": self.dropout.p,
+            "dropout": self.dropout,
+            **_head_config(self, self.dropout),
         }
 
     def forward(self, streams: Streams) -> Tensor:
         """Stream "mfcc" [batch, time, features] -> logits [batch, n_classes]."""
-        mean = _lstm_mean(self.lstm, self.pooling, *streams["mfcc"])
-        return self.head(self.dropout(mean))
+        pooled = _lstm_pooled(self.lstm, self.pooling, *streams["mfcc"])
+        return self.head(self.head_dropout(pooled))
 
 
 class CNNLSTMBranch(torch.nn.Module):
@@ -138,7 +169,7 @@ class CNNLSTMBranch(torch.nn.Module):
         Units of a layer, and layers, of each LSTM.
     dropout
         Dropout probability after the CNNs and after each LSTM layer.
-    forget_bias
+    forget_bias, pooling, head_dropout
         See ``MFCCBranch``.
 
     Example
@@ -158,6 +189,8 @@ class CNNLSTMBranch(torch.nn.Module):
         num_layers: int = 2,
         dropout: float = 0.0,
         forget_bias: float | None = None,
+        pooling: str = "mean",
+        head_dropout: float | None = None,
     ) -> None:
         super().__init__()
         self.inputs = tuple(cnns)
@@ -166,9 +199,10 @@ class CNNLSTMBranch(torch.nn.Module):
         self.lstms = torch.nn.ModuleDict(
             {name: _lstm(cnn.output_size, *sizes) for name, cnn in cnns.items()}
         )
-        self.pooling = MaskedMeanPooling()
         self.dropout = torch.nn.Dropout(dropout)
-        self.head = torch.nn.Linear(hidden_size * len(cnns), n_classes)
+        self.pooling, self.head_dropout, self.head = _head(
+            n_classes, hidden_size * len(cnns), pooling, dropout, head_dropout
+        )
 
     def get_config(self) -> dict[str, object]:
         """Constructor arguments that build the same layers."""
@@ -179,6 +213,7 @@ class CNNLSTMBranch(torch.nn.Module):
             "hidden_size": first.hidden_size,
             "num_layers": first.num_layers,
             "dropout": self.dropout.p,
+            **_head_config(self, self.dropout.p),
         }
 
     def min_frames(self) -> dict[str, int]:
@@ -187,16 +222,76 @@ class CNNLSTMBranch(torch.nn.Module):
 
     def forward(self, streams: Streams) -> Tensor:
         """Streams [batch, time, features] -> logits [batch, n_classes]."""
-        means = []
+        pooled = []
         for name, cnn in self.cnns.items():
             x, counts = cnn(*streams[name])
-            x = self.dropout(x)
-            means.append(_lstm_mean(self.lstms[name], self.pooling, x, counts))
-        return self.head(self.dropout(torch.cat(means, dim=-1)))
+            x, lstm = self.dropout(x), self.lstms[name]
+            pooled.append(_lstm_pooled(lstm, self.pooling, x, counts))
+        return self.head(self.head_dropout(torch.cat(pooled, dim=-1)))
+
+
+class LinearBranch(torch.nn.Module):
+    """Pooling over each stream and a linear layer, without a recurrence.
+
+    The baseline of an encoder: its frames, averaged, already separate emotions.
+
+    Arguments
+    ---------
+    n_classes
+        Classes K.
+    fronts
+        Module of each stream by its name, such as ``EncoderLayers``.
+    pooling, head_dropout
+        See ``MFCCBranch``.
+
+    Example
+    -------
+    >>> cnns = {"mel_x": LocalFeatureCNN(128, kernel_size=(2, 4))}
+    >>> branch = LinearBranch(n_classes=4, fronts=cnns)
+    >>> x = FeatureSequence(torch.randn(2, 100, 128), torch.tensor([100, 60]))
+    >>> branch({"mel_x": x}).shape
+    torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        n_classes: int,
+        fronts: Mapping[str, torch.nn.Module],
+        pooling: str = "statistics",
+        head_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.inputs = tuple(fronts)
+        self.fronts = torch.nn.ModuleDict(fronts)
+        size = sum(front.output_size for front in fronts.values())
+        self.pooling, self.head_dropout, self.head = _head(
+            n_classes, size, pooling, head_dropout, None
+        )
+
+    def get_config(self) -> dict[str, object]:
+        """Constructor arguments that build the same layers."""
+        return {
+            "n_classes": self.head.out_features,
+            "fronts": dict(self.fronts),
+            "pooling": self.pooling.name,
+            "head_dropout": self.head_dropout.p,
+        }
+
+    def min_frames(self) -> dict[str, int]:
+        """Frames of each stream that one frame of its module needs."""
+        return {name: m.min_frames(1) for name, m in self.fronts.items()}
+
+    def forward(self, streams: Streams) -> Tensor:
+        """Streams [batch, time, features] -> logits [batch, n_classes]."""
+        pooled = [
+            self.pooling(*front(*streams[name]))
+            for name, front in self.fronts.items()
+        ]
+        return self.head(self.head_dropout(torch.cat(pooled, dim=-1)))
 
 
 class SpectrogramBranch(torch.nn.Module):
-    """CNN blocks on both spectrograms, alignment, DS-LSTM, mean, linear layer.
+    """CNN blocks on both spectrograms, alignment, DS-LSTM, pooling, linear layer.
 
     Arguments
     ---------
@@ -204,8 +299,8 @@ class SpectrogramBranch(torch.nn.Module):
         Classes K.
     cnn_x, cnn_y
         ``LocalFeatureCNN`` for mel x and for mel y; the paper's if left out.
-        Another module, such as ``SelfSupervisedFrames``, must map features and
-        counts to new ones and have ``output_size`` and ``min_frames``.
+        Another module, such as ``EncoderLayers``, must map features and counts
+        to new ones and have ``output_size`` and ``min_frames``.
     alignment
         Layer that brings both to one length; ``AveragePoolAlignment`` if left out.
     ds_lstm
@@ -213,7 +308,10 @@ class SpectrogramBranch(torch.nn.Module):
     dropout
         Dropout probability after the CNNs and before the linear layer.
     inputs
-        Names of the two streams that ``cnn_x`` and ``cnn_y`` read.
+        Names of the streams that ``cnn_x`` and ``cnn_y`` read; both may read
+        the same one.
+    pooling, head_dropout
+        See ``MFCCBranch``.
 
     Raises
     ------
@@ -238,6 +336,8 @@ class SpectrogramBranch(torch.nn.Module):
         ds_lstm: DSLSTM | None = None,
         dropout: float = 0.0,
         inputs: Sequence[str] = ("mel_x", "mel_y"),
+        pooling: str = "mean",
+        head_dropout: float | None = None,
     ) -> None:
         super().__init__()
         self.inputs = tuple(inputs)
@@ -252,9 +352,10 @@ class SpectrogramBranch(torch.nn.Module):
                 f"the CNNs give {sizes} features per frame, but the DS-LSTM "
                 f"was built for {expected}"
             )
-        self.pooling = MaskedMeanPooling()
         self.dropout = torch.nn.Dropout(dropout)
-        self.head = torch.nn.Linear(self.ds_lstm.output_size, n_classes)
+        self.pooling, self.head_dropout, self.head = _head(
+            n_classes, self.ds_lstm.output_size, pooling, dropout, head_dropout
+        )
 
     def get_config(self) -> dict[str, object]:
         """Constructor arguments that build the same layers."""
@@ -266,13 +367,17 @@ class SpectrogramBranch(torch.nn.Module):
             "ds_lstm": self.ds_lstm,
             "inputs": list(self.inputs),
             "dropout": self.dropout.p,
+            **_head_config(self, self.dropout.p),
         }
 
     def min_frames(self) -> dict[str, int]:
         """Frames of each stream that one aligned frame needs."""
         name_x, name_y = self.inputs
         frames_x = self.cnn_x.min_frames(self.alignment.min_frames)
-        return {name_x: frames_x, name_y: self.cnn_y.min_frames(1)}
+        frames_y = self.cnn_y.min_frames(1)
+        if name_x == name_y:
+            return {name_x: max(frames_x, frames_y)}
+        return {name_x: frames_x, name_y: frames_y}
 
     def forward(self, streams: Streams) -> Tensor:
         """Both ``inputs`` [batch, time, bands] -> logits [batch, n_classes]."""
@@ -280,7 +385,7 @@ class SpectrogramBranch(torch.nn.Module):
         y, counts_y = self.cnn_y(*streams[self.inputs[1]])
         x, y, counts = self.alignment(x, y, counts_x, counts_y)
         out = _recur(self.ds_lstm, self.dropout(x), self.dropout(y), counts)
-        return self.head(self.dropout(self.pooling(out, counts)))
+        return self.head(self.head_dropout(self.pooling(out, counts)))
 
 
 class TextBranch(torch.nn.Module):

@@ -218,7 +218,7 @@ class DualLevelClassifier(torch.nn.Module):
     ) -> None:
         """Add the features of ``extract`` to the statistics; see ``normalize``."""
         for name, stream in self.streams.items():
-            stream.normalization.update(*extracted[name], speakers)
+            stream.update_statistics(*extracted[name], speakers)
 
     def _prepare(self, wavs, wav_lens):
         if wavs.dim() != 2 or not wavs.numel():
@@ -267,6 +267,10 @@ class DualLevelClassifier(torch.nn.Module):
             raise ValueError(
                 "this model reads transcripts: pass their tokens as text"
             )
+        for name, stream in self.streams.items():
+            if stream.is_trained:
+                refined = stream.refine(*streams[name])
+                streams = {**streams, name: refined}
         outputs = {
             name: branch(streams) for name, branch in self.branches.items()
         }

@@ -1,10 +1,12 @@
-"""Frames of a self-supervised encoder (wav2vec2, HuBERT, WavLM) as a stream.
+"""Frames of a pretrained encoder (wav2vec2, HuBERT, WavLM, Whisper) as a stream.
 
 The encoder is SpeechBrain's wrapper, which lets padding change the frames in
-two ways. Both are avoided here: waveforms are normalised over their valid
-samples only; and encoders whose first layer normalises over time
+three ways. All are avoided here: waveforms are normalised over their valid
+samples only; encoders whose first layer normalises over time
 (``feat_extract_norm`` "group": the base models) read clips of different length
-separately, since no mask reaches that layer.
+separately, since no mask reaches that layer; and the spectrogram of Whisper is
+floored by each clip's own maximum. Whisper reads windows of 30 s, one after the
+other; ``whisper_frames`` reads a clip at its own length, ten times as fast.
 
 Symbols: B batch, S samples, T frames, L layers, D encoder size.
 """
@@ -15,7 +17,10 @@ from torch import Tensor
 from speechbrain_dslstm.lengths import length_mask, to_relative, zero_padding
 from speechbrain_dslstm.models.streams import FeatureSequence
 
-__all__ = ["SelfSupervisedFrames", "Waveform"]
+__all__ = ["SelfSupervisedFrames", "Waveform", "open_encoder"]
+
+WHISPER_WINDOW = 480000  # samples
+WHISPER_HOP = 160  # samples of a frame of the spectrogram; two make a frame
 
 
 class Waveform(torch.nn.Module):
@@ -48,10 +53,10 @@ class SelfSupervisedFrames(torch.nn.Module):
     Arguments
     ---------
     encoder
-        ``Wav2Vec2``, ``HuBERT`` or ``WavLM`` of
+        ``Wav2Vec2``, ``HuBERT``, ``WavLM`` or ``Whisper`` of
         ``speechbrain.integrations.huggingface``, built with
-        ``output_all_hiddens=True``. Its ``freeze`` decides whether it is
-        trained.
+        ``output_all_hiddens=True``; see ``open_encoder``. Its ``freeze``
+        decides whether it is trained.
     layer
         Use the frames of this layer alone; 0 is the input of the first. None:
         a trained weighted sum over all layers.
@@ -100,13 +105,19 @@ class SelfSupervisedFrames(torch.nn.Module):
             raise ValueError(f"layer must be in 0..{layers - 1}, got {layer}")
         self.encoder = encoder
         self.layer = layer
-        sizes = zip(config.conv_kernel, config.conv_stride, strict=True)
-        self.convolutions = list(sizes)
         self.output_size = config.hidden_size
-        self.one_length_at_a_time = config.feat_extract_norm == "group"
-        # Done here, because the wrapper's normalisation reads padding
-        self.normalize_wav = encoder.normalize_wav
-        encoder.normalize_wav = False
+        self.is_whisper = getattr(config, "model_type", "") == "whisper"
+        if self.is_whisper:
+            self.convolutions, self.normalize_wav = [], False
+            self.one_length_at_a_time = False
+            encoder.model.encoder.layerdrop = 0.0
+        else:
+            sizes = zip(config.conv_kernel, config.conv_stride, strict=True)
+            self.convolutions = list(sizes)
+            self.one_length_at_a_time = config.feat_extract_norm == "group"
+            # Done here, because the wrapper's normalisation reads padding
+            self.normalize_wav = encoder.normalize_wav
+            encoder.normalize_wav = False
         # A layer dropped in training would be missing from the sum
         config.layerdrop = 0.0
         if layer is None:
@@ -124,12 +135,16 @@ class SelfSupervisedFrames(torch.nn.Module):
 
     def num_frames(self, n: int | Tensor) -> int | Tensor:
         """Frames of ``n`` samples, never below 0."""
+        if self.is_whisper:
+            return (n // WHISPER_HOP + 1) // 2
         for kernel, stride in self.convolutions:
             n = (n - kernel) // stride + 1
         return n.clamp(min=0) if isinstance(n, Tensor) else max(0, n)
 
     def min_frames(self, frames: int) -> int:
         """Samples that ``frames`` frames need."""
+        if self.is_whisper:
+            return WHISPER_HOP * (2 * frames - 1)
         for kernel, stride in reversed(self.convolutions):
             frames = (frames - 1) * stride + kernel
         return frames
@@ -167,8 +182,64 @@ class SelfSupervisedFrames(torch.nn.Module):
 
     def _mix(self, wavs, counts):
         """Reduce the encoder's layers [L, B, T, D] to one sequence [B, T, D]."""
-        layers = self.encoder(wavs, to_relative(counts, wavs.shape[1]))
+        if self.is_whisper:
+            layers = self._whisper_layers(wavs, counts)
+        else:
+            layers = self.encoder(wavs, to_relative(counts, wavs.shape[1]))
         if self.layer is not None:
             return layers[self.layer]
         weights = self.layer_weights.softmax(0).to(layers)
         return torch.einsum("l,lbtd->btd", weights, layers)
+
+    def _whisper_layers(self, wavs, counts):
+        """Layers [L, B, T, D] of windows of 30 s, the last padded with silence."""
+        training = torch.is_grad_enabled() and not self.encoder.freeze
+        found = []
+        with torch.set_grad_enabled(training):
+            for window in wavs.split(WHISPER_WINDOW, dim=1):
+                # The wrapper floors a batch by the maximum of all its clips
+                mel = [
+                    self.encoder._get_mel(wav.unsqueeze(0)) for wav in window
+                ]
+                mel = torch.cat(mel).to(self.encoder.model.dtype)
+                layers = self.encoder.forward_encoder(mel)
+                found.append(layers[:, :, : self.num_frames(window.shape[1])])
+        return torch.cat(found, dim=2)
+
+
+def open_encoder(
+    source: str, save_path: str, freeze: bool = True
+) -> torch.nn.Module:
+    """Open SpeechBrain's wrapper of an encoder for ``SelfSupervisedFrames``.
+
+    Arguments
+    ---------
+    source
+        A hub id or a local folder of a wav2vec2, HuBERT, WavLM or Whisper.
+    save_path
+        Folder for files from the hub.
+    freeze
+        False: the encoder is trained, too.
+
+    Raises
+    ------
+    OSError
+        There is no such model.
+
+    Example
+    -------
+    >>> open_encoder("no/such folder", "")
+    Traceback (most recent call last):
+    OSError: ...
+    """
+    from transformers import AutoConfig
+
+    kind = AutoConfig.from_pretrained(source, cache_dir=save_path).model_type
+    options = {"freeze": freeze, "output_all_hiddens": True}
+    if kind == "whisper":
+        from speechbrain.integrations.huggingface.whisper import Whisper
+
+        return Whisper(source, save_path, encoder_only=True, **options)
+    from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
+
+    return Wav2Vec2(source, save_path, freeze_feature_extractor=True, **options)

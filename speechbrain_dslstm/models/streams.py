@@ -41,7 +41,8 @@ class FeatureStream(torch.nn.Module):
     ---------
     extractor
         ``extractor(wavs, wav_lens) -> [batch, time, num_features]``, with
-        ``num_frames(samples)``.
+        ``num_frames(samples)``. One with trained layers, ``WhisperFrames``,
+        makes the features in ``refine``, and its stream normalises them there.
     num_features
         Features per frame.
     resize
@@ -74,6 +75,17 @@ class FeatureStream(torch.nn.Module):
             source=normalization,
         )
         self.resize = resize
+        if self.is_trained and normalization == "speaker":
+            raise ValueError(
+                "the statistics of a speaker would change with every step of an "
+                "encoder in training: use trained_layers 0, or normalization "
+                "training"
+            )
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the extractor has layers that are trained with the model."""
+        return getattr(self.extractor, "trained_layers", 0) > 0
 
     def get_config(self) -> dict[str, object]:
         """Constructor arguments that build the same stream."""
@@ -103,11 +115,32 @@ class FeatureStream(torch.nn.Module):
 
     def forward(self, wavs: Tensor, counts: Tensor) -> FeatureSequence:
         """Extract, normalise and stretch features of waveforms [batch, samples]."""
-        return self.normalize(*self.extract(wavs, counts))
+        return self.refine(*self.normalize(*self.extract(wavs, counts)))
 
     def normalize(
         self, feats: Tensor, counts: Tensor, speakers: list[str] | None = None
     ) -> FeatureSequence:
         """Normalise features of ``extract``, per speaker if so set, and stretch them."""
+        if self.is_trained:
+            return FeatureSequence(feats, counts)
         feats = self.normalization(feats, counts, speakers)
         return self.stretch(feats, counts)
+
+    def refine(self, feats: Tensor, counts: Tensor) -> FeatureSequence:
+        """Run the extractor's trained layers, if any, on features of ``normalize``."""
+        if not self.is_trained:
+            return FeatureSequence(feats, counts)
+        feats, counts = self.extractor.refine(feats, counts)
+        return self.stretch(self.normalization(feats, counts), counts)
+
+    def update_statistics(
+        self, feats: Tensor, counts: Tensor, speakers: list[str] | None = None
+    ) -> None:
+        """Add features of ``extract`` to the statistics of the normalisation.
+
+        Those of trained layers are the statistics before the training.
+        """
+        if self.is_trained:
+            with torch.no_grad():
+                feats, counts = self.extractor.refine(feats, counts)
+        self.normalization.update(feats, counts, speakers)

@@ -18,15 +18,23 @@ from speechbrain_dslstm.features.active_speech import ActiveSpeech
 from speechbrain_dslstm.features.mel import LogMelSpectrogram
 from speechbrain_dslstm.features.mfcc import MFCC39
 from speechbrain_dslstm.features.normalization import FeatureNormalization
-from speechbrain_dslstm.layers.alignment import AveragePoolAlignment
+from speechbrain_dslstm.layers.alignment import (
+    AveragePoolAlignment,
+    RateAlignment,
+)
 from speechbrain_dslstm.layers.cnn import LocalFeatureCNN
 from speechbrain_dslstm.models.branches import (
     CNNLSTMBranch,
+    LinearBranch,
     MFCCBranch,
     SpectrogramBranch,
 )
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 from speechbrain_dslstm.models.streams import FeatureStream
+from speechbrain_dslstm.models.whisper_frames import (
+    EncoderLayers,
+    WhisperFrames,
+)
 
 __all__ = [
     "TABLE",
@@ -52,6 +60,7 @@ FREQUENCY = {"type": "number", "minimum": 0, "maximum": 192000}
 DECIBELS = {"type": "number", "minimum": 0, "maximum": 1000}
 SECONDS = {"type": "number", "minimum": 0, "maximum": 1000}
 NORM = {"enum": [None, "batch"]}
+POOLING = {"enum": ["mean", "statistics"]}
 LSTM = {"hidden_size": SIZE, "num_layers": LAYERS, "dropout": SHARE}
 NOTHING = {"type": "null"}
 NAME = {"type": "string", "pattern": r"^[ -~]{1,40}\Z"}
@@ -74,6 +83,24 @@ def _parts(name: str) -> dict:
 def _optional(limits: dict) -> dict:
     return {"anyOf": [NOTHING, limits]}
 
+
+def _object(**limits: dict) -> dict:
+    return {
+        "type": "object",
+        "properties": limits,
+        "required": list(limits),
+        "additionalProperties": False,
+    }
+
+
+FRONT = _part("LocalFeatureCNN", "EncoderLayers")
+FRONTS = {
+    "type": "object",
+    "additionalProperties": FRONT,
+    "minProperties": 1,
+    "maxProperties": 8,
+}
+ENCODER_LAYERS = list_of(LAYERS, 1, 16)
 
 TABLE = {
     MFCC39: {
@@ -98,8 +125,27 @@ TABLE = {
         "scale": POSITIVE,
         "floor": POSITIVE,
     },
+    WhisperFrames: {
+        "layers": ENCODER_LAYERS,
+        "sizes": _object(
+            n_mels={**SIZE, "maximum": 128},
+            size={**SIZE, "maximum": 2048},
+            heads=SMALL,
+            ffn_size=SIZE,
+            num_layers=SMALL,
+            max_frames={**SIZE, "maximum": 4096},
+        ),
+        "trained_layers": {**LAYERS, "minimum": 0},
+        "pool": SMALL,
+    },
+    EncoderLayers: {
+        "layers": ENCODER_LAYERS,
+        "size": SIZE,
+        "layer": {"anyOf": [NOTHING, LAYERS, {"const": "all"}]},
+        "output_size": _optional(SIZE),
+    },
     FeatureStream: {
-        "extractor": _part("MFCC39", "LogMelSpectrogram"),
+        "extractor": _part("MFCC39", "LogMelSpectrogram", "WhisperFrames"),
         "num_features": SIZE,
         "resize": _optional(SIZE),
         "center_utterances": FLAG,
@@ -113,6 +159,12 @@ TABLE = {
         "pool_first": FLAG,
     },
     AveragePoolAlignment: {"width": SIZE, "stride": SIZE},
+    RateAlignment: {
+        "rate_x": POSITIVE,
+        "rate_y": POSITIVE,
+        "mode": {"enum": list(RateAlignment.MODES)},
+        "target": {"enum": list(RateAlignment.TARGETS)},
+    },
     DSLSTM: {
         "input_size_x": INPUTS,
         "input_size_y": INPUTS,
@@ -121,25 +173,45 @@ TABLE = {
         "output_norm": NORM,
         "bidirectional": FLAG,
     },
-    MFCCBranch: {"n_classes": SIZE, "input_size": SIZE, **LSTM},
+    MFCCBranch: {
+        "n_classes": SIZE,
+        "input_size": SIZE,
+        **LSTM,
+        "pooling": POOLING,
+        "head_dropout": _optional(SHARE),
+    },
     CNNLSTMBranch: {
         "n_classes": SIZE,
-        "cnns": _parts("LocalFeatureCNN"),
+        "cnns": FRONTS,
         **LSTM,
+        "pooling": POOLING,
+        "head_dropout": _optional(SHARE),
+    },
+    LinearBranch: {
+        "n_classes": SIZE,
+        "fronts": FRONTS,
+        "pooling": POOLING,
+        "head_dropout": _optional(SHARE),
     },
     SpectrogramBranch: {
         "n_classes": SIZE,
-        "cnn_x": _part("LocalFeatureCNN"),
-        "cnn_y": _part("LocalFeatureCNN"),
-        "alignment": _part("AveragePoolAlignment"),
+        "cnn_x": FRONT,
+        "cnn_y": FRONT,
+        "alignment": _part("AveragePoolAlignment", "RateAlignment"),
         "ds_lstm": _part("DSLSTM"),
-        "inputs": list_of({"enum": ["mfcc", "mel_x", "mel_y"]}, 2, 2),
+        "inputs": list_of(
+            {"enum": ["mfcc", "mel_x", "mel_y", "encoder"]}, 2, 2
+        ),
         "dropout": SHARE,
+        "pooling": POOLING,
+        "head_dropout": _optional(SHARE),
     },
     DualLevelClassifier: {
         "n_classes": {**SIZE, "maximum": 1000},
         "streams": _parts("FeatureStream"),
-        "spectrogram": _optional(_part("SpectrogramBranch", "CNNLSTMBranch")),
+        "spectrogram": _optional(
+            _part("SpectrogramBranch", "CNNLSTMBranch", "LinearBranch")
+        ),
         "mfcc": _optional(_part("MFCCBranch")),
         "p": SHARE,
         "text": NOTHING,
@@ -156,7 +228,13 @@ TABLE = {
     },
 }
 # Arguments that a description may lack: those of models older than the argument
-DEFAULTS = {DualLevelClassifier: {"dimensions": [], "active_speech": None}}
+POOLED = {"pooling": "mean", "head_dropout": None}
+DEFAULTS = {
+    DualLevelClassifier: {"dimensions": [], "active_speech": None},
+    MFCCBranch: POOLED,
+    CNNLSTMBranch: POOLED,
+    SpectrogramBranch: POOLED,
+}
 
 
 class UnknownPart(ValueError):
@@ -250,7 +328,9 @@ def build(data: object, device: str = "cpu") -> object:
         )
     made = classes[name]
     # The extractors check the values of their tables, which meta lacks
-    with torch.device("cpu" if made in (MFCC39, LogMelSpectrogram) else device):
+    if made in (MFCC39, LogMelSpectrogram):
+        device = "cpu"
+    with torch.device(device):
         return made(**parts)
 
 

@@ -23,6 +23,7 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.models.calibration import TemperatureScaling
+from speechbrain_dslstm.models.whisper_frames import WhisperFrames
 from speechbrain_dslstm.pretrained.architecture import UnknownPart
 from speechbrain_dslstm.pretrained.safe_format import (
     DESCRIPTION,
@@ -142,6 +143,9 @@ def save_pretrained(
     resolved = yaml.load(resolve_references(hparams))
     rate = resolved["sample_rate"]
     frame = {"sample_rate": rate, "temperature": temperature}
+    encoders = [m for m in model.modules() if isinstance(m, WhisperFrames)]
+    sizes = {str(encoder.source): encoder.encoder.sizes for encoder in encoders}
+    _detach_encoders(resolved["model"], sizes)
     out = StringIO()
     yaml.dump({**frame, "model": resolved["model"]}, out)
     # Comments of the training YAML would end up in the wrong places
@@ -180,6 +184,27 @@ def _protect_separators(path: Path) -> None:
         escaped = SEPARATOR.replace("=", "\\x3d")
         lines.append(name.replace(SEPARATOR, escaped) + separator + index)
     path.write_text("".join(lines), encoding="utf-8")
+
+
+def _detach_encoders(node: object, sizes: dict[str, dict[str, int]]) -> None:
+    """Replace the source of each encoder in a YAML by the encoder's sizes.
+
+    The weights are in the model folder, and the source is not on the machine
+    that loads it.
+    """
+    if isinstance(node, list):
+        for one in node:
+            _detach_encoders(one, sizes)
+    if not isinstance(node, dict):
+        return
+    tag = getattr(node, "tag", None)
+    if tag is not None and str(tag.value).endswith(".WhisperFrames"):
+        source = str(node.get("source"))
+        # An alias of a node that was changed already has no source
+        if source in sizes:
+            node["sizes"], node["source"] = dict(sizes[source]), None
+    for one in node.values():
+        _detach_encoders(one, sizes)
 
 
 def make_label_encoder(labels: list[str]) -> CategoricalEncoder:

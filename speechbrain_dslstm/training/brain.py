@@ -24,6 +24,7 @@ from speechbrain_dslstm.models.freezing import (
     keep_frozen,
     to_names,
 )
+from speechbrain_dslstm.models.whisper_frames import WhisperFrames
 from speechbrain_dslstm.training.data import ReproducibleDataset
 from speechbrain_dslstm.training.nonfinite import StepGuard, check_finite
 from speechbrain_dslstm.training.optimization import (
@@ -158,7 +159,7 @@ class ReliableBrain(sb.Brain):
 
     def init_optimizers(self) -> None:
         encoder, others = split_parameters(
-            self.hparams.model, SelfSupervisedFrames
+            self.hparams.model, (SelfSupervisedFrames, WhisperFrames)
         )
         slower, factor = self._inherited()
         if self.hparams.encoder_opt_class is None:

@@ -172,7 +172,7 @@ def warmup_cosine(
 
 
 def split_parameters(
-    model: torch.nn.Module, kind: type
+    model: torch.nn.Module, kind: type | tuple[type, ...]
 ) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
     """Split trainable parameters: in modules of class ``kind``, and others."""
     inside = {

@@ -38,6 +38,7 @@ PARTS = [
     "features",
     "epoch",
     "inference",
+    "encoder",
     "scaling",
     "memory",
     "mfcc_lstm",

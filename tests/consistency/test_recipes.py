@@ -50,7 +50,7 @@ ROWS = [
     for row in read_rows(path)
 ]
 NAMES = [Path(row["Hparam_file"]).stem for row in ROWS]
-BY_DAY = ("ds_lstm", "ssl_ds_lstm")
+BY_DAY = ("ds_lstm", "ssl_ds_lstm", "encoder_ds_lstm")
 each_row = pytest.mark.parametrize("row", ROWS, ids=NAMES)
 
 
@@ -157,9 +157,13 @@ def test_yaml_loads(row, workplace, monkeypatch):
     """The YAML loads in the script's folder, with folders that do not exist."""
     set_up(workplace, row)
     overrides = {"data_folder": "nowhere", "output_folder": "elsewhere"}
-    hub = workplace / "tests/tmp/tiny_encoder"
-    if "ssl_hub" in (REPOSITORY / row["Hparam_file"]).read_text("utf-8"):
-        overrides["ssl_hub"] = str(hub)
+    text = (REPOSITORY / row["Hparam_file"]).read_text("utf-8")
+    for key, hub in (
+        ("ssl_hub", "tiny_encoder"),
+        ("encoder_source", "tiny_whisper"),
+    ):
+        if f"\n{key}:" in text:
+            overrides[key] = str(workplace / "tests/tmp" / hub)
     monkeypatch.chdir((workplace / row["Script_file"]).parent)
     with open(REPOSITORY / row["Hparam_file"], encoding="utf-8") as file:
         assert load_hyperpyyaml(file, overrides)["data_folder"] == "nowhere"
@@ -174,7 +178,7 @@ def extract(line, name):
 
 @pytest.mark.parametrize(
     "row",
-    # By day one acoustic row, and the one with an encoder of its own
+    # By day one acoustic row, and those with encoders
     [
         pytest.param(row, id=name, marks=[] if name in BY_DAY else [nightly])
         for row, name in zip(ROWS, NAMES, strict=True)

@@ -14,14 +14,16 @@ from speechbrain_dslstm.pretrained import make_label_encoder
 LABELS = ["sadness", "anger", "neutral"]
 
 
-def build_small(p=0.5, **options):
+def build_small(p=0.5, pooling="mean", **options):
     """A dual-level model of few units; ``options`` are those of DSLSTM."""
     cnn_x = LocalFeatureCNN(128, channels=[4, 2], kernel_size=[2, 4])
     cnn_y = LocalFeatureCNN(256, channels=[4, 2], kernel_size=[4, 2])
     sizes = cnn_x.output_size, cnn_y.output_size
     ds_lstm = DSLSTM(*sizes, **{"hidden_size": 8, "num_layers": 2, **options})
-    branch = SpectrogramBranch(3, cnn_x, cnn_y, ds_lstm=ds_lstm)
-    mfcc = MFCCBranch(3, hidden_size=8)
+    branch = SpectrogramBranch(
+        3, cnn_x, cnn_y, ds_lstm=ds_lstm, pooling=pooling
+    )
+    mfcc = MFCCBranch(3, hidden_size=8, pooling=pooling)
     return DualLevelClassifier(3, spectrogram=branch, mfcc=mfcc, p=p)
 
 

@@ -1,6 +1,6 @@
 """Write a tiny self-supervised encoder with random weights, for tests.
 
-> python tiny_encoder.py FOLDER [wav2vec2 | hubert | wavlm] [layer | group]
+> python tiny_encoder.py FOLDER [wav2vec2 | hubert | wavlm | whisper] [layer | group]
 """
 
 import sys
@@ -24,11 +24,41 @@ SIZES = {
 }
 
 
+def write_whisper(folder, num_layers=3):
+    """Write a tiny Whisper: configuration, weights and feature extractor."""
+    config = transformers.WhisperConfig(
+        d_model=16,
+        encoder_layers=num_layers,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_layers=1,
+        decoder_attention_heads=2,
+        decoder_ffn_dim=32,
+        vocab_size=60,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=3,
+        begin_suppress_tokens=None,
+    )
+    torch.manual_seed(0)
+    model = transformers.WhisperModel(config)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "positions" not in name:
+                # Weights as large as those of a trained model
+                value.normal_(std=0.2)
+    model.save_pretrained(folder)
+    transformers.WhisperFeatureExtractor().save_pretrained(folder)
+
+
 def write_encoder(folder, kind="wav2vec2", norm="layer"):
     """Write configuration, weights and feature extractor.
 
     Norm "layer" is that of the large models, "group" that of the base ones.
     """
+    if kind == "whisper":
+        return write_whisper(folder)
     large = norm == "layer"
     config_class, model_class = CLASSES[kind]
     config = config_class(
@@ -39,9 +69,10 @@ def write_encoder(folder, kind="wav2vec2", norm="layer"):
     )
     torch.manual_seed(0)
     model_class(config).save_pretrained(folder)
-    transformers.Wav2Vec2FeatureExtractor(
+    extractor = transformers.Wav2Vec2FeatureExtractor(
         do_normalize=large, return_attention_mask=large
-    ).save_pretrained(folder)
+    )
+    return extractor.save_pretrained(folder)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ STREAMS = {
     "running": {"center": True},
     "ds_lstm": {"p": 1.0},
     "mfcc_lstm": {"p": 0.0},
+    "statistics": {"pooling": "statistics"},
 }
 
 

@@ -24,6 +24,7 @@ CONFIGURATIONS = {
     "mfcc_lstm": {"p": 0.0},
     "running": {"center": True},
     "output_norm": {"output_norm": "batch"},
+    "statistics": {"pooling": "statistics"},
 }
 
 

@@ -10,6 +10,7 @@ import pytest
 import tiny_encoder
 import torch
 from speechbrain.integrations.huggingface.wav2vec2 import Wav2Vec2
+from speechbrain.integrations.huggingface.whisper import Whisper
 
 from speechbrain_dslstm import DSLSTM, LogMelSpectrogram
 from speechbrain_dslstm.layers import LocalFeatureCNN, RateAlignment
@@ -19,6 +20,8 @@ from speechbrain_dslstm.models import (
     SelfSupervisedFrames,
     SpectrogramBranch,
     Waveform,
+    WhisperFrames,
+    open_encoder,
 )
 
 SCRIPT = Path(__file__).parents[1] / "recipes" / "setup" / "tiny_encoder.py"
@@ -206,3 +209,55 @@ def test_bad_encoders(folders):
     encoder = Wav2Vec2(str(folders / "hubert_layer"), str(folders / "kept"))
     with pytest.raises(ValueError, match="output_all_hiddens=True"):
         SelfSupervisedFrames(encoder)
+
+
+@pytest.fixture(scope="module")
+def whisper(folders):
+    """Folder of a tiny Whisper."""
+    tiny_encoder.write_whisper(folders / "whisper")
+    return str(folders / "whisper")
+
+
+def test_wrapper_is_chosen_by_the_model(folders, whisper):
+    opened = open_encoder(whisper, str(folders / "kept"))
+    assert type(opened) is Whisper and opened.freeze
+    for kind in ("wav2vec2", "wavlm"):
+        source = str(folders / f"{kind}_layer")
+        opened = open_encoder(source, str(folders / "kept"), freeze=False)
+        assert type(opened) is Wav2Vec2 and not opened.freeze
+        assert opened.model.config.model_type == kind
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_whisper_frames(folders, whisper, freeze):
+    """Alone and in a batch; with gradients only if it is trained."""
+    encoder = open_encoder(whisper, str(folders / "kept"), freeze)
+    frames = SelfSupervisedFrames(encoder).eval()
+    wavs, counts = clips(8000, 400, 5003, 160)
+    out, out_counts = frames(wavs, counts)
+    for row, n in enumerate(counts.tolist()):
+        alone, _ = frames(wavs[row : row + 1, :n], counts[row, None])
+        m = frames.num_frames(n)
+        assert m == out_counts[row] == alone.shape[1]
+        torch.testing.assert_close(out[row, :m], alone[0], **CLOSE)
+        assert not out[row, m:].any()
+        assert frames.num_frames(frames.min_frames(m)) == m
+        assert frames.num_frames(frames.min_frames(m) - 1) == m - 1
+    out.sum().backward()
+    moved = [p.grad is not None for p in encoder.model.encoder.parameters()]
+    assert frames.layer_weights.grad is not None
+    assert any(moved) is not freeze
+
+
+def test_whisper_equals_ours_on_30_seconds(folders, whisper):
+    """And a longer clip is two windows, the second with silence after it."""
+    encoder = open_encoder(whisper, str(folders / "kept"))
+    theirs = SelfSupervisedFrames(encoder, layer=2).eval()
+    ours = WhisperFrames([2], source=whisper, pool=1)
+    wav = 0.1 * torch.randn(1, 480000 + 8000)
+    out, counts = theirs(wav.unsqueeze(-1), torch.tensor([488000]))
+    assert counts.item() == out.shape[1] == 1500 + 25
+    first = ours(wav[:, :480000])
+    rest = ours(torch.nn.functional.pad(wav[:, 480000:], (0, 472000)))
+    for mine, its in ((first, out[:, :1500]), (rest[:, :25], out[:, 1500:])):
+        torch.testing.assert_close(its, mine, atol=1e-4, rtol=0)
