@@ -7,6 +7,7 @@ import processes
 import pytest
 import tiny_encoder
 import torch
+from nightly import nightly
 from safetensors.torch import load_file
 
 from speechbrain_dslstm import EmotionClassifier
@@ -31,9 +32,9 @@ OPTIONS = [
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A tiny Whisper."""
+    """A tiny Whisper that reads windows of 2 s."""
     folder = tmp_path_factory.mktemp("whisper")
-    tiny_encoder.write_whisper(folder)
+    tiny_encoder.write_whisper(folder, positions=100)
     return folder
 
 
@@ -146,7 +147,11 @@ def build(system, source, **options):
 
 @pytest.mark.parametrize(
     ("system", "trained_layers"),
-    [("encoder_ds_lstm", 0), ("encoder_ds_lstm", 3), ("encoder_linear", 0)],
+    [
+        ("encoder_ds_lstm", 0),
+        pytest.param("encoder_ds_lstm", 3, marks=nightly),
+        pytest.param("encoder_linear", 0, marks=nightly),
+    ],
 )
 def test_onnx_of_any_length(system, trained_layers, source, tmp_path):
     """One file; clips alone and in batches, longer than the table of positions."""
@@ -155,7 +160,7 @@ def test_onnx_of_any_length(system, trained_layers, source, tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["model.onnx"]
     loaded = load_onnx(path)
     torch.manual_seed(1)
-    for samples in (100, 16000, 40001, 500000):
+    for samples in (100, 16000, 40001, 100000):
         wavs = 0.1 * torch.randn(2, samples)
         counts = torch.tensor([samples, samples // 3 + 1])
         expected = classifier.classify_batch(wavs, counts).out_prob

@@ -24,8 +24,11 @@ SIZES = {
 }
 
 
-def write_whisper(folder, num_layers=3):
-    """Write a tiny Whisper: configuration, weights and feature extractor."""
+def write_whisper(folder, num_layers=3, positions=1500):
+    """Write a tiny Whisper: configuration, weights and feature extractor.
+
+    It reads windows of ``positions`` frames of 20 ms.
+    """
     config = transformers.WhisperConfig(
         d_model=16,
         encoder_layers=num_layers,
@@ -39,6 +42,7 @@ def write_whisper(folder, num_layers=3):
         bos_token_id=1,
         eos_token_id=2,
         decoder_start_token_id=3,
+        max_source_positions=positions,
         begin_suppress_tokens=None,
     )
     torch.manual_seed(0)
