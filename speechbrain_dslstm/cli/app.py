@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from speechbrain_dslstm.cli.adapt import adapt
 from speechbrain_dslstm.cli.classify import classify
 from speechbrain_dslstm.cli.cross_validate import cross_validate
 from speechbrain_dslstm.cli.explain import explain
@@ -26,7 +27,7 @@ from speechbrain_dslstm.cli.train import train
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
     commands=[
-        *(classify, stream, mic, serve, export, info, explain),
+        *(classify, stream, mic, serve, adapt, export, info, explain),
         *(train, cross_validate, report, recipe),
     ],
     epilog="Each command has its own --help with examples.",

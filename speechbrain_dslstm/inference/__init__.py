@@ -5,7 +5,8 @@ files, ``long_recordings`` one file window by window, ``streaming`` audio as it
 arrives (with the delay that ``receptive_field`` defines, and cut to its speech
 by ``active_stream``), ``windowed_stream``
 the last seconds of such audio. ``speech_activity`` refuses silence and noise,
-and ``explain`` shows which spectrogram the DS-LSTM reads when.
+``adaptation`` fits the feature statistics to recordings without labels, and
+``explain`` shows which spectrogram the DS-LSTM reads when.
 """
 
 import lazy_loader

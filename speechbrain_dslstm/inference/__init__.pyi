@@ -1,3 +1,4 @@
+from .adaptation import Adaptation as Adaptation, adapt as adapt
 from .answer import Answer as Answer
 from .classifier import (
     EmotionClassifier as EmotionClassifier,

@@ -16,6 +16,8 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.inference.interfaces import Pretrained
 
 from speechbrain_dslstm.audio import LONGEST_CLIP, check_samples, load_audio
+from speechbrain_dslstm.features.normalization import RunningNormalization
+from speechbrain_dslstm.inference.adaptation import Adaptation, adapt
 from speechbrain_dslstm.inference.answer import Answer
 from speechbrain_dslstm.inference.files import FileResult, classify_files
 from speechbrain_dslstm.inference.long_recordings import (
@@ -35,10 +37,12 @@ from speechbrain_dslstm.inference.windowed_stream import (
     WindowedStream,
 )
 from speechbrain_dslstm.models.calibration import TemperatureScaling
+from speechbrain_dslstm.pretrained.architecture import to_yaml
 from speechbrain_dslstm.pretrained.model_folder import (
     HYPERPARAMS,
     PassThrough,
     make_label_encoder,
+    save_pretrained,
 )
 from speechbrain_dslstm.pretrained.safe_format import load_model
 from speechbrain_dslstm.pretrained.sources import (
@@ -86,6 +90,8 @@ class EmotionClassifier(Pretrained):
 
     MODULES_NEEDED = ["embedding_model", "classifier"]
     HPARAMS_NEEDED = ["label_encoder", "sample_rate"]
+    # Set by ``adapt``
+    adaptation: Adaptation | None = None
 
     def __init__(
         self,
@@ -359,6 +365,32 @@ class EmotionClassifier(Pretrained):
             self.mods.classifier.temperature,
             {"device": self.device},
         )
+
+    def adapt(
+        self,
+        recordings: str | Path | Iterable[str | Path | torch.Tensor],
+        blend: float = 1.0,
+        seconds: float = 60.0,
+    ) -> "EmotionClassifier":
+        """Adapt to recordings without labels, see ``inference.adapt``."""
+        return adapt(self, recordings, blend, seconds)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a model folder; see ``pretrained.save_pretrained``.
+
+        Raises ValueError for a model that ``load_safe`` could not load, or of
+        the normalization "running", which no folder records.
+        """
+        model = self.mods.embedding_model
+        for stream in getattr(model, "streams", {}).values():
+            if isinstance(stream.normalization, RunningNormalization):
+                raise ValueError(
+                    'a model folder cannot record the normalization "running": '
+                    "save the classifier that it was made from"
+                )
+        yaml = f"{to_yaml(model)}sample_rate: {self.hparams.sample_rate}\n"
+        temperature = self.mods.classifier.temperature
+        save_pretrained(folder, yaml, model, self.labels, temperature)
 
     def forward(
         self, wavs: torch.Tensor, wav_lens: torch.Tensor | None = None

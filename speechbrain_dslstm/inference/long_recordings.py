@@ -121,7 +121,7 @@ def classify_long(
             "seconds"
         )
     check_threshold(unknown_below)
-    windows = _windows(read_blocks(path, rate), size, step)
+    windows = cut_windows(read_blocks(path, rate), size, step)
     return _segments(classifier, windows, rate, unknown_below, speech_only)
 
 
@@ -133,7 +133,7 @@ def check_threshold(unknown_below: float | None) -> None:
         )
 
 
-def _windows(
+def cut_windows(
     blocks: Iterable[torch.Tensor], size: int, step: int
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield (start in samples, window); the last window may be shorter."""

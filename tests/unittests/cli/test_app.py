@@ -284,3 +284,31 @@ def test_a_closed_pipe_is_quiet(model, speech_files):
     err = first.stderr.read().decode()
     first.stderr.close()
     assert first.wait() == 1 and err == ""
+
+
+def test_adapt(dslstm, model, speech_files, tmp_path):
+    output = tmp_path / "adapted"
+    recordings = [*speech_files[:6], tmp_path / "gone.wav"]
+    options = ["-o", output, "--seconds=10", "--blend=0.5"]
+    status, out, err = dslstm("adapt", *recordings, *options)
+    assert status == 0, err
+    assert out.startswith(f"{output}  adapted to ")
+    assert "6 recordings, blend 0.5, 1 skipped" in out
+    assert err.count("\n") == 1 and "gone.wav" in err
+    expected = load_safe(model).adapt(speech_files[:6], 0.5, seconds=10)
+    answers = [
+        one.classify_file(speech_files[8])[0]
+        for one in (expected, load_safe(output))
+    ]
+    torch.testing.assert_close(*answers)
+    card = (output / "README.md").read_text("utf-8")
+    assert f"`{model}`" in card and "6 recordings, blend 0.5" in card
+    # It does not overwrite, and leaves nothing of a refused attempt
+    before = sorted(output.iterdir())
+    status, _, err = dslstm("adapt", *recordings, *options)
+    assert status == 2 and f"{output} exists already" in err
+    other = tmp_path / "other"
+    status, _, err = dslstm("adapt", *recordings, "-o", other)
+    assert status == 2 and "at least 60 s are required" in err
+    assert sorted(output.iterdir()) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["adapted"]

@@ -15,7 +15,7 @@ import torch
 from speechbrain_dslstm.audio import AudioError, load_audio
 from speechbrain_dslstm.inference import Segment, files as files_module
 from speechbrain_dslstm.inference.files import _batches, find_audio
-from speechbrain_dslstm.inference.long_recordings import _windows
+from speechbrain_dslstm.inference.long_recordings import cut_windows
 
 
 @pytest.fixture
@@ -232,9 +232,9 @@ def test_long_is_each_window_by_itself(
 @pytest.mark.parametrize("length", [1, 99, 100, 101, 150, 199, 200, 201])
 @pytest.mark.parametrize("step", [30, 50, 100])
 @pytest.mark.parametrize("block", [7, 1000])
-def test_windows_cover_everything(length, step, block):
+def testcut_windows_cover_everything(length, step, block):
     wav = torch.arange(float(length))
-    windows = list(_windows(wav.split(block), 100, step))
+    windows = list(cut_windows(wav.split(block), 100, step))
     assert [start for start, _ in windows] == [
         k * step for k in range(len(windows))
     ]
