@@ -112,7 +112,9 @@ def run_line(line, folder):
         ]
     else:
         words[0] = sys.executable
-        words += SMALL
+        # The sizes of a model that a training starts from are given
+        whole = "--init_from=" in line
+        words += SMALL[2:] if whole else SMALL
         if "cross_validate" in words[1]:
             # All folds take a minute
             words += ["--resamples=200"] if NIGHT else ["--dry_run"]
