@@ -12,6 +12,7 @@ from io import StringIO
 import torch
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.tag import Tag
 
 from speechbrain_dslstm.ds_lstm import DSLSTM
 from speechbrain_dslstm.features.active_speech import ActiveSpeech
@@ -299,7 +300,8 @@ def _to_node(data: object) -> object:
     if "class" in data:
         paths = {known.__name__: known.__module__ for known in TABLE}
         package, folder = paths[data["class"]].split(".")[:2]
-        node.yaml_set_tag(f"!new:{package}.{folder}.{data['class']}")
+        path = f"{package}.{folder}.{data['class']}"
+        node.yaml_set_ctag(Tag(suffix=f"!new:{path}"))
     return node
 
 
