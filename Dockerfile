@@ -17,10 +17,10 @@ RUN PYTHONPATH=/install/lib/python3.11/site-packages \
 FROM python:3.11-slim-bookworm
 
 COPY --from=build /install /usr/local
-RUN useradd --create-home --uid 10001 dslstm
+RUN useradd --create-home --home-dir /srv/dslstm --uid 10001 dslstm
 USER 10001
-WORKDIR /home/dslstm
-ENV NUMBA_CACHE_DIR=/home/dslstm/.cache/numba \
+WORKDIR /srv/dslstm
+ENV NUMBA_CACHE_DIR=/srv/dslstm/.cache/numba \
     HF_HUB_OFFLINE=1
 EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s CMD \
