@@ -71,10 +71,11 @@ def test_clicks_hum_and_steps_are_no_voice(speech):
     time = torch.arange(2 * RATE) / RATE
     hum = sum(torch.sin(2 * torch.pi * 50 * k * time) / k for k in (1, 2, 3, 5))
     alone = len(speech.cut(wav))
-    for padding in (around, 0.01 * hum, around + 0.3):
+    # Loud hum within reach of the voice is kept as a consonant would be
+    for padding, more in ((around, 0.1), (0.1 * hum, 0.5), (around + 0.3, 0.1)):
         padding = padding + noise(2, -80)
         found = len(speech.cut(torch.cat([padding, wav, padding])))
-        assert abs(found - alone) <= 0.1 * RATE
+        assert abs(found - alone) <= more * RATE
 
 
 def test_dc_is_removed_and_gain_does_not_matter(speech):
@@ -83,8 +84,9 @@ def test_dc_is_removed_and_gain_does_not_matter(speech):
     expected = speech.find(wav)
     for offset in (-0.1, 0.1):
         assert speech.find(wav + offset) == expected
-        moved = speech.cut(wav + offset) - speech.cut(wav)
-        assert float(moved.abs().max()) < 1e-6
+        for clip in (wav, voice()):
+            moved = speech.cut(clip + offset) - speech.cut(clip)
+            assert float(moved.abs().max()) < 1e-6
     for gain in (0.1, 0.7):
         assert speech.find(gain * wav) == expected
 
