@@ -78,6 +78,8 @@ setup(
     },
     extras_require={
         "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+        # FFmpeg, 36 MB to download and 104 MB installed: m4a, mp4, webm, ...
+        "media": ["av>=14"],
         # Self-supervised encoders, through SpeechBrain's wrappers
         "ssl": ["transformers>=4.40"],
         "serve": [
@@ -99,6 +101,7 @@ setup(
         ],
         "test": [
             "audformat>=1.3",
+            "av>=14",
             "codespell>=2.3",
             "fastapi>=0.115",
             "furo>=2024.8",

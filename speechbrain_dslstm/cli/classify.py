@@ -21,7 +21,16 @@ dslstm classify speech.wav
 dslstm classify recordings/ --csv > emotions.csv
 dslstm classify meeting.mp3 --long --window 5 --json
 dslstm classify speech.wav --unknown-below 0.5
+dslstm classify call.wav --channel each
 """
+
+
+def _check_channel(context, parameter, value):
+    if value in ("mix", "each"):
+        return value
+    if not value.isdecimal():
+        raise click.BadParameter(f"{value} is not mix, each or an index from 0")
+    return int(value)
 
 
 @command("classify", EXAMPLES)
@@ -52,9 +61,27 @@ dslstm classify speech.wav --unknown-below 0.5
     metavar="P",
     help='Answer "unknown" if the highest posterior is below P.',
 )
+@click.option(
+    "--channel",
+    default="mix",
+    show_default=True,
+    metavar="mix|each|N",
+    callback=_check_channel,
+    help="Mix the channels, classify each, or channel N, from 0.",
+)
 @ANY_SOUND
 def classify(
-    files, model, trusted, as_json, as_csv, long, window, hop, below, any_sound
+    files,
+    model,
+    trusted,
+    as_json,
+    as_csv,
+    long,
+    window,
+    hop,
+    below,
+    channel,
+    any_sound,
 ):
     """Classify audio files, or all audio files of a folder."""
     if as_json and as_csv:
@@ -62,14 +89,20 @@ def classify(
     if not long and (hop is not None or window != 6.0):
         raise click.UsageError("--window and --hop require --long")
     classifier = load_classifier(model, trusted)
-    options = {"unknown_below": below, "speech_only": not any_sound}
+    options = {
+        "unknown_below": below,
+        "speech_only": not any_sound,
+        "channel": channel,
+    }
+    places = [] if channel == "mix" else ["channel"]
     if long:
         options |= {"window": window, "hop": hop}
+        places += ["start", "end"]
     find_rows = _rows_of_windows if long else _rows_of_files
     rows = find_rows(classifier, files, options)
     unread = False
     write = make_writer(
-        as_json, as_csv, [*classifier.labels, *classifier.dimensions], long
+        as_json, as_csv, [*classifier.labels, *classifier.dimensions], places
     )
     for row in rows:
         write(row)
@@ -80,9 +113,12 @@ def classify(
 
 def _rows_of_files(classifier, files, options) -> Iterator[dict]:
     """Yield a row of output for each file."""
-    for result in classifier.classify_files(list(files), **options):
+    results = classifier.classify_files(list(files), **options)
+    _report(results.summary)
+    for result in results:
         yield {
             "file": str(result.path),
+            **_channel(result.channel),
             "label": result.label,
             "posteriors": to_posteriors(
                 classifier.labels, result.log_posteriors
@@ -93,24 +129,37 @@ def _rows_of_files(classifier, files, options) -> Iterator[dict]:
         }
 
 
+def _channel(index):
+    return {} if index is None else {"channel": index}
+
+
+def _report(summary):
+    """Print which files of folders were passed over."""
+    if summary:
+        click.echo(f"dslstm: {summary}", err=True)
+
+
 def _rows_of_windows(classifier, files, options) -> Iterator[dict]:
     """Yield a row of output for each window of each file."""
-    from speechbrain_dslstm.audio import AudioError
-    from speechbrain_dslstm.inference.files import find_audio
+    from speechbrain_dslstm.audio.checks import AudioError
+    from speechbrain_dslstm.inference.folders import find_audio
 
-    for path in find_audio(list(files)):
+    found = find_audio(list(files))
+    _report(found.summary)
+    for path in found:
         try:
-            for found in classifier.classify_long(path, **options):
+            for segment in classifier.classify_long(path, **options):
                 yield {
                     "file": str(path),
-                    "start": round(found.start, 3),
-                    "end": round(found.end, 3),
-                    "label": found.label,
+                    **_channel(segment.channel),
+                    "start": round(segment.start, 3),
+                    "end": round(segment.end, 3),
+                    "label": segment.label,
                     "posteriors": to_posteriors(
-                        classifier.labels, found.log_posteriors
+                        classifier.labels, segment.log_posteriors
                     ),
-                    "dimensions": found.dimensions or None,
-                    "reason": found.reason,
+                    "dimensions": segment.dimensions or None,
+                    "reason": segment.reason,
                 }
         except AudioError as error:
             yield {"file": str(path), "error": str(error)}

@@ -34,7 +34,8 @@ def explain(file, model, trusted, output, force):
     It shows both spectrograms, the posteriors and the input gates of the
     DS-LSTM over time.
     """
-    from speechbrain_dslstm.audio import LONGEST_CLIP, load_audio
+    from speechbrain_dslstm.audio.checks import LONGEST_CLIP
+    from speechbrain_dslstm.audio.reading import load_audio
     from speechbrain_dslstm.inference.explain import explain, plot_explanation
     from speechbrain_dslstm.inference.speech_activity import check_speech
     from speechbrain_dslstm.utils.files import check_output

@@ -102,7 +102,7 @@ class RawAudio:
         """
         import torch
 
-        from speechbrain_dslstm.audio import check_samples
+        from speechbrain_dslstm.audio.checks import check_samples
 
         frame = self.encoding.size * self.channels
         wanted = frame * max(1, round(seconds * self.rate))

@@ -23,19 +23,19 @@ def to_posteriors(
 
 
 def make_writer(
-    as_json: bool, as_csv: bool, columns: list[str], long: bool
+    as_json: bool, as_csv: bool, columns: list[str], places: list[str]
 ) -> Callable[[dict], None]:
     """Return the function that writes one row as JSON, CSV or text.
 
-    ``columns`` of the table are the classes, then the dimensions.
+    ``columns`` of the table are the classes, then the dimensions; ``places``
+    say which part of the file a row is for.
     """
     if as_json:
         return lambda row: _echo(
             json.dumps({k: v for k, v in row.items() if v is not None})
         )
     if as_csv:
-        times = ["start", "end"] if long else []
-        others = ["file", *times, "label", "reason", "error"]
+        others = ["file", *places, "label", "reason", "error"]
         # A class may be named like another column
         heads = {
             name: f"class_{name}" if name in others else name
@@ -59,6 +59,8 @@ def make_writer(
 def write_text(row: dict) -> None:
     """Write one line of text: the best three classes, or the reason."""
     where = row["file"]
+    if row.get("channel") is not None:
+        where += f"  channel {row['channel']}"
     if "start" in row:
         where += f"  {row['start']:8.2f} {row['end']:8.2f}"
     if not row.get("posteriors"):

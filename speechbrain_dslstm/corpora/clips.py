@@ -4,7 +4,6 @@ Name patterns and labels come from the module of each corpus.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,18 +12,22 @@ from pathlib import Path
 import numpy as np
 import soxr
 import torch
-from soundfile import SoundFile
 from speechbrain.utils.logger import get_logger
 
-from speechbrain_dslstm.audio import (
+from speechbrain_dslstm.audio.channels import mix_channels
+from speechbrain_dslstm.audio.checks import (
     LONGEST_CLIP,
     AudioError,
     check_samples,
+    printable,
+)
+from speechbrain_dslstm.audio.reading import (
+    Recording,
     decode,
     load_audio,
     open_audio,
-    printable,
 )
+from speechbrain_dslstm.utils.folders import walk_folder
 
 __all__ = [
     "add_segment",
@@ -42,6 +45,8 @@ FRAGMENT = re.compile(
     r"(?P<file>.+)#t=(?P<start>[\d.e+-]+),(?P<end>[\d.e+-]*)", re.S
 )
 ROUNDING = 0.05  # seconds by which a part may end after its file
+
+CLIP_ENDINGS = (".wav", ".flac", ".ogg")
 
 
 def read_audio_facts(
@@ -80,7 +85,7 @@ def open_clip(
 
 
 def _part(
-    file: SoundFile, path: str | Path, segment: Segment, longest: float
+    file: Recording, path: str | Path, segment: Segment, longest: float
 ) -> Iterator[np.ndarray]:
     """Decode a part of an open file; yields it as one piece."""
     shown, rate = printable(path), file.samplerate
@@ -99,7 +104,7 @@ def _part(
             "too long",
         )
     file.seek(start)
-    piece = file.read(end - start, dtype="float32", always_2d=True)
+    piece = file.read(end - start)
     if len(piece) < min(end, file.frames) - start:
         raise AudioError(f"the audio in {shown} is cut off", "truncated")
     if not len(piece):
@@ -145,7 +150,7 @@ def load_clip(
     if segment is None:
         return load_audio(path, sample_rate, longest)
     with open_clip(path, segment, longest) as (pieces, rate):
-        mono = np.concatenate([piece.mean(axis=1) for piece in pieces])
+        mono = np.concatenate(list(mix_channels(pieces, rate)))[:, 0]
     if rate != sample_rate:
         mono = soxr.resample(mono, rate, sample_rate)
     return torch.from_numpy(mono)
@@ -209,28 +214,16 @@ def find_clips(
         raise FileNotFoundError(
             f"{corpus}: no folder {data_folder}; expected {hint}"
         )
-    found, others, seen = [], [], set()
-    # Copies of corpora often consist of links
-    for folder, subfolders, files in os.walk(data_folder, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
+    found, others = [], []
+    # Copies of corpora often consist of links, which are followed
+    for path, hidden in walk_folder(data_folder):
+        if hidden or path.suffix.lower() not in CLIP_ENDINGS:
             continue
-        seen.add(real)
-        subfolders[:] = sorted(s for s in subfolders if s[0] != ".")
-        for name in files:
-            path = Path(folder, name)
-            if name[0] == "." or path.suffix.lower() not in (
-                ".wav",
-                ".flac",
-                ".ogg",
-            ):
-                continue
-            match = re.fullmatch(pattern, path.stem)
-            if match:
-                found.append((match, path))
-            else:
-                others.append(name)
+        match = re.fullmatch(pattern, path.stem)
+        if match:
+            found.append((match, path))
+        else:
+            others.append(path.name)
     if not found:
         raise ValueError(
             f"{corpus}: {data_folder} has no audio file named {pattern} "

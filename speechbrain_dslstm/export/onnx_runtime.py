@@ -120,7 +120,7 @@ def load_onnx(
     >>> path = export_onnx(made, getfixture("tmp_path") / "model.onnx")
     >>> load_onnx(path).classify_batch(torch.full((1, 9000), torch.nan))
     Traceback (most recent call last):
-    speechbrain_dslstm.audio.AudioError: NaN or infinite samples in the batch
+    speechbrain_dslstm.audio.checks.AudioError: NaN or infinite samples in the batch
     """
     model = ONNXModel(path, threads)
     return EmotionClassifier.from_model(

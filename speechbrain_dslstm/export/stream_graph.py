@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from speechbrain_dslstm.audio import LOUDEST
+from speechbrain_dslstm.audio.checks import LOUDEST
 from speechbrain_dslstm.ds_lstm.kernel_scan import scan_ds_lstm
 from speechbrain_dslstm.export.utterance_graph import (
     average_x,

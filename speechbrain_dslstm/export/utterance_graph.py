@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from speechbrain_dslstm.audio import LOUDEST
+from speechbrain_dslstm.audio.checks import LOUDEST
 from speechbrain_dslstm.ds_lstm.kernel_scan import scan_ds_lstm, scan_layer
 from speechbrain_dslstm.features.mfcc import MFCC39
 from speechbrain_dslstm.inference.receptive_field import (

@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from speechbrain_dslstm.audio import (
+from speechbrain_dslstm.audio.checks import (
     LONGEST_CLIP,
     AudioError,
     check_samples,
-    open_audio,
-    read_blocks,
 )
+from speechbrain_dslstm.audio.reading import open_audio, read_blocks
 from speechbrain_dslstm.features.active_speech import ActiveSpeech
 from speechbrain_dslstm.features.normalization import FeatureNormalization
-from speechbrain_dslstm.inference.files import find_audio
+from speechbrain_dslstm.inference.folders import find_audio
 from speechbrain_dslstm.inference.long_recordings import cut_windows
 from speechbrain_dslstm.inference.speech_activity import (
     NoSpeechError,

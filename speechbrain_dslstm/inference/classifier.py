@@ -5,27 +5,44 @@ is a program that may run any code. ``load_safe`` loads a folder from an
 untrusted source as data only.
 """
 
+import threading
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.inference.interfaces import Pretrained
 
-from speechbrain_dslstm.audio import LONGEST_CLIP, check_samples, load_audio
+from speechbrain_dslstm.audio.channels import Channel
+from speechbrain_dslstm.audio.checks import (
+    LONGEST_CLIP,
+    AudioError,
+    check_samples,
+)
+from speechbrain_dslstm.audio.inputs import AudioInput, is_array, to_source
+from speechbrain_dslstm.audio.reading import load_audio
 from speechbrain_dslstm.features.normalization import RunningNormalization
 from speechbrain_dslstm.inference.adaptation import Adaptation, adapt
 from speechbrain_dslstm.inference.answer import Answer
-from speechbrain_dslstm.inference.files import FileResult, classify_files
+from speechbrain_dslstm.inference.files import (
+    LONGEST_FILE,
+    FileResults,
+    classify_files,
+)
 from speechbrain_dslstm.inference.long_recordings import (
     Segment,
     check_threshold,
     classify_long,
 )
-from speechbrain_dslstm.inference.speech_activity import check_speech
+from speechbrain_dslstm.inference.speech_activity import (
+    NoSpeechError,
+    check_speech,
+    measure_activity,
+)
 from speechbrain_dslstm.inference.streaming import (
     EmotionStream,
     centres_utterances,
@@ -58,6 +75,25 @@ from speechbrain_dslstm.utils.processes import (
 __all__ = ["EmotionClassifier", "load_safe"]
 
 UNKNOWN = "unknown"
+FEWEST_SAMPLES = 8  # an utterance of fewer samples is a frame of channels
+# Held while modules in training mode are in evaluation mode
+_EVALUATION = threading.RLock()
+
+
+@contextmanager
+def _evaluating(modules: torch.nn.Module) -> Iterator[None]:
+    """Set modules to evaluation mode within the block, and back at its end."""
+    if not any(module.training for module in modules.modules()):
+        yield
+        return
+    with _EVALUATION:
+        trained = [module for module in modules.modules() if module.training]
+        modules.eval()
+        try:
+            yield
+        finally:
+            for module in trained:
+                module.training = True
 
 
 class EmotionClassifier(Pretrained):
@@ -75,7 +111,8 @@ class EmotionClassifier(Pretrained):
     run_opts
         Run options of SpeechBrain, such as {"device": "cuda"}.
     freeze_params
-        Use the model for inference only: no gradients, evaluation mode.
+        Set ``requires_grad=False``. Without it the parameters can be trained
+        through ``mods``; the classify methods evaluate all the same.
 
     Example
     -------
@@ -106,6 +143,8 @@ class EmotionClassifier(Pretrained):
         if run_opts and isinstance(run_opts.get("device"), torch.device):
             run_opts = {**run_opts, "device": str(run_opts["device"])}
         super().__init__(modules, hparams, run_opts, freeze_params)
+        # Not frozen, the modules would be in training mode from the start
+        self.mods.eval()
         survive_forks()
         if self.precision == "fp16" and self.device_type == "cpu":
             raise ValueError(
@@ -193,13 +232,14 @@ class EmotionClassifier(Pretrained):
 
     def classify_batch(
         self,
-        wavs: torch.Tensor,
+        wavs: torch.Tensor | np.ndarray,
         wav_lens: torch.Tensor | list[float] | None = None,
         unknown_below: float | None = None,
     ) -> Answer:
         """Classify a padded batch of waveforms, speech or not.
 
-        ``wavs``, [batch, samples] or [samples], are in [-1, 1] at the model's
+        The model is evaluated without gradients, and stays as it is. ``wavs``,
+        [batch, samples] or [samples], are floats in [-1, 1] at the model's
         rate; ``wav_lens``, [batch], are relative lengths (floats) or sample
         counts (integers). Where the best posterior is below ``unknown_below``
         the class is named "unknown"; the numbers stay as they are. NaN,
@@ -219,8 +259,7 @@ class EmotionClassifier(Pretrained):
         The tuple's attribute ``dimensions`` holds the values [batch] of each
         dimension that the model predicts, see ``Answer``.
         """
-        if wavs.dim() == 1:
-            wavs = wavs.unsqueeze(0)
+        wavs = _check_batch(wavs)
         if wav_lens is not None:
             wav_lens = torch.as_tensor(wav_lens, device=self.device)
         wavs = wavs.to(self.device)
@@ -229,9 +268,14 @@ class EmotionClassifier(Pretrained):
         check_samples(wavs, wav_lens)
         # torch.autocast stores the state to restore on itself: use one for each
         # call, as several threads may call
-        with copy(self.inference_ctx.context), torch.no_grad():
+        with (
+            _evaluating(self.mods),
+            copy(self.inference_ctx.context),
+            torch.no_grad(),
+        ):
             out_prob, values = self._predict(wavs, wav_lens)
-        out_prob = self.mods.classifier(out_prob.float())
+        with torch.no_grad():
+            out_prob = self.mods.classifier(out_prob.float())
         return self.label_posteriors(out_prob, unknown_below, values)
 
     def _predict(self, wavs, wav_lens):
@@ -262,47 +306,130 @@ class EmotionClassifier(Pretrained):
         return Answer(out_prob, score, index, text_lab, dimensions)
 
     def load_audio(
-        self, path: str | Path, savedir: str | None = None
+        self,
+        path: AudioInput,
+        savedir: str | None = None,
+        channel: Channel = "mix",
+        sample_rate: float | None = None,
     ) -> torch.Tensor:
-        """Read an audio file as ``classify_file`` does: mono, at the model's rate.
+        """Read audio as ``classify_file`` does: mono, at the model's rate.
 
         ``savedir`` is ignored: SpeechBrain links files into it by their last
-        name, and returns the first file for all others of that name.
+        name, and returns the first file for all others of that name. With
+        ``channel="each"`` the result is [channels, samples]. ``sample_rate`` is
+        that of an array.
         """
-        return load_audio(path, self.hparams.sample_rate).to(self.device)
+        rate = self.hparams.sample_rate
+        wav = load_audio(path, rate, channel=channel, input_rate=sample_rate)
+        return wav.to(self.device)
 
     def classify_file(
         self,
-        path: str | Path,
+        path: AudioInput,
         unknown_below: float | None = None,
         speech_only: bool = True,
         longest: float | None = LONGEST_CLIP,
+        channel: Channel = "mix",
+        sample_rate: float | None = None,
     ) -> Answer:
-        """Classify an audio file: wav, flac, ogg or mp3, of any rate and channels.
+        """Classify one recording, of any rate and channels.
 
-        The answer is that of ``classify_batch`` for a batch of one. A file
-        without audio raises AudioError, and so does one of more than
-        ``longest`` seconds (None: no limit), before it is decoded: each second
-        takes 2 MB and 10 ms. With ``speech_only`` a file without speech, for
-        which any answer would be wrong, raises NoSpeechError with its
-        ``reason``: "too short", "silence" or "noise".
+        ``path`` is an audio file, its bytes, a binary file object, or an array
+        or tensor, with its rate as ``sample_rate`` or as ``(samples, rate)``;
+        see ``audio.load_audio``. ``channel`` is "mix", an index, or "each".
+
+        The answer is that of ``classify_batch`` for a batch of one, or of all
+        channels. A file without audio raises AudioError, and so does one of
+        more than ``longest`` seconds (None: no limit), before it is decoded:
+        each second takes 2 MB and 10 ms. With ``speech_only`` a file without
+        speech, for which any answer would be wrong, raises NoSpeechError with
+        its ``reason``: "too short", "silence" or "noise". With "each" it is
+        raised if no channel holds speech; the row of a single channel without
+        speech is NaN, its index -1 and its label None.
         """
-        wav = load_audio(path, self.hparams.sample_rate, longest)
+        source, rate = to_source(path, sample_rate), self.hparams.sample_rate
+        wav = load_audio(source, rate, longest, channel)
+        if channel == "each":
+            return self._classify_each(wav, source, unknown_below, speech_only)
         if speech_only:
-            check_speech(wav, self.hparams.sample_rate, path)
+            check_speech(wav, rate, source)
         return self.classify_batch(wav, unknown_below=unknown_below)
 
+    def _classify_each(self, wavs, source, unknown_below, speech_only):
+        """Answer for each of the channels [channels, samples] with speech."""
+        rate = self.hparams.sample_rate
+        reasons = [
+            measure_activity(wav, rate).reason if speech_only else None
+            for wav in wavs
+        ]
+        kept = [k for k, reason in enumerate(reasons) if reason is None]
+        if not kept:
+            raise NoSpeechError(reasons[0], source)
+        found = self.classify_batch(wavs[kept], unknown_below=unknown_below)
+        if len(kept) == len(wavs):
+            return found
+
+        def spread(rows: torch.Tensor, fill: float) -> torch.Tensor:
+            """Rows of all channels."""
+            shape = (len(wavs), *rows.shape[1:])
+            return rows.new_full(shape, fill).index_copy_(
+                0, torch.tensor(kept, device=rows.device), rows
+            )
+
+        labels = dict(zip(kept, found.text_lab, strict=True))
+        return Answer(
+            spread(found.out_prob, float("nan")),
+            spread(found.score, float("nan")),
+            spread(found.index, -1),
+            [labels.get(k) for k in range(len(wavs))],
+            {n: spread(v, float("nan")) for n, v in found.dimensions.items()},
+        )
+
     def classify_files(
-        self, paths: str | Path | Iterable[str | Path], **options: Any
-    ) -> list[FileResult]:
+        self,
+        paths: AudioInput | Iterable[AudioInput],
+        unknown_below: float | None = None,
+        speech_only: bool = True,
+        progress: bool | None = None,
+        longest: float | None = LONGEST_FILE,
+        channel: Channel = "mix",
+        sample_rate: float | None = None,
+    ) -> FileResults:
         """Classify many files, see ``inference.classify_files``."""
-        return classify_files(self, paths, **options)
+        return classify_files(
+            self,
+            paths,
+            unknown_below,
+            speech_only,
+            progress,
+            longest,
+            channel,
+            sample_rate,
+        )
 
     def classify_long(
-        self, path: str | Path, **options: Any
+        self,
+        path: AudioInput,
+        window: float = 6.0,
+        hop: float | None = None,
+        unknown_below: float | None = None,
+        speech_only: bool = True,
+        channel: Channel = "mix",
+        sample_rate: float | None = None,
+        longest: float | None = None,
     ) -> Iterator[Segment]:
         """Classify a long recording by windows, see ``inference.classify_long``."""
-        return classify_long(self, path, **options)
+        return classify_long(
+            self,
+            path,
+            window,
+            hop,
+            unknown_below,
+            speech_only,
+            channel,
+            sample_rate,
+            longest,
+        )
 
     def stream(
         self,
@@ -397,6 +524,37 @@ class EmotionClassifier(Pretrained):
     ) -> Answer:
         """The same as ``classify_batch``."""
         return self.classify_batch(wavs, wav_lens)
+
+
+def _check_batch(wavs):
+    """Waveforms [batch, samples] as a tensor; refuse what is none."""
+    if isinstance(wavs, np.ndarray) and wavs.dtype.kind in "fiu":
+        wavs = torch.from_numpy(np.ascontiguousarray(wavs))
+    if not isinstance(wavs, torch.Tensor):
+        kind = wavs.dtype if is_array(wavs) else type(wavs).__name__
+        raise AudioError(
+            "classify_batch expects a tensor or array of floats, [batch, "
+            f"samples], got {kind}; classify_file takes files and recordings",
+            "of a wrong type",
+        )
+    shape = list(wavs.shape)
+    if len(shape) == 1:
+        wavs = wavs.unsqueeze(0)
+    elif len(shape) != 2:
+        raise AudioError(
+            f"classify_batch expects waveforms [batch, samples], got {shape}",
+            "of a wrong shape",
+        )
+    if not wavs.numel():
+        raise AudioError(f"no audio samples in the batch {shape}", "empty")
+    if wavs.shape[1] <= FEWEST_SAMPLES < len(wavs):
+        raise AudioError(
+            f"got a batch of {shape[0]} utterances of {shape[1]} samples: for a "
+            "recording [samples, channels] use classify_file(wavs, "
+            "sample_rate=...), for utterances [samples, batch] wavs.T",
+            "of a wrong shape",
+        )
+    return wavs
 
 
 def load_safe(

@@ -1,7 +1,6 @@
 """Classify many files in batches of similar length and bounded memory."""
 
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,15 +8,21 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from speechbrain_dslstm.audio import (
-    LONGEST_CLIP,
-    AudioError,
-    load_audio,
-    open_audio,
+from speechbrain_dslstm.audio.channels import Channel, check_channel
+from speechbrain_dslstm.audio.checks import LONGEST_CLIP, AudioError
+from speechbrain_dslstm.audio.inputs import (
+    AudioInput,
+    FileSource,
+    SampleSource,
+    is_array,
+    to_source,
 )
+from speechbrain_dslstm.audio.reading import load_audio, open_audio
 from speechbrain_dslstm.inference.answer import Answer
+from speechbrain_dslstm.inference.folders import find_audio, summarize
 from speechbrain_dslstm.inference.long_recordings import (
     Classifier,
+    check_threshold,
     classify_long,
 )
 from speechbrain_dslstm.inference.speech_activity import (
@@ -25,12 +30,14 @@ from speechbrain_dslstm.inference.speech_activity import (
     check_speech,
 )
 
-__all__ = ["FileResult", "classify_files", "find_audio"]
+__all__ = ["FileResult", "FileResults", "classify_files"]
 
-ENDINGS = {".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif", ".au"}
 LARGEST_BATCH = 8  # clips
 LONGEST_BATCH = 120.0  # seconds, padding included
 LONGEST_FILE = 2 * 3600.0  # seconds; an hour of silence takes 0.8 s
+
+# Number of the input, and its channel if there is more than one answer
+Unit = tuple[int, int | None]
 
 
 @dataclass(frozen=True)
@@ -40,13 +47,15 @@ class FileResult:
     Arguments
     ---------
     path
-        The file.
+        The file; None for bytes, a file object or an array.
     answer
         ``(out_prob, score, index, text_lab)`` as ``classify_file`` returns it.
     error
         Message that says why there is no answer.
     reason
         "too short", "silence" or "noise" if the file holds no speech.
+    channel
+        Index of the channel, if one or each was asked for.
 
     Example
     -------
@@ -54,10 +63,11 @@ class FileResult:
     True
     """
 
-    path: Path
+    path: Path | None
     answer: Answer | None = None
     error: str | None = None
     reason: str | None = None
+    channel: int | None = None
 
     @property
     def label(self) -> str | None:
@@ -75,43 +85,46 @@ class FileResult:
         return self.answer.dimensions_of(0) if self.answer else {}
 
 
-def find_audio(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """List audio files: each file as it is, and those below each folder, sorted.
+class FileResults(list):
+    """List of ``FileResult`` in the order of the files.
 
-    A link to nothing is listed, too, and becomes an error when it is read. A
-    folder without audio files, or no path at all, raises FileNotFoundError.
+    Arguments
+    ---------
+    results
+        The results.
+    passed_over
+        Files of folders that were not classified, by the reason.
+
+    Example
+    -------
+    >>> FileResults([], {"not audio": [Path("notes.txt")]}).summary
+    'passed over: 1 not audio (such as notes.txt)'
     """
-    if isinstance(paths, str | Path):
-        paths = [paths]
-    found = []
-    for path in map(Path, paths):
-        if not os.path.isdir(path):
-            found.append(path)
-            continue
-        # macOS leaves files "._name.wav" on foreign disks
-        inside = sorted(
-            file
-            for file in path.rglob("*")
-            if file.suffix.lower() in ENDINGS
-            and not file.name.startswith("._")
-            and not os.path.isdir(file)
-        )
-        if not inside:
-            raise FileNotFoundError(f"no audio files in {path}")
-        found += inside
-    if not found:
-        raise FileNotFoundError("no audio files were given")
-    return found
+
+    def __init__(
+        self,
+        results: Iterable[FileResult] = (),
+        passed_over: dict[str, list[Path]] | None = None,
+    ) -> None:
+        super().__init__(results)
+        self.passed_over = passed_over or {}
+
+    @property
+    def summary(self) -> str:
+        """One line with the number of files for each reason, "" for none."""
+        return summarize(self.passed_over)
 
 
 def classify_files(
     classifier: Classifier,
-    paths: str | Path | Iterable[str | Path],
+    paths: AudioInput | Iterable[AudioInput],
     unknown_below: float | None = None,
     speech_only: bool = True,
     progress: bool | None = None,
     longest: float | None = LONGEST_FILE,
-) -> list[FileResult]:
+    channel: Channel = "mix",
+    sample_rate: float | None = None,
+) -> FileResults:
     """Classify many files; a file that cannot be read does not stop the others.
 
     The results are in the order of the files. Files of similar length share a
@@ -123,7 +136,8 @@ def classify_files(
     classifier
         An ``EmotionClassifier``.
     paths
-        Files, and folders that stand for all audio files below them.
+        Files, and folders that stand for all audio files below them but hidden
+        ones; or whatever else ``load_audio`` takes.
     unknown_below
         Label a file "unknown" if its best posterior is below this.
     speech_only
@@ -132,6 +146,16 @@ def classify_files(
         Show a progress bar; if left out, only on a terminal.
     longest
         Seconds; a longer file is an error. None: no limit.
+    channel
+        "mix", an index from 0, or "each": a result for each channel.
+    sample_rate
+        Rate of the arrays among ``paths``, in Hz.
+
+    Returns
+    -------
+    results
+        A list; its ``passed_over`` tells which files of the folders were not
+        classified, by the reason: "not audio", "hidden" and others.
 
     Raises
     ------
@@ -146,55 +170,103 @@ def classify_files(
     >>> classify_files(classifier, ["missing.wav"])[0].error
     'cannot read audio from missing.wav: no such file'
     """
-    files = find_audio(paths)
-    results, lengths = [None] * len(files), {}
-    for k, path in enumerate(files):
+    channel = check_channel(channel)
+    check_threshold(unknown_below)
+    found = find_audio(paths)
+    if sample_rate is not None and not any(map(is_array, found)):
+        raise AudioError(
+            "sample_rate is the rate of arrays, and files state their own",
+            "of a wrong type",
+        )
+    sources, results, lengths = {}, {}, {}
+    for k, given in enumerate(found):
         try:
-            with open_audio(path, longest) as file:
-                lengths[k] = file.frames / file.samplerate
+            sources[k] = _to_source(given, k, len(found), sample_rate)
+            with open_audio(sources[k], longest) as file:
+                length = file.frames / file.samplerate
+                count = file.channels if channel == "each" else 0
         except AudioError as error:
-            results[k] = _failed(path, error)
+            path = given if isinstance(given, Path) else None
+            results[k, None] = _failed(path, error)
+            continue
+        one = channel if isinstance(channel, int) else None
+        for unit in [(k, c) for c in range(count)] or [(k, one)]:
+            lengths[unit] = length
     hide = None if progress is None else not progress
     rate, wavs = classifier.hparams.sample_rate, {}
-    with tqdm(total=len(files), unit="file", disable=hide) as bar:
-        bar.update(len(files) - len(lengths))
+    with tqdm(total=len(found), unit="file", disable=hide) as bar:
+        bar.update(len(results))
 
-        def is_usable(k: int) -> bool:
-            """Read a short file; return False if it is refused."""
-            if lengths[k] > LONGEST_CLIP:
+        def add(unit: Unit, result: FileResult) -> None:
+            """Keep the result of one unit."""
+            results[unit] = result
+            bar.update(not unit[1] or channel != "each")
+
+        def add_windowed(unit: Unit) -> None:
+            """Answer a long file."""
+            result = _windowed(
+                classifier,
+                sources[unit[0]],
+                unknown_below,
+                speech_only,
+                unit[1],
+                longest,
+            )
+            add(unit, result)
+
+        def is_usable(unit: Unit) -> bool:
+            """Read a short file; return False if it needs no batch."""
+            if lengths[unit] > LONGEST_CLIP:
                 return True
+            source = sources[unit[0]]
             try:
-                wav = load_audio(files[k], rate, LONGEST_CLIP)
+                wav = load_audio(source, rate, LONGEST_CLIP, _channel_of(unit))
                 if speech_only:
-                    check_speech(wav, rate, files[k])
+                    check_speech(wav, rate, source)
             except AudioError as error:
-                results[k] = _failed(files[k], error)
-                bar.update()
+                # A header may claim less than there is
+                if error.kind == "too long":
+                    add_windowed(unit)
+                else:
+                    add(unit, _failed(source.path, error, unit[1]))
                 return False
-            wavs[k] = wav
+            wavs[unit] = wav
             return True
 
         for batch in _batches(lengths, is_usable):
             if lengths[batch[0]] > LONGEST_CLIP:
-                for k in batch:
-                    results[k] = _windowed(
-                        classifier, files[k], unknown_below, speech_only
-                    )
+                for unit in batch:
+                    add_windowed(unit)
             else:
-                some = _classify(classifier, [wavs.pop(k) for k in batch])
-                for k, (row, values) in zip(batch, some, strict=True):
+                some = _classify(classifier, [wavs.pop(u) for u in batch])
+                for unit, (row, values) in zip(batch, some, strict=True):
                     answer = classifier.label_posteriors(
                         row, unknown_below, values
                     )
-                    results[k] = FileResult(files[k], answer)
-            bar.update(len(batch))
-    return results
+                    path = sources[unit[0]].path
+                    add(unit, FileResult(path, answer, channel=unit[1]))
+    order = sorted(results, key=lambda unit: (unit[0], unit[1] or 0))
+    return FileResults((results[u] for u in order), found.passed_over)
+
+
+def _to_source(
+    given: AudioInput, number: int, total: int, sample_rate: float | None
+) -> FileSource | SampleSource:
+    """Recognise an input; its number is in the name unless it is the only one."""
+    if isinstance(given, Path):
+        return to_source(given)
+    name = f"input {number}" if total > 1 else None
+    return to_source(given, sample_rate if is_array(given) else None, name)
+
+
+def _channel_of(unit):
+    return "mix" if unit[1] is None else unit[1]
 
 
 def _batches(
-    lengths: dict[int, float],
-    is_usable: Callable[[int], bool] = lambda k: True,
-) -> Iterator[list[int]]:
+    lengths: dict[Hashable, float],
+    is_usable: Callable[[Hashable], bool] = lambda k: True,
+) -> Iterator[list[Hashable]]:
     """Yield indices of usable files of similar length, within a batch's limits."""
     batch = []
     for k in sorted(lengths, key=lambda k: (lengths[k], k)):
@@ -212,8 +284,11 @@ def _batches(
         yield batch
 
 
-def _failed(path: Path, error: AudioError) -> FileResult:
-    return FileResult(path, None, str(error), getattr(error, "reason", None))
+def _failed(
+    path: Path | None, error: AudioError, channel: int | None = None
+) -> FileResult:
+    reason = getattr(error, "reason", None)
+    return FileResult(path, None, str(error), reason, channel)
 
 
 def _classify(classifier, wavs):
@@ -226,10 +301,16 @@ def _classify(classifier, wavs):
         yield row, values
 
 
-def _windowed(classifier, path, unknown_below, speech_only):
+def _windowed(classifier, source, unknown_below, speech_only, channel, longest):
     """Answer a long file with the mean posterior of its windows."""
     try:
-        segments = classify_long(classifier, path, speech_only=speech_only)
+        segments = classify_long(
+            classifier,
+            source,
+            speech_only=speech_only,
+            channel="mix" if channel is None else channel,
+            longest=longest,
+        )
         total, seconds, reasons, values = 0, 0.0, [], {}
         for segment in segments:
             if segment.log_posteriors is None:
@@ -241,11 +322,12 @@ def _windowed(classifier, path, unknown_below, speech_only):
                     values[name] = values.get(name, 0.0) + weight * value
                 seconds += weight
     except AudioError as error:
-        return _failed(path, error)
+        return _failed(source.path, error, channel)
     if not seconds:
         reason = max(reasons, key=reasons.count)
-        return _failed(path, NoSpeechError(reason, path))
+        error = NoSpeechError(reason, source)
+        return _failed(source.path, error, channel)
     out_prob = (total / seconds).log().unsqueeze(0)
     values = {n: torch.tensor([v / seconds]) for n, v in values.items()}
     answer = classifier.label_posteriors(out_prob, unknown_below, values)
-    return FileResult(path, answer)
+    return FileResult(source.path, answer, channel=channel)

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Protocol
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from speechbrain_dslstm.audio import read_blocks
+from speechbrain_dslstm.audio.channels import Channel, check_channel
+from speechbrain_dslstm.audio.inputs import AudioInput, to_source
+from speechbrain_dslstm.audio.reading import read_blocks
 from speechbrain_dslstm.inference.answer import Answer
 from speechbrain_dslstm.inference.speech_activity import measure_activity
 
@@ -49,6 +50,8 @@ class Segment:
     speech
         Start and end, in seconds from the beginning of the recording, of each
         part that the answer is based on.
+    channel
+        Index of the channel, if one or each was asked for.
 
     Example
     -------
@@ -63,15 +66,19 @@ class Segment:
     reason: str | None = None
     dimensions: dict[str, float] = field(default_factory=dict)
     speech: tuple[tuple[float, float], ...] = ()
+    channel: int | None = None
 
 
 def classify_long(
     classifier: Classifier,
-    path: str | Path,
+    path: AudioInput,
     window: float = 6.0,
     hop: float | None = None,
     unknown_below: float | None = None,
     speech_only: bool = True,
+    channel: Channel = "mix",
+    sample_rate: float | None = None,
+    longest: float | None = None,
 ) -> Iterator[Segment]:
     """Classify a recording of any length by windows.
 
@@ -83,7 +90,7 @@ def classify_long(
     classifier
         An ``EmotionClassifier``.
     path
-        A local audio file.
+        A local audio file, or whatever else ``load_audio`` takes.
     window
         Length of a window in seconds; the last one may be shorter.
     hop
@@ -92,6 +99,13 @@ def classify_long(
         Label a window "unknown" if its best posterior is below this.
     speech_only
         Give a window without speech a reason instead of a label.
+    channel
+        "mix", an index from 0, or "each": a segment for each channel of a
+        window.
+    sample_rate
+        Rate of an array, in Hz.
+    longest
+        Seconds; a longer recording is an error. None: no limit.
 
     Raises
     ------
@@ -121,7 +135,9 @@ def classify_long(
             "seconds"
         )
     check_threshold(unknown_below)
-    windows = cut_windows(read_blocks(path, rate), size, step)
+    channel, source = check_channel(channel), to_source(path, sample_rate)
+    blocks = read_blocks(source, rate, longest=longest, channel=channel)
+    windows = _channels(cut_windows(blocks, size, step), channel)
     return _segments(classifier, windows, rate, unknown_below, speech_only)
 
 
@@ -137,15 +153,26 @@ def cut_windows(
     blocks: Iterable[torch.Tensor], size: int, step: int
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield (start in samples, window); the last window may be shorter."""
-    held, start = torch.zeros(0), 0
+    held, start = None, 0
     for block in blocks:
-        held = torch.cat([held, block])
-        while len(held) >= size:
-            yield start, held[:size]
-            held, start = held[step:], start + step
+        held = block if held is None else torch.cat([held, block], dim=-1)
+        while held.shape[-1] >= size:
+            yield start, held[..., :size]
+            held, start = held[..., step:], start + step
+    held = torch.zeros(0) if held is None else held
     # Samples beyond the last whole window
-    if not start or len(held) > size - step:
+    if not start or held.shape[-1] > size - step:
         yield start, held
+
+
+def _channels(windows, channel):
+    """Yield (start, channel, window [samples]) of windows with all channels."""
+    for start, window in windows:
+        if channel == "each":
+            for k, wav in enumerate(window):
+                yield start, k, wav
+        else:
+            yield start, channel if isinstance(channel, int) else None, window
 
 
 def _segments(classifier, windows, rate, unknown_below, speech_only):
@@ -157,7 +184,7 @@ def _segments(classifier, windows, rate, unknown_below, speech_only):
 def _classify(classifier, windows, rate, unknown_below, speech_only):
     """Yield the segments of some windows, those with speech in one batch."""
     reasons, speech = [], []
-    for _, wav in windows:
+    for _, _, wav in windows:
         reason = measure_activity(wav, rate).reason if speech_only else None
         reasons.append(reason)
         if reason is None:
@@ -169,14 +196,21 @@ def _classify(classifier, windows, rate, unknown_below, speech_only):
         answer = classifier.classify_batch(padded, counts, unknown_below)
         rows = [answer.dimensions_of(k) for k in range(len(speech))]
         answers = zip(answer.text_lab, answer.out_prob.cpu(), rows, strict=True)
-    for (start, wav), reason in zip(windows, reasons, strict=True):
+    for (start, channel, wav), reason in zip(windows, reasons, strict=True):
         label, log_posteriors, values = (
             (None, None, {}) if reason else next(answers)
         )
         end = (start + len(wav)) / rate
         used = () if reason else _used(classifier, wav, start, rate)
         yield Segment(
-            start / rate, end, label, log_posteriors, reason, values, used
+            start / rate,
+            end,
+            label,
+            log_posteriors,
+            reason,
+            values,
+            used,
+            channel,
         )
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from speechbrain_dslstm.audio import AudioError, printable
+from speechbrain_dslstm.audio.checks import AudioError, printable
 
 __all__ = ["NoSpeechError", "check_speech", "measure_activity"]
 

@@ -25,7 +25,7 @@ import copy
 
 import torch
 
-from speechbrain_dslstm.audio import check_samples
+from speechbrain_dslstm.audio.checks import check_samples
 from speechbrain_dslstm.features.normalization import (
     FeatureNormalization,
     RunningNormalization,

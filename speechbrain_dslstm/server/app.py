@@ -22,7 +22,7 @@ from prometheus_client import (
 from pydantic import BaseModel, Field
 
 from speechbrain_dslstm import __version__
-from speechbrain_dslstm.audio import AudioError
+from speechbrain_dslstm.audio.checks import AudioError
 from speechbrain_dslstm.inference.classifier import EmotionClassifier
 from speechbrain_dslstm.server.limits import Limits, RequestLimits
 from speechbrain_dslstm.server.scoring import Busy, Scorer, TooSlow, score_file

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from speechbrain_dslstm.audio import LONGEST_CLIP, load_audio, open_audio
+from speechbrain_dslstm.audio.checks import LONGEST_CLIP
+from speechbrain_dslstm.audio.reading import load_audio, open_audio
 from speechbrain_dslstm.inference.classifier import EmotionClassifier
 from speechbrain_dslstm.inference.explain import Explanation, explain
 

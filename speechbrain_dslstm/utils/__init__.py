@@ -1,6 +1,7 @@
 """Helpers that know nothing of speech.
 
 ``distributed`` reduces values over the ranks of a DDP job, ``files`` writes
-files atomically, ``compiled`` compiles loops with numba, and ``loops`` loads
-such loops on first use and says why they cannot run.
+files atomically, ``folders`` walks folders without hidden files, ``compiled``
+compiles loops with numba, and ``loops`` loads such loops on first use and says
+why they cannot run.
 """

@@ -186,7 +186,7 @@ def recipe(options):
 def classify(options):
     """The shipped model over EMO-DB's files; the same answers as on the CPU."""
     from speechbrain_dslstm.inference import EmotionClassifier, classify_files
-    from speechbrain_dslstm.inference.files import find_audio
+    from speechbrain_dslstm.inference.folders import find_audio
 
     files = find_audio(options.data)
     files = files[: 16 if options.quick else None]

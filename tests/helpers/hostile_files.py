@@ -182,6 +182,7 @@ FILES = {
     "rate_44101.wav": (_bytes(lambda s: riff(s, 44101)), Answer()),
     # Channels and widths
     "stereo.wav": (_of(lambda s: np.stack([s, s], 1), WAV), Answer(1e-3)),
+    "opposite.wav": (_of(lambda s: np.stack([s, -s], 1), WAV), Answer(1e-3)),
     "5.1.wav": (_of(lambda s: np.stack([s] * 6, 1), WAV), Answer(1e-3)),
     "5.1.flac": (_of(lambda s: np.stack([s] * 6, 1), WAV), Answer(1e-3)),
     "8_bit.wav": (_sound("PCM_U8"), Answer()),
@@ -198,22 +199,33 @@ FILES = {
     "cut.aiff": (_cut(WAV), CUT),
     "cut.au": (_cut(WAV), CUT),
     "cut.flac": (_cut(WAV), FORMAT),
-    "cut.ogg": (_cut(_sound("VORBIS")), EMPTY),
+    "cut.ogg": (_cut(_sound("VORBIS")), CUT),
     "cut.mp3": (_cut(_sound(None)), CUT),
     "flipped.flac": (_cut(WAV, _flipped), FORMAT),
-    "length_0.wav": (_bytes(lambda s: riff(s, size=0)), EMPTY),
-    # What a writer to a pipe leaves: all that is there is read
+    # What a writer that was stopped, or wrote to a pipe, leaves: all that is
+    # there is read
+    "length_0.wav": (_bytes(lambda s: riff(s, size=0)), Answer(1e-2)),
     "length_unknown.wav": (
         _bytes(lambda s: riff(s, size=2**32 - 1)),
         Answer(1e-2),
     ),
     "length_2GB.wav": (_bytes(lambda s: riff(s, size=2**30)), CUT),
-    "length_100.flac": (_cut(WAV, lambda d: _stream_info(d, 100)), SHORT),
-    # Of a flac, the recipe sees from its header that it is too long
-    "length_2**36.flac": (
-        _cut(WAV, lambda d: _stream_info(d, 2**36 - 1)),
-        Refusal("longer than|cannot read", "too long"),
+    "length_100.wav": (
+        _bytes(lambda s: riff(s, size=200)),
+        Refusal("its header counts 200 of"),
     ),
+    "length_0.flac": (_cut(WAV, lambda d: _stream_info(d, 0)), Answer(1e-3)),
+    "length_100.flac": (
+        _cut(WAV, lambda d: _stream_info(d, 100)),
+        Answer(1e-3),
+    ),
+    "length_2**36.flac": (_cut(WAV, lambda d: _stream_info(d, 2**36 - 1)), CUT),
+    # Two files joined by cat
+    "joined.wav": (_cut(WAV, lambda d: 2 * d), Answer()),
+    "joined.flac": (_cut(WAV, lambda d: 2 * d), Answer()),
+    "joined.ogg": (_cut(_sound("VORBIS"), lambda d: 2 * d), Answer()),
+    "joined.mp3": (_cut(_sound(None), lambda d: 2 * d), Answer()),
+    "joined.aiff": (_cut(WAV, lambda d: 2 * d), Answer()),
     "hours.flac": (write_hours, LONG),
     "hours.wav": (write_hollow, LONG),
     # No audio

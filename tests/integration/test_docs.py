@@ -1,19 +1,29 @@
 """Every block of the documentation does what it says."""
 
+import ast
+import inspect
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+import torch
 from hyperpyyaml import load_hyperpyyaml
 from nightly import NIGHT
 
+from speechbrain_dslstm import EmotionClassifier
+from speechbrain_dslstm.cli.app import dslstm
+from speechbrain_dslstm.export import export_onnx
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-# inference.md speaks of files and models that the reader has
-PAGES = [REPOSITORY / "docs" / "compose.md"]
+PAGES = [REPOSITORY / "docs" / name for name in ("compose.md", "inference.md")]
+SHIPPED = REPOSITORY / "speechbrain_dslstm/shipped/emotion-dslstm-emodb"
 # A story: each command uses what those before have made
 OWN_DATA = REPOSITORY / "docs" / "own-data.md"
 SMALL = [
@@ -51,14 +61,61 @@ def test_there_are_blocks():
     assert len(blocks("python")) >= 9 and blocks("yaml")
 
 
+@pytest.fixture(scope="module")
+def possessions(speech_files, tmp_path_factory):
+    """Files that the pages speak of as the reader's own."""
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(SHIPPED, folder / "MODEL")
+    speech, rate = soundfile.read(speech_files[0])
+    for name in ("speech.wav", "speech.mp3", "meeting.mp3"):
+        soundfile.write(folder / name, speech, rate)
+    call = np.stack([speech, 0 * speech], axis=1)
+    soundfile.write(folder / "call.wav", call, rate)
+    (folder / "recordings").mkdir()
+    shutil.copy(folder / "speech.wav", folder / "recordings")
+    (folder / "recordings" / "notes.txt").write_text("not audio")
+    classifier = EmotionClassifier.from_hparams(folder / "MODEL")
+    export_onnx(classifier, folder / "model.onnx")
+    return folder
+
+
 @pytest.fixture
-def workplace(tmp_path):
-    """A folder with the files that YAML blocks name."""
+def workplace(tmp_path, possessions):
+    """A folder with the reader's files and those that YAML blocks name."""
+    folder = shutil.copytree(possessions, tmp_path / "work")
     for param in blocks("yaml"):
         name = FILE.match(param.values[0])
         if name:
-            (tmp_path / name[1]).write_text(param.values[0], encoding="utf-8")
-    return tmp_path
+            (folder / name[1]).write_text(param.values[0], encoding="utf-8")
+    return folder
+
+
+SYSTEM = """
+sample_rate: 16000
+mfcc: !new:speechbrain_dslstm.models.MFCCBranch
+  n_classes: 2
+  hidden_size: 4
+model: !new:speechbrain_dslstm.DualLevelClassifier
+  n_classes: 2
+  p: 0.0
+  mfcc: !ref <mfcc>
+"""
+
+
+def names_of_the_reader():
+    """Values that the block on calibration speaks of."""
+    logits = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(20) % 2
+    return {
+        "valid_log_posteriors": logits.log_softmax(1),
+        "valid_targets": targets,
+        "test_log_posteriors": logits.log_softmax(1),
+        "test_targets": targets,
+        "labels": ["anger", "joy"],
+        "folder": "saved",
+        "yaml": SYSTEM,
+        "model": load_hyperpyyaml(SYSTEM)["model"],
+    }
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))
@@ -69,7 +126,8 @@ def test_yaml(text):
 @pytest.mark.parametrize("text", blocks("python"))
 def test_python(text, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
-    exec(compile(text, "block", "exec"), {"__name__": "block"})
+    names = {"__name__": "block", **names_of_the_reader()}
+    exec(compile(text, "block", "exec"), names)
 
 
 @pytest.mark.parametrize("text", blocks("python"))
@@ -85,11 +143,15 @@ def test_formatted(text):
 
 
 @pytest.mark.parametrize("text", blocks("bash"))
-def test_bash(text):
-    """Files and options of each command are there; the runs are elsewhere."""
+def test_bash(text, workplace, monkeypatch):
+    """Commands of inference run; of the recipe's, files and options are there."""
+    monkeypatch.chdir(workplace)
     shared = (REPOSITORY / "hparams" / "recipe.yaml").read_text("utf-8")
     for line in text.splitlines():
-        words = line.split()
+        words = shlex.split(line, comments=True)
+        if "dslstm" in words:
+            check_dslstm(words)
+            continue
         assert words[0] == "python" and (REPOSITORY / words[1]).is_file()
         keys = shared
         for word in words[2:]:
@@ -144,3 +206,29 @@ def test_own_data(tmp_path, monkeypatch):
     [results] = tmp_path.glob("runs/*/mine-*/session/training/*/results.json")
     found = json.loads(results.read_text("utf-8"))
     assert found["labels"] == ["anger", "happiness", "neutral", "sadness"]
+
+
+def check_dslstm(words):
+    """Run a command on files; of others, its options must be known."""
+    given = words[words.index("dslstm") + 1 :]
+    given = given[: given.index(">")] if ">" in given else given
+    if given[0] in ("classify", "info") and words[0] == "dslstm":
+        dslstm.main(given, "dslstm", standalone_mode=False)
+    else:
+        dslstm.commands[given[0]].make_context(given[0], given[1:])
+
+
+def test_signatures():
+    """The table of calls shows every option and its default."""
+    text = (REPOSITORY / "docs" / "inference.md").read_text("utf-8")
+    shown = re.findall(r"^\| `(classify_\w+)\((.*?)\)` \|", text, re.M)
+    assert len(shown) == 4
+    for name, arguments in shown:
+        signature = inspect.signature(getattr(EmotionClassifier, name))
+        taken = list(signature.parameters.values())[1:]
+        call = ast.parse(f"def f({arguments}): pass").body[0].args
+        assert [one.arg for one in call.args] == [one.name for one in taken]
+        defaults = [
+            one.default for one in taken if one.default is not one.empty
+        ]
+        assert [ast.literal_eval(one) for one in call.defaults] == defaults

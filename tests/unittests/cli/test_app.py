@@ -87,6 +87,43 @@ def test_csv_of_a_folder(dslstm, speech_clips, tmp_path):
     assert "c.wav" in rows[2]["error"]
 
 
+def test_a_folder_says_what_was_passed_over(dslstm, speech_clips, tmp_path):
+    """In one line of its own, whatever the format."""
+    soundfile.write(tmp_path / "a.ogg", speech_clips[0].numpy(), 16000)
+    (tmp_path / "notes.txt").write_text("no audio")
+    (tmp_path / ".hidden.wav").write_text("no audio")
+    for options in ([], ["--json"], ["--csv"], ["--long"]):
+        status, out, err = dslstm("classify", tmp_path, *options)
+        assert status == 0 and "a.ogg" in out
+        assert err == (
+            "dslstm: passed over: 1 hidden (such as .hidden.wav), "
+            "1 not audio (such as notes.txt)\n"
+        )
+
+
+def test_channels(dslstm, speech_clips, tmp_path):
+    path = tmp_path / "call.wav"
+    speech = speech_clips[0].numpy()
+    soundfile.write(path, np.stack([speech, 0 * speech], 1), 16000)
+    _, out, _ = dslstm("classify", path, "--channel=each", "--csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert list(rows[0])[:3] == ["file", "channel", "label"]
+    assert [row["channel"] for row in rows] == ["0", "1"]
+    assert rows[0]["label"] in LABELS and rows[1]["reason"] == "silence"
+    _, out, _ = dslstm("classify", path, "--channel=each", "--json", "--long")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["channel"] for row in rows[:2]] == [0, 1]
+    _, out, _ = dslstm("classify", path, "--channel=1")
+    assert out == f"{path}  channel 1  - (silence)\n"
+    _, out, _ = dslstm("classify", path, "--csv")
+    assert out.startswith("file,label,")
+    status, _, err = dslstm("classify", path, "--channel=2")
+    assert status == 1 and "no channel 2 in" in err and "which has 2" in err
+    for wrong in ("left", "-1", "1.5"):
+        status, _, err = dslstm("classify", path, f"--channel={wrong}")
+        assert status == 2 and "not mix, each or an index" in err
+
+
 def test_silence_is_an_answer_and_a_broken_file_none(dslstm, tmp_path):
     path = tmp_path / "silence.wav"
     soundfile.write(path, np.zeros(16000), 16000)

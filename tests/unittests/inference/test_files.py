@@ -1,8 +1,11 @@
 """Many files and long files have the same answers as single ones, in bounded memory."""
 
 import math
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +16,13 @@ import soundfile
 import torch
 
 from speechbrain_dslstm.audio import AudioError, load_audio
-from speechbrain_dslstm.inference import Segment, files as files_module
-from speechbrain_dslstm.inference.files import _batches, find_audio
+from speechbrain_dslstm.inference import (
+    Segment,
+    files as files_module,
+    folders,
+)
+from speechbrain_dslstm.inference.files import _batches
+from speechbrain_dslstm.inference.folders import find_audio
 from speechbrain_dslstm.inference.long_recordings import cut_windows
 
 
@@ -152,13 +160,18 @@ def test_limits_on_length(classifier, speech_clips, tmp_path, monkeypatch):
     [result] = classifier.classify_files([path], longest=50.0)
     assert "longer than 50 s" in result.error
 
+    # A header that claims less than there is: answered by windows
+    [expected] = classifier.classify_files([path])
+
     @contextmanager
     def forged(path, longest):
         yield SimpleNamespace(frames=16000, samplerate=16000)
 
     monkeypatch.setattr(files_module, "open_audio", forged)
     [result] = classifier.classify_files([path])
-    assert "longer than 60 s" in result.error
+    assert torch.equal(result.log_posteriors, expected.log_posteriors)
+    [result] = classifier.classify_files([path], longest=60.5)
+    assert "longer than 60.5 s" in result.error
 
 
 def test_silence_is_no_emotion(classifier, mixed_folder):
@@ -185,6 +198,88 @@ def test_no_files(tmp_path):
         find_audio(tmp_path)
     with pytest.raises(FileNotFoundError, match="no audio files were given"):
         find_audio([])
+
+
+def test_every_ending_is_found(tmp_path):
+    names = (
+        "a.oga b.caf c.w64 d.rf64 e.aiff f.au g.sph h.snd i.AIFC j.Wav k.m4a"
+    )
+    for name in names.split():
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("")
+    found = find_audio(tmp_path)
+    assert [path.name for path in found] == names.split()
+    assert found.summary == "passed over: 1 not audio (such as notes.txt)"
+
+
+HIDDEN = [
+    ".hidden.wav",
+    "._speech.wav",
+    ".Trash/a.wav",
+    ".Trash-1000/files/a.wav",
+    "$RECYCLE.BIN/a.wav",
+    "b/@eaDir/a.wav",
+    "__MACOSX/b/a.wav",
+    "lost+found/a.wav",
+    ".git/c/d/a.wav",
+]
+
+
+def test_hidden_files_and_trash(tmp_path, speech_files):
+    for name in ("seen.flac", "b/c/seen.flac", "notes.txt", *HIDDEN):
+        path = tmp_path / "data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(speech_files[0])
+    found = find_audio(tmp_path / "data")
+    assert [p.name for p in found] == ["seen.flac"] * 2
+    assert set(found.passed_over) == {"hidden", "not audio"}
+    hidden = {str(p) for p in found.passed_over["hidden"]}
+    assert hidden == {str(tmp_path / "data" / name) for name in HIDDEN}
+    # Who names a hidden folder or file means it
+    assert len(find_audio(tmp_path / "data" / ".Trash")) == 1
+    assert len(find_audio([tmp_path / "data" / ".hidden.wav"])) == 1
+
+
+def test_links_are_followed_and_circles_are_not(tmp_path, speech_files):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").symlink_to(speech_files[0].parent)
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    assert len(find_audio(tmp_path)) == len(speech_files)
+
+
+def test_a_folder_says_what_was_passed_over(
+    classifier, speech_files, tmp_path, monkeypatch
+):
+    (tmp_path / "a.flac").symlink_to(speech_files[0])
+    for name in ("b.m4a", "c.mp4", "d.pdf", "e.txt"):
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.setattr(folders, "has_ffmpeg", lambda: False)
+    results = classifier.classify_files(tmp_path)
+    assert isinstance(results, list) and len(results) == 1
+    counts = {k: len(v) for k, v in results.passed_over.items()}
+    remedy = 'that require pip install "speechbrain-dslstm[media]"'
+    assert counts == {remedy: 2, "not audio": 2}
+    (tmp_path / "a.flac").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no audio.*2 not audio"):
+        find_audio(tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed(speech_files):
+    """Root becomes nobody to test it."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        shutil.copy(speech_files[0], name)
+        closed = Path(name, "closed")
+        closed.mkdir(mode=0)
+        user = os.geteuid()
+        try:
+            if user == 0:
+                os.seteuid(65534)
+            found = find_audio(name)
+        finally:
+            os.seteuid(user)
+        assert found.passed_over == {"unreadable folders": [closed]}
+        closed.chmod(0o700)
 
 
 def test_progress(classifier, speech_files, capsys):
