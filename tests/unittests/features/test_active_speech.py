@@ -69,7 +69,7 @@ def test_clicks_hum_and_steps_are_no_voice(speech):
     around[7000:7008] = 0.8
     around[20000] = -0.9
     time = torch.arange(2 * RATE) / RATE
-    hum = sum(torch.sin(2 * torch.pi * 50 * k * time) / k for k in (1, 2, 3, 5))
+    hum = sum(torch.sin(2 * torch.pi * 100 * k * time) / k for k in (1, 2, 3, 5))
     alone = len(speech.cut(wav))
     # Loud hum within reach of the voice is kept as a consonant would be
     for padding, more in ((around, 0.1), (0.1 * hum, 0.5), (around + 0.3, 0.1)):
