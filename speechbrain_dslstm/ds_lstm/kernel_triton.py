@@ -5,7 +5,9 @@ One launch then runs the whole sequence and another runs it backwards
 (``kernel_triton_loops``, by the formulas of ``kernel_torch``); the gradient of
 the recurrent weight is one product at the end. Tensors have the type of the
 weights, float32 or bfloat16; sums, cell states and the gradients of cell
-states are float32.
+states are float32. The products of float32 are as exact as float32, in three
+parts on tensor cores, unless torch may use tf32 for its own: SpeechBrain allows
+that, ``torch.backends.cuda.matmul.allow_tf32 = False`` forbids it.
 
 Lengths stay on the device and no shape depends on them, so that a CUDA graph
 can be captured; both directions are operators of torch.library, so that
@@ -18,6 +20,7 @@ import shutil
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,15 +35,24 @@ __all__ = ["ds_lstm_triton", "triton_problem"]
 
 LOOPS = Loops("speechbrain_dslstm.ds_lstm.kernel_triton_loops")
 MOST_HIDDEN = 256
-# Options of the forward and of the backward kernel: items, units and terms of a
-# sum at a time, warps and stages. Tensor cores multiply 16 rows; without them
-# fewer rows spread over more multiprocessors. All fit 99 KB of shared memory;
-# chosen by the registers and loads in the compiled code.
-BLOCKS = ("BLOCK_B", "BLOCK_U", "BLOCK_K", "num_warps", "num_stages")
-SIZES = {
-    torch.float32: [(4, 64, 16, 4, 3), (4, 64, 64, 4, 3)],
-    torch.bfloat16: [(16, 32, 64, 4, 4), (16, 64, 64, 4, 4)],
-}
+# Bytes of a weight in the forward kernel: as it is, or in the parts of a sum
+BYTES = {"ieee": 2, "tf32": 4, "tf32x3": 8, "bf16x6": 6}
+
+
+class Plan(NamedTuple):
+    """How a kernel divides its work: ``kernel_triton_loops`` has the symbols."""
+
+    items: int
+    units: int
+    warps: int
+    precision: str
+
+
+class Machine(NamedTuple):
+    """What plans depend on: multiprocessors, shared memory of a program."""
+
+    processors: int
+    shared: int
 
 
 def triton_problem(like: Tensor, gate_norm: bool = False) -> str | None:
@@ -57,8 +69,9 @@ def triton_problem(like: Tensor, gate_norm: bool = False) -> str | None:
     hidden = len(like) // 5
     if hidden > MOST_HIDDEN:
         return f"triton takes up to {MOST_HIDDEN} hidden units, not {hidden}"
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    return _machine_problem(like.device.type, like.device.index, interpreted)
+    return _machine_problem(
+        like.device.type, like.device.index, like.dtype, hidden
+    )
 
 
 @functools.cache
@@ -69,6 +82,8 @@ def _find_machine_problem(kind, index, interpreted):
             f"triton runs on CUDA, not on {kind} (for tests, on the CPU with "
             "TRITON_INTERPRET=1)"
         )
+    if kind == "cuda" and torch.version.hip:
+        return "triton runs on GPUs by NVIDIA only"
     if kind == "cuda" and torch.version.cuda:
         if torch.cuda.get_device_capability(index) < (8, 0):
             return "triton needs a GPU of compute capability 8.0 or higher"
@@ -89,9 +104,84 @@ def _python_header():
     return Path(sysconfig.get_paths(scheme=scheme)["include"], "Python.h")
 
 
-def _machine_problem(*where):
-    """``_find_machine_problem``, as a constant for torch.compile."""
-    return _find_machine_problem(*where)
+def _machine_problem(kind, index, dtype, hidden):
+    """Reason why this machine cannot run the layer; a constant for torch.compile."""
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    problem = _find_machine_problem(kind, index, interpreted)
+    if problem is None:
+        machine = _find_machine(kind, index)
+        for back in (False, True):
+            if find_plan(machine, dtype, hidden, 1, back) is None:
+                return (
+                    f"triton has no room for {hidden} hidden units on this GPU"
+                )
+    return problem
+
+
+@functools.cache
+def _find_machine(kind, index):
+    """Size of a GPU; of the interpreter, a large one's."""
+    if kind != "cuda":
+        return Machine(processors=132, shared=232448)
+    found = torch.cuda.get_device_properties(index)
+    return Machine(
+        found.multi_processor_count, found.shared_memory_per_block_optin
+    )
+
+
+def find_plan(
+    machine: Machine, dtype: torch.dtype, hidden: int, batch: int, back: bool
+) -> Plan | None:
+    """Divide a kernel's work; None where the weights find no room.
+
+    >>> find_plan(Machine(132, 232448), torch.bfloat16, 200, 128, back=False)
+    Plan(items=16, units=16, warps=4, precision='ieee')
+    """
+    precisions = ["ieee"]
+    if dtype == torch.float32:
+        precisions = ["tf32"] if _allows_tf32() else ["tf32x3", "bf16x6"]
+    for precision in precisions:
+        for units in (16, 8):
+            slices = -(-hidden // units)
+            if slices > machine.processors:
+                continue
+            # More items at a time are slower, but faster than one after the other
+            groups = -(-batch // 16)
+            items = 16 if groups * slices <= machine.processors else 32
+            if back:
+                wide = _power(hidden)
+                shared = 6 * units * dtype.itemsize + 4 * items
+                shared *= wide
+            else:
+                one, last = _parts(hidden)
+                shared = 8 * units * (3 * one + last) * BYTES[precision]
+                shared += items * one * dtype.itemsize
+            if shared <= machine.shared:
+                warps = 4 if precision == "ieee" else 8
+                if precision == "tf32x3" and units == 16:
+                    warps = 16
+                return Plan(items, units, warps, precision)
+    return None
+
+
+def _allows_tf32():
+    """Whether torch may use tf32 for products of float32 on a GPU."""
+    matmul = torch.backends.cuda.matmul
+    # torch before 2.9 has no fp32_precision, and later ones may refuse the other
+    if hasattr(matmul, "fp32_precision"):
+        return matmul.fp32_precision == "tf32"
+    return matmul.allow_tf32
+
+
+def _power(number):
+    """Round up to a power of two, for tensor cores at least 16."""
+    return max(16, 1 << (number - 1).bit_length())
+
+
+def _parts(hidden):
+    """Lengths of the first three parts of a sum over hidden units, and the last."""
+    one = _power(-(-hidden // 4))
+    return one, _power(max(1, hidden - 3 * one))
 
 
 # As torch.compiler.assume_constant_result, which takes a second to import
@@ -122,14 +212,29 @@ def ds_lstm_triton(
     return states[1:].transpose(0, 1), h, c
 
 
-def _launch(kernel, is_backward, tensors, sizes, hidden, **flags):
-    """Start one program for each block of items, on the tensors' device."""
+def _launch(kernel, back, tensors, batch, steps, hidden, **flags):
+    """Run all steps: on a GPU one launch for as many groups as it has room for."""
     like = tensors[0]
-    options = dict(zip(BLOCKS, SIZES[like.dtype][is_backward], strict=True))
+    machine = _find_machine(like.device.type, like.device.index)
+    plan = find_plan(machine, like.dtype, hidden, batch, back)
+    slices = -(-hidden // plan.units)
+    groups = -(-batch // plan.items)
+    room = machine.processors // slices
+    # Whoever waits needs the others to run
+    whole = [(0, steps + back)]
+    options = {"launch_cooperative_grid": True}
+    if not like.is_cuda:
+        whole, options = [(t, t + 1) for t in range(steps + back)], {}
+    ready = torch.zeros(groups, dtype=torch.int32, device=like.device)
     with torch.cuda.device_of(like):
-        kernel[(-(-sizes[0] // options["BLOCK_B"]),)](
-            *tensors, *sizes, H=hidden, **flags, **options
-        )
+        for first in range(0, groups, room):
+            for begin, end in whole:
+                kernel[(min(room, groups - first) * slices,)](
+                    *tensors, ready, batch, steps, first, begin, end,
+                    H=hidden, SLICES=slices, BLOCK_B=plan.items,
+                    UNITS=plan.units, PRECISION=plan.precision,
+                    num_warps=plan.warps, num_stages=1, **flags, **options,
+                )  # fmt: skip
 
 
 @torch.library.custom_op("speechbrain_dslstm::walk", mutates_args=())
@@ -144,19 +249,23 @@ def _walk(
     )
     states[0], cells[0] = h0, c0
     if counts is not None:
-        # A block stops after the last step of its longest item
+        # A group stops after the last step of its longest item
         states[1:].zero_()
         h_n.copy_(h0)
         c_n.copy_(c0)
+    one, last = _parts(h0.shape[1])
     _launch(
         LOOPS.load().forward,
         False,
         [projected.contiguous(), weight.contiguous(), counts]
         + [states, h_n, c_n, act, cells],
-        [batch, time, len(cells)],
+        batch,
+        time,
         h0.shape[1],
         RAGGED=counts is not None,
         KEEP=keep,
+        K1=one,
+        K2=last,
     )
     return states, h_n, c_n, act, cells
 
@@ -166,7 +275,7 @@ def _empty(projected, h0, c0, weight, counts, keep):
     """Allocate the results of ``_walk``."""
     time, batch, six = projected.shape
     like, hidden = projected.new_empty, six // 6
-    cells = time + 1 if keep else 2
+    cells = time + 1 if keep else 1
     return (
         like(time + 1, batch, hidden),
         like(batch, hidden),
@@ -185,19 +294,24 @@ def _walk_back(
     time, batch, _ = act.shape
     make = torch.empty_like if counts is None else torch.zeros_like
     grad_z = make(act)
-    grad_h0, grad_c0 = (act.new_empty(grad_h.shape) for _ in range(2))
-    slots = cells.new_empty(2, *grad_c.shape)
-    slots[0] = grad_c
+    grad_h0 = act.new_empty(grad_h.shape)
+    hidden = grad_h.shape[1]
+    # The kernel turns it into the gradient of the initial cell state
+    grad_c = grad_c.to(torch.float32, copy=True).contiguous()
+    # Fewest units of a program, hence most programs of a group
+    shares = cells.new_empty(2, -(-hidden // 8), batch, hidden)
     _launch(
         LOOPS.load().backward,
         True,
         [v.contiguous() for v in (grad_states, grad_h, weight)]
-        + [counts, act, cells, grad_z, grad_h0, grad_c0, slots],
-        [batch, time],
-        grad_h.shape[1],
+        + [counts, act, cells, grad_z, grad_h0, grad_c, shares],
+        batch,
+        time,
+        hidden,
         RAGGED=counts is not None,
+        WIDE=_power(hidden),
     )
-    return grad_z, grad_h0, grad_c0
+    return grad_z, grad_h0, grad_c.to(act.dtype)
 
 
 @_walk_back.register_fake

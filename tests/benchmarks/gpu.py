@@ -5,8 +5,9 @@
 
 Each part has a process and a time of its own; whatever a part has found by then
 is kept. The folder receives gpu.jsonl, a row for each line of the tables, and
-gpu.md, the tables. cuDNN would use tf32 for float32 unless told otherwise; here
-nothing does. ``rows`` is the short form for ``run.py``.
+gpu.md, the tables. Types: "fp32" is exact; with "tf32" torch, cuDNN and the
+kernels may use it for float32, which SpeechBrain allows. ``rows`` is the short
+form for ``run.py``.
 """
 
 import argparse
@@ -28,20 +29,19 @@ import torch  # noqa: E402
 from timing import Row  # noqa: E402
 
 PARITY = ["ds_lstm/test_layer.py", "ds_lstm/test_kernel_triton.py"]
-# The most important first
-ORDER = [
-    "parity",
-    "parity_groups",
-    "times",
-    "variants",
-    "suite",
-    "classify",
-    "epochs",
-    "model_graphs",
-    "graphs",
-    "profile",
-    "recipe",
+# The most important first; what is timed has the GPU for itself
+STAGES = [
+    ["parity_fp32", "parity_bf16", "suite"],
+    ["times"],
+    ["variants"],
+    ["graphs"],
+    ["model_graphs"],
+    ["classify"],
+    ["profile"],
+    ["epochs"],
+    ["recipe"],
 ]
+ORDER = [name for stage in STAGES for name in stage]
 
 
 def parse(argv=None):
@@ -97,7 +97,6 @@ def run_part(options):
     """
     function, _ = find_parts()[options.part]
     torch.manual_seed(0)
-    torch.backends.cudnn.allow_tf32 = False
     with open(options.output / "gpu.jsonl", "a", encoding="utf-8") as file:
         for row in function(options):
             row = {
@@ -154,28 +153,36 @@ def main():
         file.write(json.dumps(row) + "\n")
     print(f"# {device}, torch {torch.__version__}", flush=True)
     parts = find_parts()
-    for name in options.only:
+    for stage in STAGES:
+        names = [name for name in stage if name in options.only]
         left = options.budget - (time.perf_counter() - started)
-        if left < 5:
-            print(f"# {name}: no time left", flush=True)
+        if names and left < 5:
+            print(f"# {names}: no time left", flush=True)
             continue
         before = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, __file__, *sys.argv[1:], "--part", name],
-            start_new_session=True,
-        )
-        try:
-            state = process.wait(min(parts[name][1], left))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            state = "out of time"
-        taken = time.perf_counter() - before
-        print(f"# {name}: exit {state}, {taken:.1f} s", flush=True)
-        with open(options.output / "gpu.jsonl", "a", encoding="utf-8") as file:
-            row = {"part": "parts", "name": name, "exit": str(state)}
-            row["s"] = round(taken, 1)
-            file.write(json.dumps(row) + "\n")
+        running = {
+            name: subprocess.Popen(
+                [sys.executable, __file__, *sys.argv[1:], "--part", name],
+                start_new_session=True,
+            )
+            for name in names
+        }
+        for name, process in running.items():
+            limit = before + min(parts[name][1], left)
+            try:
+                state = process.wait(max(0.1, limit - time.perf_counter()))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                state = "out of time"
+            taken = time.perf_counter() - before
+            print(f"# {name}: exit {state}, {taken:.1f} s", flush=True)
+            with open(
+                options.output / "gpu.jsonl", "a", encoding="utf-8"
+            ) as file:
+                row = {"part": "parts", "name": name, "exit": str(state)}
+                row["s"] = round(taken, 1)
+                file.write(json.dumps(row) + "\n")
         write_tables(options.output)
 
 
@@ -195,29 +202,28 @@ def rows(options):
     if not torch.cuda.is_available():
         print("# gpu: not measured, no GPU here")
         return
-    from gpu_kernels import layer_calls, milliseconds
+    from gpu_kernels import KINDS, layer_calls, milliseconds, products
 
     from speechbrain_dslstm.ds_lstm.backends import BACKENDS
 
     print(f"# gpu: {torch.cuda.get_device_name()}")
     runs = {"triton": BACKENDS["triton"]}
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for dtype in (torch.float32, torch.bfloat16):
-            for steps in (50, 200):
-                for training in (True, False):
-                    calls = layer_calls(
-                        128, steps, 200, dtype, training, runs, "cuda"
-                    )
+    for kind, dtype in KINDS.items():
+        for steps in (50, 200):
+            for training in (True, False):
+                calls = layer_calls(
+                    128, steps, 200, dtype, training, runs, "cuda"
+                )
+                with products(kind):
                     found = milliseconds(calls, options.seconds, "cuda")
-                    name = str(dtype).removeprefix("torch.")
-                    mode = "training" if training else "inference"
-                    yield Row(
-                        "gpu",
-                        f"{mode}, T {steps}, batch 128, {name}",
-                        found["triton"] / found["nn.LSTM"],
-                        1.5,
-                        found,
-                    )
+                mode = "training" if training else "inference"
+                yield Row(
+                    "gpu",
+                    f"{mode}, T {steps}, batch 128, {kind}",
+                    found["triton"] / found["nn.LSTM"],
+                    1.5,
+                    found,
+                )
 
 
 if __name__ == "__main__":

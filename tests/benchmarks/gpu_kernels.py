@@ -1,62 +1,64 @@
 """The DS-LSTM layer on a GPU: parity, times, candidates, profile, graphs."""
 
-import json
 import statistics
 import time
 import traceback
+from contextlib import contextmanager
 
-import gpu_variants
 import torch
-from gpu_variants import cublas_loop, group, walk_with
 
 from speechbrain_dslstm import DSLSTM
 from speechbrain_dslstm.ds_lstm import kernel_triton
 from speechbrain_dslstm.ds_lstm.backends import BACKENDS
 from speechbrain_dslstm.ds_lstm.equations import ds_lstm_naive
+from speechbrain_dslstm.ds_lstm.kernel_triton import Plan
 
-__all__ = ["PARTS"]
+__all__ = ["PARTS", "captured", "milliseconds", "products", "synchronize"]
 
+# "fp32" is exact; SpeechBrain lets torch and cuDNN use "tf32" for float32
+KINDS = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.bfloat16,
+}
 # Largest error in units of the largest value
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.02}
+TOLERANCE = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 0.02}
 NAMES = "out h c x y h0 c0 weight_x weight_y weight_h bias".split()
-SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 SIZE_X, SIZE_Y = 496, 1008
-# Items, units, warps and precision of a candidate, forward and backward
-GROUPS = {
-    torch.float32: {
-        "group A": ((16, 16, 8, "tf32x3"), (16, 16, 8, "tf32x3")),
-        "group B": ((16, 16, 8, "bf16x6"), (16, 16, 8, "bf16x6")),
-        "group C": ((32, 8, 8, "tf32x3"), (32, 8, 8, "tf32x3")),
-    },
-    torch.bfloat16: {
-        "group A": ((16, 16, 8, "ieee"), (16, 16, 8, "ieee")),
-        "group D": ((16, 16, 4, "ieee"), (16, 16, 4, "ieee")),
-    },
+# Other plans to try, forward and backward
+PLANS = {
+    "fp32": [
+        Plan(16, 16, 8, "tf32x3"),
+        Plan(16, 16, 16, "tf32x3"),
+        Plan(32, 8, 8, "tf32x3"),
+        Plan(16, 16, 8, "bf16x6"),
+        Plan(16, 16, 16, "bf16x6"),
+    ],
+    "tf32": [
+        Plan(16, 16, 4, "tf32"),
+        Plan(16, 16, 8, "tf32"),
+        Plan(16, 16, 16, "tf32"),
+        Plan(32, 8, 8, "tf32"),
+    ],
+    "bf16": [
+        Plan(16, 16, 4, "ieee"),
+        Plan(16, 16, 8, "ieee"),
+        Plan(32, 8, 4, "ieee"),
+        Plan(32, 16, 8, "ieee"),
+    ],
 }
 
 
-# Options to try: of the present kernel, forward and backward, and of groups
-OLD = {
-    torch.float32: [
-        [(4, 64, 32, 8, 3), (4, 32, 32, 4, 4), (2, 64, 32, 4, 3)],
-        [(4, 64, 32, 8, 3), (4, 32, 64, 4, 3), (2, 64, 64, 4, 3)],
-    ],
-    torch.bfloat16: [
-        [(16, 64, 64, 8, 3), (16, 32, 128, 8, 3), (16, 128, 32, 8, 3)],
-        [(16, 64, 128, 8, 3), (16, 128, 64, 8, 4), (16, 32, 128, 4, 4)],
-    ],
-}
-NEW = {
-    torch.float32: [
-        (16, 16, 8, "tf32x3"), (16, 16, 8, "bf16x6"), (32, 8, 8, "tf32x3"),
-        (32, 8, 8, "bf16x6"), (32, 16, 8, "tf32x3"), (16, 16, 16, "tf32x3"),
-        (16, 16, 8, "tf32"),
-    ],
-    torch.bfloat16: [
-        (16, 16, 8, "ieee"), (16, 16, 4, "ieee"), (32, 8, 8, "ieee"),
-        (32, 8, 4, "ieee"), (32, 16, 8, "ieee"), (16, 32, 8, "ieee"),
-    ],
-}  # fmt: skip
+@contextmanager
+def products(kind):
+    """Let torch and cuDNN use tf32 only for this kind."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    usual = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = kind == "tf32"
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = usual
 
 
 def arguments(shape, dtype, device):
@@ -87,42 +89,8 @@ def results(backend, args, counts, dtype):
     return [value.detach().cpu().double() for value in [*found, *grads]]
 
 
-def backends(dtype, options):
-    """Every way to run the recurrence here with this type, if it is right."""
-    names = ["triton", "fused", "eager"][options.device == "cpu" :]
-    found = {name: BACKENDS[name] for name in names}
-    groups = candidates(dtype, options)
-    path = options.output / "gpu.jsonl"
-    for line in path.read_text("utf-8").splitlines():
-        row = json.loads(line)
-        if row["part"].startswith("parity") and row["type"] == SHORT[dtype]:
-            if row["backend"] in groups and row["ok"]:
-                found[row["backend"]] = groups[row["backend"]]
-    return found
-
-
-def candidates(dtype, options):
-    """The candidates that run here."""
-    if options.device == "cpu":
-        return {}
-    return {name: group(*blocks) for name, blocks in GROUPS[dtype].items()}
-
-
-def parity(options):
+def parity(options, kinds):
     """Hold the backends to the reference in float64 on the CPU."""
-    names = ["triton", "fused", "eager"][options.device == "cpu" :]
-    yield from hold(
-        options, lambda dtype: {name: BACKENDS[name] for name in names}
-    )
-
-
-def parity_groups(options):
-    """Hold the candidates to the same; one that waits for ever ends the part."""
-    yield from hold(options, lambda dtype: candidates(dtype, options))
-
-
-def hold(options, ways):
-    """Compare outputs, states and gradients of some ways with the reference."""
     shapes = [
         (3, 63, 11, 13, 200),
         (3, 63, 11, 13, 128),
@@ -130,60 +98,65 @@ def hold(options, ways):
         (37, 9, 9, 7, 256),
         (1, 1, 2, 3, 1),
         (128, 50, 496, 1008, 200),
+        (300, 7, 5, 6, 200),
     ]
-    device, failed = options.device, set()
-    for shape in shapes[:: 3 if options.quick else 1]:
-        for dtype in (torch.float32, torch.bfloat16):
+    names = ["triton", "fused", "eager"][options.device == "cpu" :]
+    for shape in shapes[:: 4 if options.quick else 1]:
+        for kind in kinds:
+            dtype = KINDS[kind]
             args = arguments(shape, dtype, "cpu")
-            for ragged in (True, False):
-                if shape[0] == 128 and ragged:
-                    continue
+            for ragged in (True, False)[shape[0] > 99 :]:
                 counts = None
                 if ragged:
                     counts = torch.linspace(0, shape[1], shape[0]).long()
                     counts[::3] = shape[1]
                 expected = results(ds_lstm_naive, args, counts, torch.float64)
-                there = [arg.to(device) for arg in args]
+                there = [arg.to(options.device) for arg in args]
                 if ragged:
-                    counts = counts.to(device)
-                for name, run in ways(dtype).items():
+                    counts = counts.to(options.device)
+                for name in names:
                     row = {
                         "backend": name,
-                        "type": SHORT[dtype],
+                        "type": kind,
                         "B,T,X,Y,H": str(shape),
                         "ragged": ragged,
                     }
-                    if (name, dtype, "broken") in failed:
-                        yield {**row, "ok": False, "worst": "as above"}
-                        continue
-                    try:
-                        found = results(run, there, counts, dtype)
-                    except Exception as error:
-                        traceback.print_exc()
-                        failed.add((name, dtype, "broken"))
-                        yield {**row, "ok": False, "worst": repr(error)[:200]}
-                        continue
-                    errors = {
-                        key: float(
-                            (ours - theirs).abs().max()
-                            / theirs.abs().max().clamp(min=1e-6)
-                        )
-                        for key, ours, theirs in zip(
-                            NAMES, found, expected, strict=True
-                        )
-                    }
-                    worst = max(errors, key=lambda key: errors[key])
-                    # NaN fails, too
-                    ok = all(
-                        error <= TOLERANCE[dtype] for error in errors.values()
-                    )
-                    if not ok:
-                        print(row, errors, flush=True)
-                    yield {
-                        **row,
-                        "ok": ok,
-                        "worst": f"{worst} {errors[worst]:.1e}",
-                    }
+                    with products(kind):
+                        yield {
+                            **row,
+                            **hold(name, there, counts, kind, expected),
+                        }
+
+
+def hold(name, args, counts, kind, expected):
+    """Errors of one backend: whether they are small, and the largest."""
+    try:
+        found = results(BACKENDS[name], args, counts, KINDS[kind])
+    except Exception as error:
+        traceback.print_exc()
+        return {"ok": False, "worst": repr(error)[:200]}
+    errors = {
+        key: float(
+            (ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6)
+        )
+        for key, ours, theirs in zip(NAMES, found, expected, strict=True)
+    }
+    worst = max(errors, key=lambda key: errors[key])
+    # NaN fails, too
+    ok = all(error <= TOLERANCE[kind] for error in errors.values())
+    if not ok:
+        print(name, kind, errors, flush=True)
+    return {"ok": ok, "worst": f"{worst} {errors[worst]:.1e}"}
+
+
+def parity_fp32(options):
+    """float32, exact and with tf32."""
+    yield from parity(options, ["fp32", "tf32"])
+
+
+def parity_bf16(options):
+    """bfloat16."""
+    yield from parity(options, ["bf16"])
 
 
 def milliseconds(calls, seconds, device, least=3, most=40):
@@ -237,6 +210,7 @@ def layer_calls(batch, steps, hidden, dtype, training, runs, device):
     both = torch.cat(args[:2], -1)
     lstm = torch.nn.LSTM(SIZE_X + SIZE_Y, hidden, batch_first=True)
     lstm = lstm.to(device, dtype)
+    lstm.flatten_parameters()
     if not training:
         calls = {
             name: torch.no_grad()(lambda run=run: run(*args))
@@ -262,7 +236,7 @@ def layer_calls(batch, steps, hidden, dtype, training, runs, device):
 
 
 def times(options):
-    """Time every backend against cuDNN."""
+    """Time the backends against cuDNN."""
     sizes = [
         (batch, steps, 200)
         for steps in (50, 200, 1000)
@@ -271,35 +245,27 @@ def times(options):
     sizes.insert(4, (128, 200, 128))
     if options.quick:
         sizes = [(2, 5, 16)]
-    sizes.sort(key=lambda size: (size[1], -size[0]))
     for batch, steps, hidden in sizes:
-        for dtype in (torch.float32, torch.bfloat16):
+        for kind, dtype in KINDS.items():
             for training in (True, False):
-                runs = backends(dtype, options)
-                if steps > 50:
-                    del runs["eager"]
-                if steps > 200:
-                    del runs["fused"]
+                names = ["triton", "fused"][options.device == "cpu" :]
+                if (batch, steps) == (128, 1000):
+                    names.remove("fused")
                 calls = layer_calls(
-                    batch, steps, hidden, dtype, training, runs, options.device
-                )
-                found = milliseconds(
-                    calls, 0.02 if options.quick else 0.4, options.device
-                )
+                    batch, steps, hidden, dtype, training,
+                    {name: BACKENDS[name] for name in names}, options.device,
+                )  # fmt: skip
+                seconds = 0.02 if options.quick else 0.2
+                with products(kind):
+                    found = milliseconds(calls, seconds, options.device)
                 yield {
                     "mode": "training" if training else "inference",
                     "B": batch,
                     "T": steps,
                     "H": hidden,
-                    "type": SHORT[dtype],
+                    "type": kind,
                     **{f"{name}, ms": value for name, value in found.items()},
                     "triton / nn.LSTM": found.get("triton", float("nan"))
-                    / found["nn.LSTM"],
-                    "best / nn.LSTM": min(
-                        value
-                        for name, value in found.items()
-                        if name != "nn.LSTM" and value == value
-                    )
                     / found["nn.LSTM"],
                 }
                 if options.device == "cuda":
@@ -320,85 +286,63 @@ def captured(call):
     return graph
 
 
-def kernel_calls(hidden, dtype):
-    """The recurrence alone at batch 128, T 200, both ways by every candidate."""
-    args = arguments((128, 200, 4, 4, hidden), dtype, "cuda")
-    projected = torch.randn(200, 128, 6 * hidden, device="cuda", dtype=dtype)
+def kernel_calls(batch, hidden, dtype, plans):
+    """The recurrence alone at T 200, both ways, by every plan."""
+    args = arguments((batch, 200, 4, 4, hidden), dtype, "cuda")
+    projected = torch.randn(200, batch, 6 * hidden, device="cuda", dtype=dtype)
     h0, c0, weight = args[2], args[3], args[6]
 
-    def walk(keep):
+    def walk(keep=True):
         return kernel_triton._walk(projected, h0, c0, weight, None, keep)
 
-    states, h_n, c_n, act, cells = walk(True)
+    states, h_n, c_n, act, cells = walk()
     grads = [torch.randn_like(states), h_n, c_n]
-    ahead = {
-        "as it is": lambda: walk(True),
-        "as it is, inference": lambda: walk(False),
-    }
-    back = {
-        "as it is": lambda: kernel_triton._walk_back(
-            *grads, weight, None, act, cells
-        )
-    }
-    for index, calls in enumerate((ahead, back)):
-        base = calls["as it is"]
-        for sizes in OLD[dtype][index] if hidden == 200 else []:
-            calls[f"old {sizes}"] = walk_with(sizes, index)(base)
-    for blocks in NEW[dtype]:
-        ahead[f"group {blocks}"] = lambda blocks=blocks: gpu_variants.forward(
-            projected, h0, c0, weight, None, True, blocks
-        )
-        back[f"group {blocks}"] = lambda blocks=blocks: gpu_variants.backward(
-            *grads, weight, None, act, cells, blocks
-        )
+
+    def walk_back():
+        return kernel_triton._walk_back(*grads, weight, None, act, cells)
+
+    ahead = {"chosen": walk, "chosen, inference": lambda: walk(False)}
+    back = {"chosen": walk_back}
+    for plan in plans:
+        ahead[str(tuple(plan))] = with_plan(plan, walk)
+        back[str(tuple(plan))] = with_plan(plan, walk_back)
     return {"forward": ahead, "backward": back}
 
 
-def graph_calls(hidden, dtype):
-    """Inference at batch 128, T 200, with few inputs: what a graph can hold."""
-    args = arguments((128, 200, 4, 4, hidden), dtype, "cuda")
-    lstm = torch.nn.LSTM(8, hidden, batch_first=True).to("cuda", dtype)
-    both = torch.cat(args[:2], -1)
-    return {
-        "cuDNN, 8 inputs": lambda: lstm(both),
-        "cuBLAS and a fused kernel": lambda: cublas_loop(*args),
-        "fused": lambda: BACKENDS["fused"](*args)[0],
-    }
+def with_plan(plan, run):
+    """A call that uses this plan, whatever the machine and the sizes."""
+
+    def call():
+        usual = kernel_triton.find_plan
+        kernel_triton.find_plan = lambda *sizes: plan
+        try:
+            return run()
+        finally:
+            kernel_triton.find_plan = usual
+
+    return call
 
 
 def variants(options):
-    """Time every candidate for the recurrence, and loops in CUDA graphs."""
+    """Time every plan for the recurrence."""
     if options.device == "cpu":
         return
-    for hidden in (200, 128):
-        for dtype in (torch.float32, torch.bfloat16):
-            row = {"H": hidden, "type": SHORT[dtype]}
-            for mode, calls in kernel_calls(hidden, dtype).items():
-                found = milliseconds(calls, 0.3, "cuda")
-                for name, value in found.items():
-                    yield {
-                        "kernel": mode,
-                        **row,
-                        "options": name,
-                        "ms": value,
-                        "us a step": 5 * value,
-                    }
-            for name, call in graph_calls(hidden, dtype).items():
-                try:
-                    with torch.no_grad():
-                        graph = captured(call)
-                        taken = milliseconds({name: graph.replay}, 0.2, "cuda")
-                        taken = taken[name]
-                except Exception:
-                    traceback.print_exc()
-                    taken = float("nan")
-                yield {
-                    "kernel": "inference in a graph",
-                    **row,
-                    "options": name,
-                    "ms": taken,
-                    "us a step": 5 * taken,
-                }
+    for batch, hidden in ((128, 200), (128, 128), (16, 200)):
+        for kind, dtype in KINDS.items():
+            with products(kind):
+                calls = kernel_calls(batch, hidden, dtype, PLANS[kind])
+                for mode, ways in calls.items():
+                    found = milliseconds(ways, 0.15, "cuda")
+                    for name, value in found.items():
+                        yield {
+                            "kernel": mode,
+                            "B": batch,
+                            "H": hidden,
+                            "type": kind,
+                            "items, units, warps": name,
+                            "ms": value,
+                            "us a step": 5 * value,
+                        }
 
 
 def profile(options):
@@ -407,37 +351,33 @@ def profile(options):
 
     cuda = options.device == "cuda"
     batch, steps = (128, 200) if cuda else (2, 5)
-    for dtype in (torch.float32, torch.bfloat16):
-        names = {"triton": BACKENDS["triton"]} if cuda else {}
-        names = names or {"fused": BACKENDS["fused"]}
-        if cuda:
-            name, (ahead, back) = next(iter(GROUPS[dtype].items()))
-            names[name] = group(ahead, back)
+    for kind, dtype in KINDS.items():
+        name = "triton" if cuda else "fused"
         calls = layer_calls(
-            batch, steps, 200, dtype, True, names, options.device
-        )
+            batch, steps, 200, dtype, True, {name: BACKENDS[name]},
+            options.device,
+        )  # fmt: skip
         for name, call in calls.items():
             try:
                 call()
                 synchronize(options.device)
                 kinds = [ProfilerActivity.CPU]
                 kinds += [ProfilerActivity.CUDA] if cuda else []
-                with record(activities=kinds) as found:
+                with products(kind), record(activities=kinds) as found:
                     call()
                     synchronize(options.device)
             except Exception:
                 traceback.print_exc()
                 continue
-            print(f"## {name}, {SHORT[dtype]}")
             average = found.key_averages()
             key = "self_device_time_total" if cuda else "self_cpu_time_total"
             shown = sorted(average, key=lambda event: -getattr(event, key))
-            for event in shown[:9]:
+            for event in shown[:8]:
                 value = getattr(event, key)
                 if value:
                     yield {
                         "way": name,
-                        "type": SHORT[dtype],
+                        "type": kind,
                         "kernel": event.key[:70],
                         "calls": event.count,
                         "ms": value / 1e3,
@@ -486,10 +426,10 @@ def graphs(options):
 
 
 PARTS = {
-    "parity": (parity, 90),
-    "parity_groups": (parity_groups, 70),
-    "times": (times, 110),
-    "variants": (variants, 80),
+    "parity_fp32": (parity_fp32, 80),
+    "parity_bf16": (parity_bf16, 80),
+    "times": (times, 75),
+    "variants": (variants, 50),
     "graphs": (graphs, 25),
     "profile": (profile, 25),
 }

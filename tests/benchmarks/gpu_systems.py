@@ -288,8 +288,8 @@ def suite(options):
 
 
 PARTS = {
-    "suite": (suite, 75),
-    "classify": (classify, 45),
+    "suite": (suite, 80),
+    "classify": (classify, 40),
     "epochs": (epochs, 60),
     "model_graphs": (model_graphs, 30),
     "recipe": (recipe, 100),
