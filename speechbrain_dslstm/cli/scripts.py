@@ -16,10 +16,13 @@ def script_command(name: str, help_line: str) -> Callable:
     return lambda function: make(argument(function))
 
 
-def run_script(script: str, command: str, arguments: Sequence[str]) -> None:
+def run_script(
+    script: str, command: str, arguments: Sequence[str], examples: str = ""
+) -> None:
     """Run a script of the recipe as ``__main__``, named as the ``command``.
 
     An error is one line; the run's log.txt, if there is one, has the traceback.
+    The script's help is followed by the examples.
     """
     # Not at the top, as "dslstm --help" need not load it
     from speechbrain_dslstm.hparams import recipe_root
@@ -41,6 +44,9 @@ def run_script(script: str, command: str, arguments: Sequence[str]) -> None:
         logging.getLogger(__name__).debug("the run failed", exc_info=True)
         raise
     except SystemExit as stop:
+        if examples and {"-h", "--help"} & {*arguments}:
+            lines = "\n  ".join(examples.strip().splitlines())
+            click.echo(f"\nExamples:\n  {lines}")
         if isinstance(stop.code, str):
             raise click.ClickException(stop.code) from stop
         raise
