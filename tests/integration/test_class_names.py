@@ -129,7 +129,7 @@ def test_predictions_and_picture(tmp_path):
 
 def test_table_of_answers(capsys):
     """A class named like a column gets a column of its own."""
-    write = make_writer(False, True, NAMES, False)
+    write = make_writer(False, True, NAMES, [])
     posteriors = {name: k / 100 for k, name in enumerate(NAMES)}
     write({"file": "a.wav", "label": "a, b", "posteriors": posteriors})
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
