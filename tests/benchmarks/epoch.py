@@ -7,6 +7,8 @@ features, pads batches of random clips. The last rows say where the time of
 ours goes.
 """
 
+import functools
+import json
 import tempfile
 from pathlib import Path
 
@@ -32,6 +34,23 @@ TARGETS = {"dual_level": 1 / 3, "paper": 1 / 2}
 BATCH, THREADS, TURNS = 32, 2, 3
 
 
+@functools.cache
+def read_corpus(folder):
+    """The clips of EMO-DB and its classes.
+
+    Arguments
+    ---------
+    folder : pathlib.Path
+        EMO-DB.
+
+    Returns
+    -------
+    entries, labels
+        As ``prepare`` gives them.
+    """
+    return prepare("emodb", folder)
+
+
 class Epoch:
     """An epoch in both ways.
 
@@ -45,13 +64,15 @@ class Epoch:
         Folder of cached features.
     device : str
         Where the models are.
+    **overrides
+        Keys of the YAML.
     """
 
-    def __init__(self, system, folder, cache, device="cpu"):
+    def __init__(self, system, folder, cache, device="cpu", **overrides):
         self.device = device
-        overrides = "{corpus: emodb}"
+        overrides = json.dumps({"corpus": "emodb", **overrides})
         hparams = load_hparams(HPARAMS / f"{system}.yaml", overrides)
-        entries, labels = prepare("emodb", folder)
+        entries, labels = read_corpus(folder)
         split = make_split(entries, "session", 0, 1234)
         self.clips = [
             (
@@ -67,12 +88,15 @@ class Epoch:
         )
         self.by_length = torch.tensor(by_length).split(BATCH)
         self.model = hparams["model"].train().to(device)
-        self.plain = PlainClassifier(self.model).train().to(device)
+        self.plain = torch.nn.Identity()
+        if system in TARGETS:
+            self.plain = PlainClassifier(self.model).train().to(device)
         extractors = {n: s.extractor for n, s in self.model.streams.items()}
         self.cache = FeatureCache(cache, extractors, "emodb")
         self.optimizers = {
             net: torch.optim.Adam(net.parameters(), 1e-3)
             for net in (self.model, self.plain)
+            if list(net.parameters())
         }
 
     def targets(self, batch):

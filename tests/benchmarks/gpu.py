@@ -31,15 +31,16 @@ from timing import Row  # noqa: E402
 PARITY = ["ds_lstm/test_layer.py", "ds_lstm/test_kernel_triton.py"]
 # The most important first; what is timed has the GPU for itself
 STAGES = [
-    ["parity_fp32", "parity_bf16", "suite"],
+    ["parity_fp32", "parity_bf16"],
     ["times"],
     ["variants"],
     ["graphs"],
     ["model_graphs"],
     ["classify"],
-    ["profile"],
     ["epochs"],
-    ["recipe"],
+    ["suite", "recipe"],
+    ["recipe_alone"],
+    ["profile"],
 ]
 ORDER = [name for stage in STAGES for name in stage]
 
@@ -63,6 +64,9 @@ def parse(argv=None):
         type=Path,
         default=REPOSITORY / "data" / "emodb",
         help="folder of EMO-DB",
+    )
+    parser.add_argument(
+        "--encoder", help="Whisper's weights; random ones if left out"
     )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--budget", type=float, default=420, help="seconds")

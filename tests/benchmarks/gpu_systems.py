@@ -1,8 +1,9 @@
 """Whole systems on a GPU: epochs, mixed precision, classifying files, graphs."""
 
+import functools
+import importlib.util
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -41,48 +42,82 @@ def timed(call, device, turns=3):
 
 
 def epochs(options):
-    """An epoch of the models over EMO-DB against plain torch parts."""
+    """An epoch of the models over EMO-DB against plain torch parts.
+
+    The audio is in memory: what differs is the GPU's work. The encoder's system
+    has one plain part, the recurrence.
+    """
     from epoch import Epoch
 
-    with tempfile.TemporaryDirectory() as cache:
-        for system in ("dual_level", "paper"):
-            epoch = Epoch(system, options.data, cache, options.device)
-            epoch.by_length = epoch.by_length[: 2 if options.quick else None]
-            batches = [
-                (epoch.load(batch), epoch.targets(batch))
-                for batch in epoch.by_length
-            ]
+    from speechbrain_dslstm.audio import load_audio
 
-            def ours(epoch=epoch, batches=batches):
-                for extracted, targets in batches:
-                    epoch.learn(extracted, targets)
-
-            def plain(epoch=epoch, batches=batches):
-                for extracted, targets in batches:
-                    streams = epoch.model.normalize(extracted)
-                    epoch.learn_plain(streams, targets)
-
-            ways = {
-                "ours, features in memory": ours,
-                "plain, features in memory": plain,
-                "ours, cached features": epoch.ours,
+    systems = {"dual_level": {}, "paper": {}}
+    systems["encoder_ds_lstm"] = {"encoder_source": options.encoder}
+    read = functools.cache(load_audio)
+    for system, overrides in systems.items():
+        with tempfile.TemporaryDirectory() as cache:
+            epoch = Epoch(
+                system, options.data, cache, options.device, **overrides
+            )
+        by_length = epoch.by_length[: 2 if options.quick else None]
+        batches = []
+        for batch in by_length:
+            wavs = [read(epoch.clips[k][0]) for k in batch.tolist()]
+            padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
+            counts = torch.tensor([len(wav) for wav in wavs])
+            wavs = padded.to(options.device), counts.to(options.device)
+            with torch.no_grad():
+                batches.append(
+                    (wavs, epoch.model.extract(*wavs), epoch.targets(batch))
+                )
+        for name, call in epoch_ways(epoch, batches).items():
+            slow = system == "paper" and "plain" in name
+            turns = 1 if slow or options.quick else 3
+            seconds, peak = timed(call, options.device, turns)
+            yield {
+                "system": system,
+                "epoch": name,
+                "s": seconds,
+                "peak, MiB": peak,
             }
-            if not options.quick:
-                ways["plain, features anew"] = epoch.by_hand
-            for name, call in ways.items():
-                turns = 1 if "anew" in name or options.quick else 3
-                seconds, peak = timed(call, options.device, turns)
-                yield {
-                    "system": system,
-                    "epoch": name,
-                    "s": seconds,
-                    "peak, MiB": peak,
-                }
+
+
+def epoch_ways(epoch, batches):
+    """Epochs over batches of waveforms, features and targets."""
+
+    def ours():
+        for _, extracted, targets in batches:
+            epoch.learn(extracted, targets)
+
+    def audio():
+        for wavs, _, targets in batches:
+            with torch.no_grad():
+                extracted = epoch.model.extract(*wavs)
+            epoch.learn(extracted, targets)
+
+    def plain():
+        if isinstance(epoch.plain, torch.nn.Identity):
+            usual = os.environ.get("DSLSTM_BACKEND", "")
+            os.environ["DSLSTM_BACKEND"] = "naive"
+            ours()
+            os.environ["DSLSTM_BACKEND"] = usual
+            return
+        for _, extracted, targets in batches:
+            epoch.learn_plain(epoch.model.normalize(extracted), targets)
+
+    return {
+        "ours, from features": ours,
+        "plain, from features": plain,
+        "ours, from audio": audio,
+    }
 
 
 def start_recipe(options, system, precision, root, epochs_wanted):
     """Start the recipe; returns the process and its folder."""
     folder = Path(root, f"{system}_{precision}")
+    encoder = []
+    if system.startswith("encoder"):
+        encoder = [f"--encoder_source={options.encoder or 'null'}"]
     command = [
         *(sys.executable, str(RECIPE)),
         str(REPOSITORY / "hparams" / f"{system}.yaml"),
@@ -91,7 +126,7 @@ def start_recipe(options, system, precision, root, epochs_wanted):
         "--corpus=emodb",
         f"--data_folder={options.data}",
         f"--output_folder={folder}",
-        f"--feature_cache={root}/features_{system}",
+        *encoder,
         f"--number_of_epochs={epochs_wanted}",
         "--test_every_epoch=False",
     ]
@@ -100,87 +135,74 @@ def start_recipe(options, system, precision, root, epochs_wanted):
     return process, folder
 
 
-def follow(runs):
-    """Wait for recipes; the seconds at which each epoch of each ended."""
-    start, seen = time.perf_counter(), {folder: [] for _, folder in runs}
-    while True:
-        running = [process.poll() is None for process, _ in runs]
-        for folder, stamps in seen.items():
-            path = folder / "save" / "epochs.jsonl"
-            rows = path.read_text("utf-8").count("\n") if path.exists() else 0
-            while len(stamps) < rows:
-                stamps.append(time.perf_counter() - start)
-        if not any(running):
-            return seen, time.perf_counter() - start
-        time.sleep(0.05)
-
-
 def recipe(options):
-    """The recipe itself, also with fp16's GradScaler and with bf16."""
-    plans = [
-        [("dual_level", "fp32", 5)],
-        [
-            ("dual_level", "fp16", 5),
-            ("dual_level", "bf16", 5),
-            ("paper", "fp32", 3),
-            ("paper", "fp16", 3),
-            ("cnn_lstm_xy", "fp32", 3),
-        ],
+    """The recipe itself, with fp16's GradScaler and with bf16, side by side."""
+    plan = [
+        ("dual_level", "fp32", 4),
+        ("dual_level", "fp16", 4),
+        ("dual_level", "bf16", 4),
+        ("paper", "fp16", 2),
+        ("encoder_ds_lstm", "fp32", 4),
+        ("encoder_ds_lstm", "fp16", 4),
     ]
-    if options.quick:
-        plans = [[("dual_level", "bf16", 2)]]
-    elif (REPOSITORY / "hparams" / "encoder_ds_lstm.yaml").exists():
-        print("encoder_ds_lstm is in the tree; its encoder's weights are not")
+    yield from run_recipes(
+        options, [("dual_level", "bf16", 2)] if options.quick else plan
+    )
+
+
+def recipe_alone(options):
+    """The recipe with the machine for itself."""
+    yield from run_recipes(options, [("dual_level", "fp32", 5)])
+
+
+def run_recipes(options, plan):
+    """Run some systems at once: system, precision, epochs; rows as each ends."""
     with tempfile.TemporaryDirectory() as root:
-        for plan in plans:
-            runs = [
-                start_recipe(options, system, precision, root, number)
-                for system, precision, number in plan
-            ]
-            seen, total = follow(runs)
-            for (process, folder), (system, precision, _) in zip(
-                runs, plan, strict=True
-            ):
+        start = time.perf_counter()
+        running = {
+            (system, precision): start_recipe(
+                options, system, precision, root, epochs_wanted
+            )
+            for system, precision, epochs_wanted in plan
+        }
+        stamps = {key: [] for key in running}
+        while running:
+            time.sleep(0.05)
+            for key, (process, folder) in list(running.items()):
+                path = folder / "save" / "epochs.jsonl"
+                lines = path.read_bytes().count(b"\n") if path.exists() else 0
+                while len(stamps[key]) < lines:
+                    stamps[key].append(time.perf_counter() - start)
+                if process.poll() is None:
+                    continue
+                del running[key]
                 log = Path(root, f"{folder.name}.log").read_text("utf-8")
-                row = {
-                    "recipe": system,
-                    "precision": precision,
+                print(f"## {folder.name}\n{log[-1500:]}", flush=True)
+                yield {
+                    "recipe": key[0],
+                    "precision": key[1],
                     "beside": len(plan) - 1,
                     "exit": process.returncode,
-                }
-                if process.returncode:
-                    print(f"## {system} {precision}\n{log[-6000:]}", flush=True)
-                    yield row
-                    continue
-                if options.output:
-                    shutil.copy(
-                        Path(root, f"{folder.name}.log"),
-                        options.output / "run.log",
-                    )
-                stamps = seen[folder]
-                path = folder / "save" / "epochs.jsonl"
-                lines = path.read_text("utf-8").splitlines()
-                losses = [json.loads(line)["train_loss"] for line in lines]
-                results = json.loads((folder / "results.json").read_text())
-                backend = [x for x in log.splitlines() if "backend" in x]
-                path = folder / "log.txt"
-                if path.exists():
-                    backend += [
-                        x
-                        for x in path.read_text().splitlines()
-                        if "backend" in x
-                    ]
-                yield {
-                    **row,
-                    "epoch 1 after, s": stamps[0],
-                    "later epochs, s": statistics.median(
-                        b - a for a, b in zip(stamps, stamps[1:], strict=False)
+                    "whole, s": time.perf_counter() - start,
+                    **(
+                        {}
+                        if process.returncode
+                        else outcome(folder, stamps[key])
                     ),
-                    "whole, s": total,
-                    "losses": " ".join(f"{loss:.3f}" for loss in losses),
-                    "test UA": str(results.get("test", results))[:80],
-                    "backend": backend[0][-60:] if backend else "?",
                 }
+
+
+def outcome(folder, stamps):
+    """Seconds, losses and scores of a run that ended well."""
+    lines = (folder / "save" / "epochs.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    pauses = [b - a for a, b in zip(stamps, stamps[1:], strict=False)]
+    return {
+        "epoch 1 after, s": stamps[0],
+        "later epochs, s": statistics.median(pauses),
+        "training losses": " ".join(f"{row['train_loss']:.3f}" for row in rows),
+        "validation UA": " ".join(f"{row['valid']['ua']:.3f}" for row in rows),
+    }
 
 
 def classify(options):
@@ -273,24 +295,17 @@ def suite(options):
         str(tests / "unittests" / "ds_lstm" / "test_kernel_triton.py"),
         str(tests / "unittests" / "test_host_syncs.py"),
     ]
-    found = subprocess.run(
-        command,
-        cwd=REPOSITORY,
-        env={**os.environ, "DSLSTM_BACKEND": ""},
-        capture_output=True,
-        text=True,
-    )
-    print(found.stdout[-7000:], found.stderr[-1500:], flush=True)
-    yield {
-        "suite": found.stdout.strip().splitlines()[-1],
-        "exit": found.returncode,
-    }
+    if importlib.util.find_spec("xdist"):
+        command += ["-n", "6"]
+    found = subprocess.run(command, cwd=REPOSITORY, check=False)
+    yield {"suite": " ".join(command[-2:]), "exit": found.returncode}
 
 
 PARTS = {
-    "suite": (suite, 80),
+    "suite": (suite, 95),
     "classify": (classify, 40),
-    "epochs": (epochs, 60),
+    "epochs": (epochs, 55),
     "model_graphs": (model_graphs, 30),
-    "recipe": (recipe, 100),
+    "recipe": (recipe, 95),
+    "recipe_alone": (recipe_alone, 50),
 }

@@ -463,7 +463,7 @@ class TestAnyMachine:
         compiled = triton.compile(
             source,
             target=GPUTarget("cuda", architecture, 32),
-            options={"num_warps": plan.warps, "num_stages": 1},
+            options={"num_warps": kernel_triton.WARPS, "num_stages": 1},
         )
         assert compiled.metadata.shared <= machine.shared
         code = compiled.asm["ptx"]
