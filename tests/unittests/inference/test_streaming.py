@@ -177,8 +177,10 @@ def test_sums_of_an_hour_do_not_drift(small_model, speech_clips):
     for mean in means:
         mean.total, mean.steps = torch.full_like(mean.total, 3e5), 360_000
         for _ in range(100):
-            mean.add(torch.full((1, 1, mean.total.shape[1]), 1e-2))
-        expected = torch.full_like(mean.total, 3e5 + 1)
+            mean.add(torch.full((1, 1, mean.total.shape[-1]), 1e-2))
+        # Sums of the outputs and of their squares
+        sums = torch.tensor([3e5 + 1, 3e5 + 0.01], dtype=torch.float64)
+        expected = sums[:, None, None].expand_as(mean.total)
         torch.testing.assert_close(mean.total, expected, atol=1e-6, rtol=0)
     norm = RunningNormalization(1)
     state = (360_000, torch.full((1, 1, 1), 3e5, dtype=torch.float64))
