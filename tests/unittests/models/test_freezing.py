@@ -105,4 +105,4 @@ def test_a_frozen_lstm_has_no_dropout_and_passes_gradients():
     first, second = (branch.lstm(x)[0] for _ in range(2))
     torch.testing.assert_close(first, second, atol=0, rtol=0)
     # cuDNN gives the gradient of the input in this mode only
-    assert branch.lstm.training and branch.dropout.training
+    assert branch.lstm.training and branch.head_dropout.training

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import tiny_encoder
 import torch
 from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.inference.interfaces import foreign_class
@@ -116,7 +117,11 @@ def test_temperature_is_applied_once(saved, speech_clips):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_system_can_be_described(system, tmp_path):
     """A rebuilt model has the same names, shapes and settings."""
-    _, model = load_system(system, tmp_path)
+    options = {}
+    if system.startswith("encoder_"):
+        options["encoder_source"] = str(tmp_path / "whisper")
+        tiny_encoder.write_whisper(tmp_path / "whisper")
+    _, model = load_system(system, tmp_path, **options)
     described = describe(model)
     again = build(described)
     assert describe(again) == described
@@ -136,8 +141,9 @@ def test_the_table_has_every_argument(known):
     code = known.__init__.__code__
     names = set(code.co_varnames[1 : code.co_argcount])
     # The backend depends on the machine, the streams keep resize, the weights
-    # keep the initial forget bias, and only a text branch has a text_weight
-    others = {"forget_bias", "text_weight"}
+    # keep the initial forget bias and the encoder, and only a text branch has a
+    # text_weight
+    others = {"forget_bias", "text_weight", "source"}
     assert names - set(TABLE[known]) <= {"backend", "resize"} | others
 
 
