@@ -418,6 +418,6 @@ PARTS = {
     "parity_bf16": (parity_bf16, 80),
     "times": (times, 75),
     "variants": (variants, 50),
-    "graphs": (graphs, 25),
+    "graphs": (graphs, 22),
     "profile": (profile, 25),
 }

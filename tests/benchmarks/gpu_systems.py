@@ -51,8 +51,11 @@ def epochs(options):
 
     from speechbrain_dslstm.audio import load_audio
 
-    systems = {"dual_level": {}, "paper": {}}
-    systems["encoder_ds_lstm"] = {"encoder_source": options.encoder}
+    systems = {
+        "dual_level": {},
+        "encoder_ds_lstm": {"encoder_source": options.encoder},
+        "paper": {},
+    }
     read = functools.cache(load_audio)
     for system, overrides in systems.items():
         with tempfile.TemporaryDirectory() as cache:
@@ -303,9 +306,9 @@ def suite(options):
 
 PARTS = {
     "suite": (suite, 95),
-    "classify": (classify, 40),
+    "classify": (classify, 30),
     "epochs": (epochs, 55),
-    "model_graphs": (model_graphs, 30),
+    "model_graphs": (model_graphs, 22),
     "recipe": (recipe, 95),
     "recipe_alone": (recipe_alone, 50),
 }
