@@ -35,6 +35,7 @@ SETTLED = 30  # seconds whose loudest voice is the reference for each of them
 LEAST = 10  # active cells; fewer are no speech
 NEXT = 3  # cells after a cell that its own measures read
 TAIL = 4096  # samples after which the high-pass has forgotten its past
+PEAK = 0.9  # of the largest sample; the first one above it places the cells
 
 
 class CellMeasures(NamedTuple):
@@ -55,7 +56,8 @@ class ActiveSpeech(torch.nn.Module):
     ``pause`` are cut to that length. Steady tones, such as hum, are not
     voiced. The loudest voice is that of the first 30 s, later that of the 30 s
     before. Audio without voice (whispers, noise) is judged by its level alone
-    and only in its first 30 s.
+    and only in its first 30 s. The cells are placed relative to the first peak of
+    these 30 s, so padding of any length leaves the cuts at the same samples.
 
     Arguments
     ---------
@@ -148,14 +150,30 @@ class ActiveSpeech(torch.nn.Module):
 
     def cut(self, wav: Tensor) -> Tensor:
         """Active part of wav [samples], without DC."""
-        clean = self.remove_dc(wav)
-        spans = self.spans(self.keep(self.measure(clean)), len(wav))
+        clean, spans = self._cut(wav)
         return torch.cat([clean[start:end] for start, end in spans])
 
     def find(self, wav: Tensor) -> list[tuple[int, int]]:
         """Start and end in samples of each part of wav [samples] that is kept."""
-        cells = self.measure(self.remove_dc(wav.detach().cpu()))
-        return self.spans(self.keep(cells), len(wav))
+        clean, spans = self._cut(wav.detach().cpu())
+        lead = len(clean) - len(wav)
+        return [(start - lead, end - lead) for start, end in spans]
+
+    def _cut(self, wav):
+        """Audio without DC, after the zeros of ``lead``, and its spans to keep."""
+        clean = self.remove_dc(wav)
+        lead = self.lead(clean)
+        clean = pad(clean, (lead, 0))
+        kept = self.keep(self.measure(clean))
+        return clean, self.spans(kept, len(clean), lead)
+
+    def lead(self, clean: Tensor) -> int:
+        """Zeros before audio [samples] that let a cell begin at its first peak."""
+        size = clean[: SETTLED * self.sample_rate].abs()
+        if not len(size):
+            return 0
+        # Not the largest one: those of a periodic sound are equal but for rounding
+        return -int((size >= PEAK * size.max()).byte().argmax()) % self.hop
 
     def remove_dc(self, wav: Tensor, past: Tensor | None = None) -> Tensor:
         """Remove DC and rumble from wav [samples] by a first-order high-pass.
@@ -273,10 +291,12 @@ class ActiveSpeech(torch.nn.Module):
             found = level > -float("inf")
         return found
 
-    def spans(self, kept: Tensor, samples: int) -> list[tuple[int, int]]:
-        """Start and end in samples of each run of kept cells."""
+    def spans(
+        self, kept: Tensor, samples: int, lead: int = 0
+    ) -> list[tuple[int, int]]:
+        """Start and end in samples of each run of kept cells, after the lead."""
         edges = pad(kept.byte(), (1, 1)).diff(dim=0).nonzero().flatten()
-        edges = (edges * self.hop).clamp(max=samples).view(-1, 2)
+        edges = (edges * self.hop).clamp(lead, samples).view(-1, 2)
         return [(start, end) for start, end in edges.tolist()]
 
 

@@ -1,7 +1,8 @@
 """Cut a stream to its active speech, exactly as ``ActiveSpeech`` cuts the whole.
 
-The loudest voice of the first 30 s decides what is active in them. While it is
-not known, an earlier decision can change; then the stream starts anew with the
+The loudest voice of the first 30 s decides what is active in them, and a peak
+decides where the cells begin. While these are not known, an earlier decision can
+change; then the stream starts anew with the
 audio of these seconds, which is held until they are over. Later decisions
 depend on the past and on half a second of audio ahead, so they are final and
 no more than that audio and one pause are held.
@@ -9,6 +10,7 @@ no more than that audio and one pause are held.
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from speechbrain_dslstm.features.active_speech import (
     LEAST,
@@ -42,9 +44,11 @@ class ActiveFront:
     def __init__(self, speech: ActiveSpeech) -> None:
         self.speech = speech
         self.past = torch.zeros(0)  # samples that the high-pass remembers
+        self.lead = 0  # zeros before the audio, as of ``ActiveSpeech.lead``
+        self.moved = False  # whether they changed since the last decision
         self.clean = torch.zeros(0)  # audio without DC from cell ``start`` on
         self.start = 0
-        self.samples = 0
+        self.samples = 0  # with the lead
         none = torch.zeros(0)
         self.cells = CellMeasures(none, none)  # from cell ``first`` on
         self.first = 0
@@ -91,6 +95,8 @@ class ActiveFront:
             self.past = torch.cat([self.past, chunk])[-TAIL:].clone()
             self.clean = torch.cat([self.clean, clean])
             self.samples += len(chunk)
+            if not self.settled:
+                self._align()
         measured = self.first + len(self.cells.level)
         complete = self.samples // hop - NEXT + 1
         if end:
@@ -110,11 +116,23 @@ class ActiveFront:
             )
         )
 
+    def _align(self):
+        """Place the cells anew if another peak decides where they begin."""
+        audio = self.clean[self.lead :]
+        lead = self.speech.lead(audio)
+        if lead != self.lead:
+            self.clean = pad(audio, (lead, 0))
+            self.samples = len(self.clean)
+            self.cells = CellMeasures(*(v[:0] for v in self.cells))
+            self.lead, self.moved, self.done = lead, True, 0
+
     def _audio(self, kept, begin):
         """Samples of the kept cells, the first of which is cell ``begin``."""
-        shift = (begin - self.start) * self.speech.hop
+        hop = self.speech.hop
+        shift = (begin - self.start) * hop
         limit = len(self.clean) - shift
-        spans = self.speech.spans(kept, limit)
+        lead = max(0, self.lead - begin * hop)
+        spans = self.speech.spans(kept, limit, lead)
         parts = [self.clean[shift + a : shift + b] for a, b in spans]
         return torch.cat([self.clean[:0], *parts])
 
@@ -127,11 +145,13 @@ class ActiveFront:
             return anew, self.clean[:0]
         kept = self._kept(active, True, end)
         before = len(self.kept)
-        anew = not torch.equal(kept[:before], self.kept)
+        same = torch.equal(kept[:before], self.kept) and not self.moved
+        anew = before > 0 and not same
         audio = self._audio(
             kept if anew else kept[before:], 0 if anew else before
         )
         self.kept, self.done, self.spoken = kept, len(kept), True
+        self.moved = False
         return anew, audio
 
     def _kept(self, active, first, end):
@@ -234,5 +254,5 @@ class ActiveFront:
         size = SETTLED * SECOND
         cells = CellMeasures(*(value[:size] for value in cells))
         kept = self.speech.frame(self.speech.loud(cells))
-        spans = self.speech.spans(kept, len(audio))
+        spans = self.speech.spans(kept, len(audio), self.lead)
         return torch.cat([audio[start:stop] for start, stop in spans])

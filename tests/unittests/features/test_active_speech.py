@@ -101,7 +101,7 @@ def test_audio_without_voice(speech):
     for wav in (noise(2, -40), torch.zeros(RATE), noise(0.3, -40)):
         assert len(speech.cut(wav)) == len(wav)
     assert len(speech.cut(torch.ones(1))) == 1
-    assert len(speech.cut(noise(40, -40))) == 30 * RATE
+    assert 0 <= 30 * RATE - len(speech.cut(noise(40, -40))) < 160
 
 
 def test_batch_equals_each_item_alone(speech):
