@@ -272,7 +272,7 @@ class SpeedCache:
         if self.active_speech is not None:
             config = json.dumps(self.active_speech.get_config())
             # The length of the cut clip is not known here
-            return f"{variant}, active {config}, {self.min_samples} samples"
+            return f"{variant}, speech {config}, {self.min_samples} samples"
         samples = duration * self.sample_rate * 100 / percent
         # Only these clips are padded; systems share the entries of longer ones
         if samples < 1.02 * self.min_samples:

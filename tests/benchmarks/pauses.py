@@ -6,7 +6,8 @@
 Prints a markdown table for all clips of ``SPEECH_DATA/emodb`` and every fourth
 of ``SPEECH_DATA/ravdess``: the answers of a model with its active speech off
 ("before"), and on ("after"), compared with its answers for the clips as they
-are. ``--before MODEL`` names another model for the first column.
+are. ``--before MODEL`` names another model for the first column, and
+``--before-every 10`` takes every tenth of the clips for it.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from speechbrain_dslstm.inference import EmotionClassifier
 
 RATE = 16000
 LEVELS = {"silence": None, "-75 dB": -75, "-60 dB": -60}
+UNEVEN = 0.5137, 1.2345, 4.9999  # seconds; no multiples of 10 ms
 
 
 def noise(seconds, level, generator):
@@ -31,6 +33,15 @@ def noise(seconds, level, generator):
     if level is None:
         return torch.zeros(size)
     return torch.randn(size, generator=generator) * 10 ** (level / 20)
+
+
+def with_pause(wav, pause):
+    """Put a pause at the quietest place of the clip's middle half."""
+    size = RATE // 50
+    middle = wav[len(wav) // 4 : 3 * len(wav) // 4]
+    power = middle.unfold(0, size, size // 2).square().sum(1)
+    place = len(wav) // 4 + int(power.argmin()) * (size // 2) + size // 2
+    return torch.cat([wav[:place], pause, wav[place:]])
 
 
 def conditions(all_seconds):
@@ -50,6 +61,14 @@ def conditions(all_seconds):
     for level, seconds, place in itertools.product(LEVELS, all_seconds, places):
         change = padded(LEVELS[level], seconds, *places[place])
         yield f"{level}, {seconds:g} s {place}", change
+    for level, seconds in itertools.product(LEVELS, UNEVEN):
+        change = padded(LEVELS[level], seconds, 1, 1)
+        yield f"{level}, {seconds:g} s both", change
+    for level, dbfs in LEVELS.items():
+        yield (
+            f"{level}, 3 s between words",
+            lambda wav, dbfs=dbfs: with_pause(wav, noise(3, dbfs, generator)),
+        )
     yield "offset 0.1 (-20 dBFS)", lambda wav: wav + 0.1
     yield "offset -0.03", lambda wav: wav - 0.03
     yield "gain -20 dB", lambda wav: wav / 10
@@ -79,6 +98,7 @@ def main():
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="pretrained/emotion-dslstm-emodb")
     parser.add_argument("--before", help="model of the first column")
+    parser.add_argument("--before-every", type=int, default=1)
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[0.5, 1, 2, 5]
@@ -104,11 +124,13 @@ def main():
             truth = {row["file"]: row["emotion"] for row in rows}
         files = sorted(folder.glob("*.flac"))[:: step * args.every]
         wavs = [load_audio(path, RATE) for path in files]
-        pair = [classify(model, wavs) for model in (before, after)]
-        right = [
-            sum(a == truth[p.name] for a, p in zip(labels, files, strict=True))
-            for labels in pair
-        ]
+        pair = (before, args.before_every), (after, 1)
+        clean, right = [], []
+        for model, every in pair:
+            clean.append(classify(model, wavs[::every]))
+            found = zip(clean[-1], files[::every], strict=True)
+            found = [label == truth[path.name] for label, path in found]
+            right.append(f"{sum(found)} of {len(found)}")
         print(
             f"\n{corpus}: {len(files)} clips, right as they are: "
             f"{right[0]} before, {right[1]} after\n"
@@ -117,10 +139,10 @@ def main():
         for name, change in conditions(args.seconds):
             changed = [change(wav) for wav in wavs]
             shares = []
-            for model, clean in zip((before, after), pair, strict=True):
-                found = classify(model, changed)
-                same = sum(a == b for a, b in zip(found, clean, strict=True))
-                shares.append(f"{100 * same / len(wavs):.1f} %")
+            for (model, every), labels in zip(pair, clean, strict=True):
+                found = classify(model, changed[::every])
+                same = sum(a == b for a, b in zip(found, labels, strict=True))
+                shares.append(f"{100 * same / len(found):.1f} %")
             print(f"| {name} | {' | '.join(shares)} |", flush=True)
 
 
