@@ -124,7 +124,7 @@ class ActiveFront:
             self.clean = pad(audio, (lead, 0))
             self.samples = len(self.clean)
             self.cells = CellMeasures(*(v[:0] for v in self.cells))
-            self.lead, self.moved, self.done = lead, True, 0
+            self.lead, self.moved = lead, True
 
     def _audio(self, kept, begin):
         """Samples of the kept cells, the first of which is cell ``begin``."""

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from speechbrain_dslstm import DualLevelClassifier
 from speechbrain_dslstm.features import ActiveSpeech, FeatureCache
@@ -51,6 +52,32 @@ def test_padding_is_cut(speech, level, color, seconds, place):
     cut = speech.cut(torch.cat([before, wav, after]))
     alone = speech.cut(wav)
     assert abs(len(cut) - len(alone)) <= 0.08 * RATE
+
+
+@pytest.mark.parametrize("before", [1, 37, 159, 160, 499, 8219])
+def test_padding_of_any_length_moves_no_cut(speech, before):
+    """The same samples are kept, though cells begin every 160 samples."""
+    wav = pad(voice(), (1000, 1000))
+    expected = speech.cut(wav)
+    padded = pad(wav, (before, 77))
+    torch.testing.assert_close(speech.cut(padded), expected, rtol=0, atol=1e-6)
+    spans = [(a - before, b - before) for a, b in speech.find(padded)]
+    assert spans == speech.find(wav)
+    start = spans[0][0]
+    torch.testing.assert_close(
+        expected[:100], wav[start : start + 100], rtol=0, atol=0.01
+    )
+
+
+def test_cells_of_a_periodic_sound(speech):
+    """Peaks that are equal but for rounding do not compete."""
+    time = torch.arange(RATE) / RATE
+    tone = 0.5 * torch.sin(988 * time) * (5 * time).clamp(max=1)
+    leads = {
+        speech.lead(tone * (1 + noise(1, -80, seed=seed))) for seed in range(8)
+    }
+    assert len(leads) == 1
+    assert speech.lead(tone[:0]) == 0
 
 
 def test_inner_pauses_are_cut_to_a_length(speech):
