@@ -66,7 +66,11 @@ from speechbrain_dslstm.training import (
     StopSignals,
     data,
 )
-from speechbrain_dslstm.training.preparation import find_folder, prepare_data
+from speechbrain_dslstm.training.preparation import (
+    check_data,
+    find_folder,
+    prepare_data,
+)
 from speechbrain_dslstm.utils.distributed import (
     ddp_loss_scale,
     init_group,
@@ -275,6 +279,7 @@ def run(signals: StopSignals) -> None:
     hparams = load_hparams(hparams_file, overrides)
     folder = record.folder
     hparams["output_folder"] = str(folder)
+    check_data(hparams, record)
     sb.create_experiment_directory(experiment_directory=str(folder))
     run_on_main(prepare_data, args=[hparams, record])
     tokenizer = data.open_tokenizer(hparams)

@@ -1,5 +1,6 @@
 """The classes of own data: rename labels, leave some out, fix the order."""
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,7 @@ __all__ = ["LabelMap", "fits_on_line", "read_classes", "read_label_map"]
 # Label -> class; the empty text leaves the label's clips out
 LabelMap = dict[str, str]
 SHOWN = 8  # labels in an error
+ZEROS = re.compile(r"(?<![\d.])0+(?=\d)|(?<=\d)\.0+$")  # of 01 and of 1.0
 LONGEST_NAME = 100  # characters
 TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
@@ -135,6 +137,22 @@ def fits_on_line(name: str) -> bool:
     )
 
 
+def find_similar(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of names that differ in case, blanks or zeros before a number alone.
+
+    >>> find_similar(["Anger", "anger", "s01", "s1", "s2"])
+    [('Anger', 'anger'), ('s01', 's1')]
+    """
+    seen, pairs = {}, []
+    for name in sorted(set(names)):
+        key = "".join(unicodedata.normalize("NFKC", name).casefold().split())
+        key = ZEROS.sub("", key)
+        if key in seen:
+            pairs.append((seen[key], name))
+        seen.setdefault(key, name)
+    return pairs
+
+
 def apply_labels(
     records: Iterable[dict],
     label_map: LabelMap,
@@ -149,6 +167,8 @@ def apply_labels(
     for record in records:
         label = record["emotion"]
         name = label_map.get(label, label)
+        if name and len(name) > LONGEST_NAME:
+            check_name(record.get("where", record["id"]), name)
         if not name:
             dropped.append(record)
         elif classes is not None and name not in classes:

@@ -22,6 +22,7 @@ from speechbrain_dslstm.corpora.builtin import CORPORA, get_corpus
 from speechbrain_dslstm.corpora.clips import select_labels
 from speechbrain_dslstm.corpora.label_map import (
     apply_labels,
+    find_similar,
     read_classes,
     read_label_map,
 )
@@ -39,6 +40,7 @@ SETTINGS = (
     *("corpus", "data_folder", "label_set", "corpus_options"),
     *("table", "columns", "label_map", "classes"),
 )
+LONGEST_NAME = 100  # characters of the name of several corpora
 # Where the synthetic corpus is generated if no folder is given
 GENERATED = "data/synthetic"
 # Keys whose values are made different for each of several corpora
@@ -134,7 +136,11 @@ class Source:
             for name, table in self.tables.items()
         ]
         name = "+".join([*self.builtin, *names])
-        return f"{name}-{suffix}" if self.builtin and any(changed) else name
+        name = f"{name}-{suffix}" if self.builtin and any(changed) else name
+        if len(name) > LONGEST_NAME:
+            ending = hashlib.sha256(name.encode()).hexdigest()[:8]
+            name = f"{len(self.parts)}_corpora-{ending}"
+        return name
 
     def _digest(self, table: Table) -> str:
         """Hash of a table, and of what is made of its labels."""
@@ -267,6 +273,8 @@ class Source:
                 for key in needed:
                     if not record.get(key):
                         _refuse(protocol, key, table, record)
+            if {"speaker", "session"} <= set(forbidden):
+                _check_sessions(protocol, table)
         if protocol == "split" and self.builtin:
             raise ValueError(
                 f"protocol split is a table's own, and {self.builtin[0]} has "
@@ -279,16 +287,29 @@ class Source:
                 "or --table=a.csv,b.csv"
             )
 
+    def check_files(self) -> None:
+        """Refuse a missing folder, or a file of a table, without reading audio."""
+        for name in self.parts:
+            if name in self.tables:
+                self._find(name)
+            # The synthetic corpus is generated
+            elif name != "synthetic" and not self.folder(name).is_dir():
+                raise FileNotFoundError(
+                    f"corpus {name}: no folder {self.folder(name)}; "
+                    "data_folder names it"
+                )
+
     def prepare(self, left_out: list[dict] | None = None) -> dict[str, dict]:
         """Decode all clips, and return the manifest entries; see ``prepare``."""
         left_out = [] if left_out is None else left_out
         several, labels = len(self.parts) > 1, self.labels
-        records, dropped = [], []
+        records, dropped, unused = [], [], set(self.label_map)
         for name in self.parts:
             if name in self.tables:
                 found = self._find(name)
             else:
                 found = self._read(name, left_out)
+            unused -= {record["emotion"] for record in found}
             classes = None if several and self.classes is None else self.classes
             kept, without = self._relabelled(found, classes)
             if several:
@@ -303,6 +324,12 @@ class Source:
             dropped += without
             records += kept
         self._tell(dropped, left_out)
+        if unused:
+            logger.warning(
+                "label_map: no clip has the label %s",
+                ", ".join(map(repr, sorted(unused))),
+            )
+        self._warn_of_similar(labels, {record["speaker"] for record in records})
         entries = build_manifest(records, self.data_root, labels, left_out)
         self._compare(entries)
         return entries
@@ -335,6 +362,23 @@ class Source:
                 len(dropped),
                 ", ".join(f"{name} {n}" for name, n in sorted(counts.items())),
             )
+
+    def _warn_of_similar(
+        self, labels: Iterable[str], speakers: Iterable[str]
+    ) -> None:
+        """Warn of names in a table that may be the same class or speaker."""
+        if not self.tables:
+            return
+        for kind, names in (("classes", labels), ("speakers", speakers)):
+            pairs = find_similar(names)
+            if pairs:
+                logger.warning(
+                    "%s and %s are two %s (%d such pairs): if they are the "
+                    "same, write them alike in the table%s",
+                    *map(repr, pairs[0]),
+                    *(kind, len(pairs)),
+                    ", or join them by label_map" if kind == "classes" else "",
+                )
 
     def _compare(self, entries: dict[str, dict]) -> None:
         """Compare the counts of a single corpus with published ones, if any."""
@@ -396,6 +440,22 @@ def _prefixed(record: dict, corpus: str) -> dict:
     """Begin ids, speakers and others with the name of the corpus."""
     own = {k: f"{corpus}/{record[k]}" if record[k] else "" for k in OWN}
     return {**record, **own}
+
+
+def _check_sessions(protocol: str, table: Table) -> None:
+    """Refuse a speaker of several sessions, where both are kept apart."""
+    seen = {}
+    for record in table.records:
+        other = seen.setdefault(record["speaker"], record)
+        if other["session"] != record["session"]:
+            line = other["where"].rpartition(":")[2]
+            raise ValueError(
+                f"{record['where']}: speaker {record['speaker']} is in session "
+                f"{record['session']}, and in {other['session']} in line "
+                f"{line}, but protocol {protocol} keeps sessions and speakers "
+                "apart: use --protocol=speaker, or give all clips of a speaker "
+                "the same session"
+            )
 
 
 def _refuse(protocol: str, key: str, table: Table, record: dict) -> None:

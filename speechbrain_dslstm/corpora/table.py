@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from speechbrain_dslstm.corpora.clips import split_segment
+from speechbrain_dslstm.corpora.label_map import fits_on_line
 from speechbrain_dslstm.corpora.table_files import Row, read_rows
 from speechbrain_dslstm.corpora.transcripts import normalise_text
 
@@ -38,6 +39,7 @@ SPLITS = {
 }
 # Without a column session, speakers are put into at most as many groups
 GROUPS = 5
+LONGEST_STEM = 60  # bytes
 ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 # pandas' and audformat's times, such as "0 days 00:00:01.5"
@@ -62,7 +64,9 @@ class Table:
         name = self.path.name if self.path.is_dir() else self.path.stem
         if self.path.name == "db.yaml":
             name = self.path.absolute().parent.name
-        return re.sub(r"[^\w.-]+", "_", name).strip("._-") or "table"
+        name = re.sub(r"[^\w.-]+", "_", name).strip("._-") or "table"
+        # File systems allow 255 bytes, and more is added
+        return name.encode()[:LONGEST_STEM].decode(errors="ignore")
 
     @property
     def digest(self) -> str:
@@ -118,9 +122,13 @@ def _column_names(columns: Mapping[str, str] | None) -> dict[str, str | None]:
                 f"columns: unknown column {name!r}; expected one of "
                 f"{', '.join(theirs)}"
             )
+        if given is None or isinstance(given, bool | list | dict):
+            raise ValueError(
+                f"columns: {name} is {given!r}; expected the name of a column"
+            )
         theirs[name] = str(given).strip()
     # A column given for one meaning must not keep the meaning of its name
-    given = {theirs[name] for name in columns or {}}
+    given = {theirs[name].casefold() for name in columns or {}}
     for name in theirs:
         if name not in (columns or {}) and name in given:
             theirs[name] = None
@@ -134,6 +142,14 @@ def _record(row: Row, theirs: Mapping[str, str | None]) -> dict[str, Any]:
     for name in REQUIRED:
         if not cell[name]:
             raise ValueError(f"{where}: {theirs[name]} is empty")
+    for name, text in cell.items():
+        # A transcript may have several lines
+        text = " ".join(text.split()) if name == "text" else text
+        if not fits_on_line(text):
+            raise ValueError(
+                f"{where}: {theirs[name]} is {text[:60]!r}, with a character "
+                "that cannot be printed; expected a text on one line"
+            )
     split = cell["split"].lower()
     if split and split not in SPLITS:
         raise ValueError(
@@ -184,8 +200,6 @@ def _clean_path(where: str, text: str) -> str:
                 "give paths relative to data_folder"
             )
         text = text.replace("\\", "/")
-    if "\n" in text or "\r" in text:
-        raise ValueError(f"{where}: the file name {text[:60]!r} has a line end")
     if "#t=" in text and split_segment(text)[1] is not None:
         raise ValueError(
             f"{where}: {text} ends with times; give them in columns start and "
@@ -338,7 +352,7 @@ def find_files(table: Table, folders: list[Path]) -> list[dict]:
             _refuse_duplicate(record, seen[key])
         seen[key] = record
         path = os.path.normpath(os.path.join(folder, name))
-        if not os.path.exists(path):
+        if not os.path.isfile(path):
             missing.append((record["where"], path))
         found = {k: v for k, v in record.items() if k != "file"}
         records.append({**found, "id": key, "path": path})

@@ -53,7 +53,7 @@ def read_rows(path: str | Path, wanted: Iterable[str]) -> list[Row]:
         )
     text = _read_text(path)
     if ending in JSON_LINES:
-        rows = _json_lines(path, text)
+        rows = _json_lines(path, text, wanted)
     else:
         rows = _separated(path, text, wanted)
     names = {name.casefold(): name for name in wanted}
@@ -83,7 +83,8 @@ def _read_text(path: Path) -> str:
         line = data[: data.index(b"\0")].count(b"\n") + 1
         raise ValueError(f"{path}:{line}: a NUL byte; expected text in UTF-8")
     try:
-        return data.decode("utf-8-sig")
+        # Joined files have several marks
+        return data.decode("utf-8").lstrip("\ufeff")
     except UnicodeDecodeError as error:
         before = data[: error.start]
         line = before.count(b"\n") + 1
@@ -102,7 +103,8 @@ def _separated(path: Path, text: str, wanted: list[str]) -> Iterator[Row]:
         """Read the names of the columns; none if they cannot be read."""
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         try:
-            return [name.strip() for name in next(reader, [])]
+            rows = ([cell.strip() for cell in row] for row in reader)
+            return next(filter(any, rows), [])
         except csv.Error:
             return []
 
@@ -156,8 +158,9 @@ def _check_header(here: str, names: list[str]) -> list[str]:
     return names
 
 
-def _json_lines(path: Path, text: str) -> Iterator[Row]:
-    """Yield the objects of JSON Lines; their values become text."""
+def _json_lines(path: Path, text: str, wanted: list[str]) -> Iterator[Row]:
+    """Yield the objects of JSON Lines; values of ``wanted`` keys become text."""
+    known = {name.casefold() for name in wanted}
     # Not splitlines(): JSON may hold U+2028 and others
     for number, line in enumerate(text.split("\n"), start=1):
         here = f"{path}:{number}"
@@ -165,7 +168,7 @@ def _json_lines(path: Path, text: str) -> Iterator[Row]:
             continue
         try:
             row = json.loads(line, object_pairs_hook=_pairs)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             reason = getattr(error, "msg", error)
             raise ValueError(
                 f"{here}: {reason}; expected JSON Lines, an object on each line"
@@ -175,7 +178,16 @@ def _json_lines(path: Path, text: str) -> Iterator[Row]:
                 f"{here}: expected an object such as "
                 f'{{"file": "a.wav", "emotion": "anger"}}, got {line[:40]!r}'
             )
-        yield here, {key: _as_text(here, key, row[key]) for key in row}
+        _check_header(here, list(row))
+        yield (
+            here,
+            {
+                key: _as_text(here, key, row[key])
+                if key.casefold() in known
+                else ""
+                for key in row
+            },
+        )
 
 
 def _pairs(pairs: list[tuple[str, object]]) -> dict:

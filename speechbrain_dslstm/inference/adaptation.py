@@ -8,6 +8,7 @@ the training set, or between both. No weight changes.
 
 import copy
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,19 +114,24 @@ def adapt(
         A folder holds no audio files, or nothing is given.
     ValueError
         There is too little speech, the model does not standardise its
-        features, or ``blend`` is outside [0, 1].
+        features, ``blend`` is outside [0, 1], or ``seconds`` is no finite
+        number from 0.
 
     Example
     -------
     >>> from speechbrain_dslstm import EmotionClassifier
     >>> source = "pretrained/emotion-dslstm-emodb"
     >>> classifier = EmotionClassifier.from_hparams(source)
-    >>> adapt(classifier, [0.1 * torch.randn(16000)])
+    >>> adapt(classifier, [torch.zeros(16000)])
     Traceback (most recent call last):
-    ValueError: 0.0 s of speech in 0 recordings (1 skipped), at least 60 s ...
+    ValueError: none of the 1 recordings is of use, such as: ...
     """
     if not 0 <= blend <= 1:
         raise ValueError(f"blend must be in [0, 1], got {blend}")
+    if not 0 <= seconds < math.inf:
+        raise ValueError(
+            f"seconds must be a finite number from 0, got {seconds}"
+        )
     model = copy.deepcopy(classifier.mods.embedding_model)
     before = _prepare(model, blend)
     rate = classifier.hparams.sample_rate
@@ -146,7 +152,12 @@ def adapt(
             skipped[name] = str(error)
         else:
             used, total = used + 1, total + found
-    if total < seconds or not used:
+    if not used:
+        raise ValueError(
+            f"none of the {len(skipped)} recordings is of use, such as: "
+            f"{next(iter(skipped.values()))}"
+        )
+    if total < seconds:
         raise ValueError(
             f"{total:.1f} s of speech in {used} recordings ({len(skipped)} "
             f"skipped), at least {seconds:g} s are required: add recordings, or "

@@ -109,7 +109,7 @@ def check_leaks(split: Split, entries: dict[str, dict]) -> LeakTable:
     table = leak_table(split, entries)
     faults = [
         f"{name} and test share {found['count']} {kind} "
-        f"({', '.join(found['examples'])})"
+        f"({_examples(split, entries, name, kind, found['examples'])})"
         for name in (["train"] if rule.valid_is_test else ["train", "valid"])
         for kind, found in table[name].items()
         if found["count"] and kind in rule.forbidden
@@ -120,6 +120,24 @@ def check_leaks(split: Split, entries: dict[str, dict]) -> LeakTable:
             + "; ".join(faults)
         )
     return table
+
+
+def _examples(
+    split: Split,
+    entries: dict[str, dict],
+    subset: str,
+    kind: str,
+    examples: list[str],
+) -> str:
+    """Write shared values for an error; of a recording, the clips that hold it."""
+    if kind != "audio_hash":
+        return ", ".join(examples)
+    ids = split.subsets[subset], split.test
+    names = [
+        next(key for key in some if entries[key][kind] == examples[0])
+        for some in ids
+    ]
+    return f"{' and '.join(names)} are the same recording"
 
 
 def format_leak_table(table: LeakTable) -> str:

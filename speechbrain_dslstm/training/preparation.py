@@ -22,6 +22,7 @@ from speechbrain_dslstm.corpora.transcripts import (
     write_transcripts,
 )
 from speechbrain_dslstm.hparams import IDENTITY, run_folder
+from speechbrain_dslstm.models.freezing import find_parts, to_names
 from speechbrain_dslstm.settings.record import RunRecord
 from speechbrain_dslstm.splits.leaks import (
     audio_hash,
@@ -89,6 +90,22 @@ def prepare_data(
     logger.info(f"split: {split.description}\n{table}")
 
 
+def check_data(hparams: Mapping[str, Any], record: RunRecord) -> None:
+    """Refuse what the settings alone show to be wrong, before anything is written.
+
+    That are a protocol that the data do not allow, missing folders and files,
+    an unknown part in ``freeze``, and a folder trained on another table.
+    """
+    source = Source(hparams)
+    source.check_protocol(hparams["protocol"])
+    source.check_files()
+    find_parts(hparams["model"], to_names(hparams["freeze"]))
+    path = record.folder / "save" / "run.json"
+    if record.trained and path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        _refuse_other(record.folder, before, {"corpus": source.name})
+
+
 def find_folder(hparams: Mapping[str, Any]) -> str:
     """Name the folder of a run; a table is named after what it says."""
     return run_folder({**hparams, "corpus": Source(hparams).name})
@@ -133,15 +150,23 @@ def _check_same_run(
         return
     before = json.loads(path.read_text(encoding="utf-8"))
     facts = {name: run[name] for name in run if name not in PROSE}
-    changed = [k for k, fact in facts.items() if before.get(k, fact) != fact]
+    changed = any(before.get(k, fact) != fact for k, fact in facts.items())
     finished = Path(hparams["output_folder"], "results.json").exists()
-    if changed and (finished or any(path.parent.glob("CKPT*"))):
-        name = changed[0]
-        raise ValueError(
-            f"{hparams['output_folder']} holds a run with another {name} "
-            f"({before[name]}, now {run[name]}): give another "
-            "--output_folder, or remove that folder"
-        )
-    if changed:
+    if finished or any(path.parent.glob("CKPT*")):
+        _refuse_other(hparams["output_folder"], before, facts)
+    elif changed:
         # It describes manifests that are about to be replaced
         path.unlink()
+
+
+def _refuse_other(
+    folder: str | Path, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    """Raise the error for a folder trained on other data."""
+    for name, fact in now.items():
+        if before.get(name, fact) != fact:
+            raise ValueError(
+                f"{folder} holds a run with another {name} ({before[name]}, "
+                f"now {fact}): give another --output_folder, or remove that "
+                "folder"
+            )

@@ -7,6 +7,7 @@ import pytest
 
 from speechbrain_dslstm.corpora import CORPORA, Source, manifest as schema
 from speechbrain_dslstm.corpora.label_map import (
+    find_similar,
     fits_on_line,
     read_classes,
     read_label_map,
@@ -249,6 +250,53 @@ def test_split_without_speakers(tmp_path):
         entry["split"] = "train"
     with pytest.raises(ValueError, match="no clip has test in the column"):
         make_split(entries, "split", 0)
+
+
+def test_names_that_differ_little(tmp_path, caplog):
+    """Typing errors in labels and speakers are told, and nothing is changed."""
+    for k in range(6):
+        miniature.write_clip(tmp_path / f"{k}.wav", k, 0.02)
+    labels, speakers = ("anger", "Anger", "fear"), ("s01", "s1", "s2")
+    lines = [f"{k}.wav,{labels[k % 3]},{speakers[k // 2]}" for k in range(6)]
+    path = tmp_path / "t.csv"
+    path.write_text("\n".join(["file,emotion,speaker", *lines]))
+    found = Source({"corpus": "table", "table": str(path)})
+    assert len(found.prepare()) == 6 and found.labels == sorted(labels)
+    assert "'Anger' and 'anger' are two classes" in caplog.text
+    assert "'s01' and 's1' are two speakers" in caplog.text
+    caplog.clear()
+    settings = {"label_map": "Anger=anger,feer=fear"}
+    Source({"corpus": "table", "table": str(path), **settings}).prepare()
+    assert "two classes" not in caplog.text
+    assert "no clip has the label 'feer'" in caplog.text
+    assert find_similar(["10", "1", "100", "x 1", "x 2"]) == []
+    assert find_similar(["1", "1.0"]) == [("1", "1.0")]
+
+
+def test_a_speaker_of_two_sessions(tmp_path):
+    rows = "file,emotion,speaker,session\na,b,s,1\nc,d,s,2"
+    (tmp_path / "t.csv").write_text(rows)
+    found = Source({"corpus": "table", "table": str(tmp_path / "t.csv")})
+    with pytest.raises(ValueError, match="t.csv:3: speaker s is in session 2"):
+        found.check_protocol("session")
+    found.check_protocol("speaker")
+    with pytest.raises(FileNotFoundError, match="t.csv:2: no file .*/a "):
+        found.check_files()
+
+
+def test_files_are_checked_without_audio(place):
+    source(place, "emodb+ravdess+table").check_files()
+    missing = source(place, "emodb+nemo", None)
+    with pytest.raises(FileNotFoundError, match="corpus nemo: no folder"):
+        missing.check_files()
+
+
+def test_many_tables_have_a_short_name(tmp_path):
+    paths = [tmp_path / f"recordings of the year {k}.csv" for k in range(9)]
+    for path in paths:
+        path.write_text(f"file,emotion\na,{path.stem}\nb,c")
+    found = Source({"corpus": "table", "table": list(map(str, paths))})
+    assert re.fullmatch("9_corpora-[0-9a-f]{8}", found.name)
 
 
 def test_one_speaker(tmp_path):

@@ -89,6 +89,10 @@ GOOD = {
         f"{k},x y,{line}" if k else f"no,,{line}"
         for k, line in enumerate(LINES))),
     "json lines": ("t.jsonl", json_lines(LINES)),
+    "other values in json": ("t.jsonl", json_lines(LINES).replace("}", ', "more": {"a": [1]}}')),
+    "two byte order marks": ("t.csv", "\ufeff\ufeff" + ROWS),
+    "an empty line first": ("t.csv", "\n;;\n" + ROWS.replace(",", ";")),
+    "line ends of three systems": ("t.csv", "\r".join(LINES[:2]) + "\r\n" + "\n".join(LINES[2:])),
     "json lines with CRLF": ("t.ndjson", "\ufeff" + json_lines(LINES).replace("\n", "\r\n")),
 }  # fmt: skip
 
@@ -151,6 +155,14 @@ BAD = {
     "times": ("t.csv", "file,emotion,start,end\nwav/a.wav,anger,2,1\n", "t.csv:2: start 2 and end 1; expected 0 <= start < end"),
     "decimal comma": ("t.csv", 'file;emotion;start;end\nwav/a.wav;anger;0,5;1\n', "t.csv:2: start is '0,5'; expected a number"),
     "infinite": ("t.csv", "file,emotion,valence\nwav/a.wav,anger,inf\n", "t.csv:2: valence is 'inf'; expected a number"),
+    "JSON in two cases": ("t.jsonl", '{"file": "a", "File": "b", "emotion": "c"}', "t.jsonl:1: two columns are named 'File'"),
+    "JSON deep": ("t.jsonl", "[" * 100000, "t.jsonl:1: maximum recursion depth.*expected JSON Lines"),
+    "label of two lines": ("t.csv", edit(3, 'wav/b.wav,"sad\nness",s1'), r"t.csv:3: emotion is 'sad\\nness', with a character that cannot"),
+    "speaker of two lines": ("t.csv", edit(3, 'wav/b.wav,sadness,"s\n1"'), r"t.csv:3: speaker is 's\\n1', with a character that cannot"),
+    "name of two lines": ("t.csv", edit(3, '"wav/\nb.wav",sadness,s1'), r"t.csv:3: file is 'wav/\\nb.wav', with a character that cannot"),
+    "half a letter": ("t.jsonl", '{"file": "a", "emotion": "b", "text": "\\ud800"}', "t.jsonl:1: text is '.*ud800', with a character that cannot"),
+    "long label": ("t.csv", edit(4, f"wav/c.wav,{'x' * 200},s2"), "t.csv:4: a class name of 200 characters; expected at most 100"),
+    "a folder": ("t.csv", edit(3, "wav,sadness,s1"), r"t.csv:3: no file .*/wav \(1 of the 4 files"),
     "JSON array": ("t.json", '[{"file": "a"}]', "t.json:1: expected an object"),
     "JSON cut": ("t.jsonl", '{"file": "a", "emotion": "b"}\n{"file"', "t.jsonl:2: .*expected JSON Lines"),
     "JSON list": ("t.jsonl", '{"file": "a", "emotion": ["b"]}', r"t.jsonl:1: emotion is \[\"b\"\]; expected a text"),
@@ -227,6 +239,12 @@ def test_other_names_of_columns(place):
     assert {e["speaker"] for e in entries.values()} == {"s1", "s2"}
     with pytest.raises(ValueError, match="no column 'sex'; .*path, spk"):
         read(table, columns={**columns, "gender": "sex"})
+    # A column must not be lost to another one of a similar name
+    table = write(place, "file,emotion,TEXT", "a.wav,fear,s1")
+    [record] = read_table(table, {"speaker": "TEXT"}).records
+    assert record["speaker"] == "s1" and record["text"] == ""
+    with pytest.raises(ValueError, match="columns: text is None; expected"):
+        read_table(table, {"text": None})
     with pytest.raises(
         ValueError, match="unknown column 'sex'; expected .*gender"
     ):
@@ -329,13 +347,25 @@ def test_the_name_follows_what_the_table_says(place):
 
 
 @pytest.mark.parametrize(
-    "stem", ["my data (1)", "../x", "ümläut", "a+b", "CON", ".hidden", "😀"]
+    "stem",
+    [
+        "my data (1)",
+        "x" * 250,
+        "\u8a9e" * 80,
+        "../x",
+        "ümläut",
+        "a+b",
+        "CON",
+        ".hidden",
+        "😀",
+    ],
 )
 def test_a_name_is_safe_as_a_folder(stem, place):
     path = place / "in" / f"{Path(stem).name}.csv"
     path.parent.mkdir()
     path.write_text(ROWS)
     name = Source({"corpus": "table", "table": [str(path)]}).name
+    assert len(name.encode()) < 80
     assert Path(name).name == name and name[0] not in ".-+" and "+" not in name
     (place / name).mkdir()
 

@@ -108,6 +108,18 @@ def test_a_blend_outside(old, few, blend):
         adapt(old, few, blend=blend)
 
 
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
+def test_a_limit_that_is_none(old, few, seconds):
+    with pytest.raises(ValueError, match="seconds must be a finite number"):
+        adapt(old, few, seconds=seconds)
+
+
+def test_bad_files_alone(old, tmp_path):
+    """The error says why, even without a limit."""
+    with pytest.raises(ValueError, match="none of the 1 .*gone.wav"):
+        adapt(old, tmp_path / "gone.wav", seconds=0)
+
+
 def test_bad_files_are_skipped(old, few, tmp_path):
     for path in few:
         shutil.copy(path, tmp_path)
