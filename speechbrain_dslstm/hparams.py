@@ -157,9 +157,9 @@ def flat_yaml(hparams_file: str | Path, overrides: str = "") -> str:
     shared = tree.get(SHARED, {})
     for key, value in given.items():
         if key not in tree and key in shared:
-            recursive_update(shared, {key: value})
+            _update(shared, key, value)
         elif key in tree or key in run_options():
-            recursive_update(tree, {key: value})
+            _update(tree, key, value)
         else:
             raise UnknownKeyError(unknown_key(key, tree, hparams_file))
     yaml, out = YAML(), StringIO()
@@ -167,6 +167,14 @@ def flat_yaml(hparams_file: str | Path, overrides: str = "") -> str:
     yaml.width = 10_000
     yaml.dump(tree, out)
     return out.getvalue()
+
+
+def _update(tree: CommentedMap, key: str, value: Any) -> None:
+    """Set a key; a mapping changes the keys it has, but replaces null."""
+    if tree.get(key) is None:
+        tree[key] = value
+    else:
+        recursive_update(tree, {key: value})
 
 
 def unknown_key(key: str, tree: Mapping, hparams_file: str | Path) -> str:

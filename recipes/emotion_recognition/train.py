@@ -59,6 +59,7 @@ from speechbrain_dslstm.models import (
     fusion_loss,
     mix_targets,
 )
+from speechbrain_dslstm.pretrained.initialisation import check_start
 from speechbrain_dslstm.settings import RunRecord, parse_arguments
 from speechbrain_dslstm.training import (
     AtomicCheckpointer,
@@ -280,6 +281,8 @@ def run(signals: StopSignals) -> None:
     folder = record.folder
     hparams["output_folder"] = str(folder)
     check_data(hparams, record)
+    if not record.trained:
+        check_start(hparams)
     sb.create_experiment_directory(experiment_directory=str(folder))
     run_on_main(prepare_data, args=[hparams, record])
     tokenizer = data.open_tokenizer(hparams)

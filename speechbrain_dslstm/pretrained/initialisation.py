@@ -22,7 +22,7 @@ from speechbrain_dslstm.pretrained.sources import fetch_folder
 from speechbrain_dslstm.pretrained.untrusted_files import check_shapes
 from speechbrain_dslstm.utils.files import replace_file
 
-__all__ = ["copy_weights", "initialise"]
+__all__ = ["check_start", "copy_weights", "initialise"]
 
 logger = get_logger(__name__)
 
@@ -90,15 +90,7 @@ def initialise(
     if source is None:
         run_on_main(path.unlink, kwargs={"missing_ok": True})
         return None
-    # One process downloads; the others then find the files
-    run_on_main(fetch_folder, args=[source])
-    origin = read_origin(source)
-    rate = hparams["features"]["sample_rate"]
-    if origin.sample_rate != rate:
-        raise ValueError(
-            f"init_from={source} does not fit: it works at "
-            f"{origin.sample_rate} Hz, this model at {rate} Hz"
-        )
+    origin = _open_origin(hparams)
     record = origin.facts() | copy_weights(
         origin, hparams["model"], hparams["labels"], FEATURES in names
     )
@@ -110,6 +102,34 @@ def initialise(
         f"{', '.join(record['new']) or 'none'}"
     )
     return record
+
+
+def check_start(hparams: Mapping[str, Any]) -> None:
+    """Refuse a missing model or one that does not fit, before data are read.
+
+    ``hparams`` are those of ``initialise``, of a run that does not resume.
+    """
+    names = to_names(hparams["freeze"])
+    find_parts(hparams["model"], names)
+    _check_frozen_features(hparams, names)
+    if hparams["init_from"] is not None:
+        origin = _open_origin(hparams)
+        _check_architecture(origin, hparams["model"], FEATURES in names)
+
+
+def _open_origin(hparams: Mapping[str, Any]) -> Origin:
+    """Read the model of ``init_from``, and compare its rate with the run's."""
+    source = hparams["init_from"]
+    # One process downloads; the others then find the files
+    run_on_main(fetch_folder, args=[source])
+    origin = read_origin(source)
+    rate = hparams["features"]["sample_rate"]
+    if origin.sample_rate != rate:
+        raise ValueError(
+            f"init_from={source} does not fit: it works at "
+            f"{origin.sample_rate} Hz, this model at {rate} Hz"
+        )
+    return origin
 
 
 def _check_frozen_features(

@@ -32,6 +32,8 @@ __all__ = ["parse_arguments"]
 
 # Texts, although their default is null
 TEXTS = ("label_set", "table", "init_from")
+# Texts, or else a list or a mapping in brackets
+NAMES = ("label_map", "classes")
 TEXT_ENDINGS = ("_folder", "_file", "_cache", "_column", "_hub")
 NULLS = ("", "~", "null", "Null", "NULL")
 
@@ -161,6 +163,8 @@ def _read_value(key: str, text: str | None, default: Any, comment: str) -> Any:
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
     if text in NULLS and nullable:
         return None
+    if key in NAMES and text[:1] not in ("[", "{", "'", '"'):
+        return text
     is_text = isinstance(default, str) and tag is None
     is_text |= default is None and (key in TEXTS or key.endswith(TEXT_ENDINGS))
     if is_text and not quoted and not text.startswith("!"):

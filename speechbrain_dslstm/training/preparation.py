@@ -22,7 +22,6 @@ from speechbrain_dslstm.corpora.transcripts import (
     write_transcripts,
 )
 from speechbrain_dslstm.hparams import IDENTITY, run_folder
-from speechbrain_dslstm.models.freezing import find_parts, to_names
 from speechbrain_dslstm.settings.record import RunRecord
 from speechbrain_dslstm.splits.leaks import (
     audio_hash,
@@ -94,12 +93,11 @@ def check_data(hparams: Mapping[str, Any], record: RunRecord) -> None:
     """Refuse what the settings alone show to be wrong, before anything is written.
 
     That are a protocol that the data do not allow, missing folders and files,
-    an unknown part in ``freeze``, and a folder trained on another table.
+    and a folder trained on another table.
     """
     source = Source(hparams)
     source.check_protocol(hparams["protocol"])
     source.check_files()
-    find_parts(hparams["model"], to_names(hparams["freeze"]))
     path = record.folder / "save" / "run.json"
     if record.trained and path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from speechbrain_dslstm.pretrained import (
     save_pretrained,
     write_card,
 )
+from speechbrain_dslstm.pretrained.initialisation import check_start
 from speechbrain_dslstm.pretrained.origin import read_origin
 
 LABELS = ["sadness", "anger", "neutral"]
@@ -145,6 +146,25 @@ def test_refused_before_anything_is_copied(change, message, source, tmp_path):
     for key, value in hparams["model"].state_dict().items():
         assert torch.equal(value, before[key])
     assert not (tmp_path / "run").exists()
+
+
+def test_checked_before_the_data_are_read(source, tmp_path):
+    def check(source, size=8, **others):
+        model = small(hidden_size=size)
+        check_start(settings(tmp_path, model, LABELS, source, **others))
+
+    check(None)
+    check(source, freeze="features,mfcc")
+    with pytest.raises(FileNotFoundError, match="no model folder nowhere"):
+        check("nowhere")
+    with pytest.raises(ValueError, match="hidden_size is 8 there and 9 here"):
+        check(source, 9)
+    with pytest.raises(ValueError, match="it works at 16000 Hz"):
+        check(source, features={"sample_rate": 8000})
+    with pytest.raises(ValueError, match="freeze: the model has no part 'x'"):
+        check(None, freeze="x")
+    with pytest.raises(ValueError, match="name it by init_from"):
+        check(None, freeze="features")
 
 
 @pytest.mark.parametrize(
