@@ -160,7 +160,8 @@ def conv_moments(
     """
     size = weight[0].numel()
     total = x.new_zeros(size + 1, size + 1, dtype=torch.float64)
-    with torch.no_grad():
+    exact = torch.autocast(x.device.type, enabled=False)
+    with torch.no_grad(), exact:
         # Patches are centred first: near zero, float32 products are precise enough
         level = sum_over_ranks(torch.stack([x.mean(), x.new_ones(())]))
         level = level[0] / level[1]
@@ -169,6 +170,9 @@ def conv_moments(
             # With a row of ones, the product contains the sums, too
             patches = pad(patches - level, (0, 0, 0, 0, 0, 1), value=1.0)
             patches = patches.flatten(1)
+            if x.is_cuda:
+                # Where tf32 is allowed, products of float32 are not
+                patches = patches.double()
             total += patches @ patches.t()
         total = sum_over_ranks(total)
         count = total[-1, -1].clamp(min=1)

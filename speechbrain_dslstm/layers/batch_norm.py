@@ -28,7 +28,8 @@ def masked_moments(
 
     ``mask``, broadcastable to [..., 1], is True at the valid positions of x
     [..., channel]; others may hold NaN. Without a mask all positions are valid.
-    The number of valid positions is returned as well.
+    The number of valid positions is returned as well. All three are float32 if
+    x has 16 bits.
     """
     return _moments(x if mask is None else x.masked_fill(~mask, 0), mask)
 
@@ -36,13 +37,16 @@ def masked_moments(
 def _moments(x, mask):
     """Mean, variance and count of ``x``, which is zero at masked positions."""
     dims = tuple(range(x.dim() - 1))
+    # Under autocast x has 16 bits, and float16 ends at 65504 positions
+    wide = torch.promote_types(x.dtype, torch.float32)
     if mask is None:
         # new_tensor() would synchronise with the GPU
-        count = x.new_full((), x.numel() // x.shape[-1])
+        count = x.new_full((), x.numel() // x.shape[-1], dtype=wide)
     else:
         repeats = x.numel() // x.shape[-1] // mask.numel()
-        count = mask.sum().to(x) * repeats
-    sums = sum_over_ranks(torch.cat([x.sum(dims), count.view(1)]))
+        count = mask.sum().to(wide) * repeats
+    sums = torch.cat([x.sum(dims, dtype=wide), count.view(1)])
+    sums = sum_over_ranks(sums)
     # Without a valid position the moments are 0 instead of NaN
     count = sums[-1].detach().clamp(min=1)
     mean = sums[:-1] / count

@@ -145,3 +145,14 @@ def test_moments_of_patches_are_those_of_the_output(offset):
         values = [mean, variance, count, weight.grad]
         found.append([value.detach().float() for value in values])
     torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_moments_under_autocast(dtype):
+    """Sums of squares of unnormalised features exceed float16's range."""
+    x = 60 + 30 * torch.randn(3, 1, 31, 17)
+    arguments = x, torch.randn(4, 1, 2, 4), (0, 1), torch.tensor([30, 30, 30])
+    expected = conv_moments(*arguments)
+    with torch.autocast("cpu", dtype):
+        found = conv_moments(*arguments)
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)

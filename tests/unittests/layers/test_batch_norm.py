@@ -176,6 +176,23 @@ def test_moments():
     assert [v.abs().sum().item() for v in nothing] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_moments_of_16_bits(dtype, masked):
+    """More positions and larger sums than float16 can hold, as under autocast."""
+    x = (200 + 30 * noise(2, 40000, 3)).to(dtype).requires_grad_()
+    mask = torch.ones(2, 40000, 1, dtype=torch.bool) if masked else None
+    expected = masked_moments(x.double(), mask)
+    found = masked_moments(x, mask)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs.float(), rtol=1e-4, atol=0)
+    norm = MaskedBatchNorm(3)
+    norm(x, torch.tensor([40000, 40000]) if masked else None).sum().backward()
+    assert x.grad.isfinite().all()
+    torch.testing.assert_close(norm.running_mean, 0.1 * found[0])
+
+
 def test_step_statistics_are_those_of_the_step():
     """Each step is a batch norm of its own; scale and shift are shared."""
     norm = StepBatchNorm(3, steps=4).double()
