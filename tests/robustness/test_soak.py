@@ -281,7 +281,7 @@ def memory(line):
     return int(next(r for r in rows if line in r).split()[1]) * 1024
 
 classifier = EmotionClassifier.from_hparams(sys.argv[1])
-paths = sorted(Path(sys.argv[2]).glob("*.ogg"))
+paths = sorted(Path(sys.argv[2]).glob("*.flac"))
 classifier.classify_file(sys.argv[3])
 before = memory("VmRSS")
 results = classifier.classify_files(paths, progress=False)
