@@ -37,7 +37,8 @@ autodoc_typehints_description_target = "documented_params"
 autodoc_member_order = "bysource"
 copybutton_exclude = ".linenos, .gp, .go"
 # Numbered lists of the changelog and notes of the READMEs repeat headings
-suppress_warnings = ["myst.header"]
+# Words of a shape, such as [batch, dimensions], are no references
+suppress_warnings = ["myst.header", "ref.python"]
 
 # READMEs of other folders that are pages of the site
 READMES = {
