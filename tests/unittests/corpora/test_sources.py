@@ -284,6 +284,13 @@ def test_a_speaker_of_two_sessions(tmp_path):
         found.check_files()
 
 
+def test_a_table_beside_its_files(place, tmp_path):
+    """Among several corpora, data_folder need not hold the table's files."""
+    (tmp_path / "emodb").symlink_to(place / "emodb")
+    found = source(place, "emodb+table", data_folder=str(tmp_path))
+    found.check_files()
+
+
 def test_files_are_checked_without_audio(place):
     source(place, "emodb+ravdess+table").check_files()
     missing = source(place, "emodb+nemo", None)

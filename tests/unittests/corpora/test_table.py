@@ -339,10 +339,11 @@ def test_the_name_follows_what_the_table_says(place):
     for settings in (
         {"label_map": "anger=joy"},
         {"classes": "sadness,anger"},
+        {"classes": "anger,sadness"},
         {"table": write(place, edit(2, "wav/a.wav,sadness,s1"), name="t.csv")},
     ):
         names.add(Source({"corpus": "table", "table": again, **settings}).name)
-    assert len(names) == 4
+    assert len(names) == 5
     again.unlink()
 
 
