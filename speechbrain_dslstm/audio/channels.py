@@ -15,7 +15,7 @@ from speechbrain_dslstm.audio.checks import AudioError, printable
 __all__ = ["Channel", "check_channel", "select_channels"]
 
 Channel = int | str
-CELL = 1.0  # seconds that are mixed in one way
+CELL = 1.0  # seconds
 # Least ratio of the mean's energy to that of a channel, times the number of
 # channels. Unrelated channels have 1, equal ones have their number
 LEAST = 0.5
@@ -27,7 +27,7 @@ def check_channel(channel: Channel) -> Channel:
     if isinstance(channel, Integral) and not isinstance(channel, bool):
         if channel >= 0:
             return int(channel)
-    elif channel in ("mix", "each"):
+    elif isinstance(channel, str) and channel in ("mix", "each"):
         return channel
     raise AudioError(
         f'unknown channel {channel!r}; expected "mix", "each" or an index '
@@ -42,11 +42,17 @@ def select_channels(
     rate: int,
     channels: int,
     source: object,
+    cell: float | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yield pieces [samples, channels] with one channel, or all of "each"."""
+    """Yield pieces [samples, channels] with one channel, or all of "each".
+
+    ``cell`` are the seconds that are mixed in one way, one if left out.
+    """
     channel = check_channel(channel)
     if channel == "mix":
-        return mix_channels(pieces, rate) if channels > 1 else iter(pieces)
+        if channels == 1:
+            return iter(pieces)
+        return mix_channels(pieces, rate, cell)
     if channel == "each":
         return iter(pieces)
     if channel >= channels:
@@ -60,10 +66,10 @@ def select_channels(
 
 
 def mix_channels(
-    pieces: Iterable[np.ndarray], rate: int
+    pieces: Iterable[np.ndarray], rate: int, cell: float | None = None
 ) -> Iterator[np.ndarray]:
     """Yield pieces [samples, channels] mixed to one channel, [samples, 1]."""
-    mixer, size, held = _Mixer(rate), max(1, round(CELL * rate)), None
+    mixer, size, held = _Mixer(rate), max(1, round((cell or CELL) * rate)), None
     for piece in pieces:
         held = piece if held is None else np.concatenate([held, piece])
         cells = len(held) // size

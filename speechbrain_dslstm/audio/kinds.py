@@ -3,7 +3,14 @@
 from importlib.util import find_spec
 from typing import BinaryIO, NamedTuple
 
-__all__ = ["ENDINGS", "MEDIA_ENDINGS", "Kind", "has_ffmpeg", "recognise"]
+__all__ = [
+    "ENDINGS",
+    "MEDIA_ENDINGS",
+    "Kind",
+    "find_frames",
+    "has_ffmpeg",
+    "recognise",
+]
 
 # Read by libsndfile
 ENDINGS = set(
@@ -49,6 +56,9 @@ KINDS = [
     (4, b"wide", Kind("QuickTime", "mov")),
     (4, b"skip", Kind("QuickTime", "mov")),
     (4, b"free", Kind("QuickTime", "mov")),
+    (4, b"styp", Kind("MP4 or M4A", "mov")),
+    (4, b"moof", Kind("MP4 or M4A", "mov")),
+    (4, b"sidx", Kind("MP4 or M4A", "mov")),
     (0, b"\x1a\x45\xdf\xa3", Kind("WebM or Matroska", "matroska")),
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", Kind("WMA or ASF", "asf")),
     (0, b"#!AMR", Kind("AMR", "amr")),
@@ -61,6 +71,8 @@ KINDS = [
 MP3 = Kind("MP3", "mp3", True)
 AAC = Kind("AAC", "aac")
 STREAM = Kind("MPEG stream", "mpegts")
+AC3 = b"\x0b\x77"  # first bytes of a frame
+LARGEST_AC3 = 3840  # bytes of a frame
 
 
 def has_ffmpeg() -> bool:
@@ -74,6 +86,8 @@ def skip_tags(file: BinaryIO, start: int = 0) -> int:
         file.seek(start)
         head = file.read(10)
         if len(head) < 10 or head[:3] != b"ID3" or max(head[6:10]) > 127:
+            return start
+        if 255 in head[3:5]:
             return start
         size = 0
         for byte in head[6:10]:
@@ -90,20 +104,53 @@ def recognise(file: BinaryIO) -> Kind | None:
         if head[place : place + len(magic)] == magic:
             if place != 8 or head[:4] in (b"RIFF", b"RF64", b"RIFX", b"FORM"):
                 return kind
-    if head[:1] == b"G" and head[188:189] == head[376:377] == b"G":
+    if head[:4] == b"BW64" and head[8:12] == b"WAVE":
+        return Kind("BW64", "wav")
+    if _is_transport(head) or _is_transport(head[4:], 192):
         return STREAM
-    if head[4:5] == b"G" and head[196:197] == head[388:389] == b"G":
-        return STREAM
-    if head[:2] == b"\x0b\x77":
-        return Kind(
-            "AC-3", "eac3" if len(head) > 5 and head[5] >> 3 > 10 else "ac3"
-        )
+    if head[:2] == AC3 and _is_ac3(head):
+        new = len(head) > 5 and head[5] >> 3 > 10
+        return Kind("AC-3", "eac3" if new else "ac3")
     if head[0:1] == b"\xff" and _is_adts(head):
         return AAC
     # Two frames in a row, as one may occur by chance
     size = frame_size(head[:4])
     if size and (frame_size(head[size : size + 4]) or len(head) <= size + 4):
         return MP3
+    return None
+
+
+def _is_transport(head, size=188):
+    """Whether packets of an MPEG stream follow each other."""
+    packets = [head[k : k + 4] for k in range(0, len(head) - 3, size)]
+    # Two bits of each packet say what it holds
+    return len(packets) > 2 and all(x[0] == 71 and x[3] & 48 for x in packets)
+
+
+def _is_ac3(head):
+    """Whether a second frame follows; two bytes alone may be a sample."""
+    place = head.find(AC3, 64)
+    while place > 0:
+        # Of the same size, but for a bit, and the same version
+        if head[place + 4 : place + 5] and not (head[place + 4] ^ head[4]) & ~1:
+            return head[place + 5 : place + 6] == head[5:6]
+        place = head.find(AC3, place + 1)
+    return len(head) < LARGEST_AC3
+
+
+def find_frames(head: bytes, count: int = 4) -> int | None:
+    """Place of the first of some MPEG audio frames in a row, None without any."""
+    first = head.find(b"\xff")
+    while first >= 0:
+        place, found = first, 0
+        while found < count and (size := frame_size(head[place : place + 4])):
+            # Version, layer and rate are those of the first
+            if head[place + 1] != head[first + 1]:
+                break
+            place, found = place + size, found + 1
+        if found == count:
+            return first
+        first = head.find(b"\xff", first + 1)
     return None
 
 

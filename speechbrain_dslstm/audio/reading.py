@@ -7,7 +7,7 @@ decoded, ``decode`` the decoded samples, ``check_samples`` waveforms.
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
@@ -391,7 +391,7 @@ def read_blocks(
         pieces = decode(file, source, seconds, longest)
         pieces = select_channels(pieces, channel, rate, channels, source)
         kept = channels if channel == "each" else 1
-        for piece in _resample(pieces, rate, sample_rate, kept):
+        for piece in resample(pieces, rate, sample_rate, kept):
             if len(piece):
                 empty = False
                 block = torch.from_numpy(np.ascontiguousarray(piece.T))
@@ -400,14 +400,16 @@ def read_blocks(
         raise AudioError(f"no audio samples in {printable(source)}", "empty")
 
 
-def _resample(pieces, rate, new_rate, channels):
-    """Pieces [samples, channels] at another rate."""
+def resample(
+    pieces: Iterable[np.ndarray], rate: int, new_rate: int, channels: int
+) -> Iterator[np.ndarray]:
+    """Yield pieces [samples, channels] at another rate."""
     if rate == new_rate:
         yield from pieces
         return
-    resample = soxr.ResampleStream(rate, new_rate, channels, "float32")
+    resampler = soxr.ResampleStream(rate, new_rate, channels, "float32")
     for piece in pieces:
-        yield resample.resample_chunk(np.ascontiguousarray(piece))
+        yield resampler.resample_chunk(np.ascontiguousarray(piece))
     # The resampling filter still holds the last samples
     end = np.zeros((0, channels), "float32")
-    yield resample.resample_chunk(end, last=True)
+    yield resampler.resample_chunk(end, last=True)

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from speechbrain_dslstm.inference.classifier import EmotionClassifier
 
 WINDOW, DECAY, HOP = 4.0, 1.0, 0.5  # seconds; docs/inference.md, Streams
-# Least energy of the mean; unrelated channels have 1, opposite ones 0
-LEAST = 0.5
+CELL = 0.1  # seconds of channels that are mixed in one way
 OPTIONS = [
     click.option(
         "--every",
@@ -158,14 +157,13 @@ class LiveAnswers:
         """
         import torch
 
-        if channel != "mix" and channel >= channels:
-            raise click.ClickException(
-                f"no channel {channel} on {name}, which has {channels}"
-            )
+        from speechbrain_dslstm.audio.channels import select_channels
+        from speechbrain_dslstm.audio.reading import resample
+
+        mono = select_channels(blocks, channel, rate, channels, name, CELL)
         held = torch.zeros(0)
-        single = (_to_mono(block, channel) for block in blocks)
-        for mono in _resample(single, rate, self.rate):
-            held = torch.cat([held, torch.from_numpy(mono)])
+        for piece in resample(mono, rate, self.rate, channels=1):
+            held = torch.cat([held, torch.from_numpy(piece[:, 0])])
             while len(held) >= self.size:
                 yield from self._row(held[: self.size], final=False)
                 held = held[self.size :]
@@ -206,34 +204,6 @@ class LiveAnswers:
             self._recent = samples[-3 * self.rate :]
             self.missing = measure_activity(self._recent, self.rate).reason
         return self.missing
-
-
-def _to_mono(block, channel):
-    """One channel of [samples, channels], or the mean: [samples].
-
-    Where the mean has lost the energy, as of channels in opposite phase, it is
-    the loudest channel.
-    """
-    if channel != "mix":
-        return block[:, channel]
-    mono, energy = block.mean(axis=1), (block**2).sum(axis=0)
-    if (mono**2).sum() < LEAST * energy.mean() / block.shape[1]:
-        return block[:, int(energy.argmax())]
-    return mono
-
-
-def _resample(blocks, rate, new_rate):
-    """Blocks [samples] at another rate."""
-    import numpy as np
-    import soxr
-
-    resampler = soxr.ResampleStream(rate, new_rate, 1, "float32")
-    for block in blocks:
-        mono = np.ascontiguousarray(block, dtype="float32")
-        yield mono if rate == new_rate else resampler.resample_chunk(mono)
-    # The resampling filter still holds the last samples
-    if rate != new_rate:
-        yield resampler.resample_chunk(np.zeros(0, "float32"), last=True)
 
 
 def to_channel(text: str) -> int | str:

@@ -1,5 +1,6 @@
 """Audio on standard input: raw PCM, or WAV, whose header is read as it comes."""
 
+import io
 import struct
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -10,32 +11,33 @@ if TYPE_CHECKING:
     import numpy as np
 
 HEAD = 2**13  # bytes in which another container is recognised
-LARGEST_HEADER = 2**20  # bytes of chunks before the samples of a WAV
+LARGEST_HEADER = 2**26  # bytes of chunks before the samples of a WAV
 UNKNOWN_SIZE = 0x7FFFF000  # sizes from here on are those of a pipe
 NAME = "standard input"
-# Bytes of other containers, by their place
-CONTAINERS = [
-    (0, b"RIFF", "RIFF"),
-    (0, b"RIFX", "WAV of big-endian samples"),
-    (0, b"RF64", "RF64"),
-    (0, b"FORM", "AIFF"),
-    (0, b"fLaC", "FLAC"),
-    (0, b"OggS", "Ogg"),
-    (0, b"ID3", "MP3"),
-    (0, b".snd", "AU"),
-    (0, b"caff", "CAF"),
-    (0, b"riff\x2e\x91\xcf\x11", "W64"),
-    (4, b"ftyp", "MP4 or M4A"),
-    (4, b"moov", "QuickTime"),
-    (4, b"mdat", "QuickTime"),
-    (0, b"\x1a\x45\xdf\xa3", "WebM or Matroska"),
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "WMA or ASF"),
-    (0, b"#!AMR", "AMR"),
-    (0, b"FLV\x01", "FLV"),
-    (0, b"wvpk", "WavPack"),
-    (0, b"MAC ", "Monkey's Audio"),
-    (0, b"TTA1", "TTA"),
-    (0, b"NIST_1A", "NIST Sphere"),
+RIFF = (b"RIFF", b"RF64", b"BW64")  # a WAV begins so, the last two with ds64
+# First bytes of files that ``audio.kinds`` does not know or tells by more bytes
+OTHERS = [
+    (b"RIFF", "RIFF"),
+    (b"RF64", "RF64"),
+    (b"BW64", "BW64"),
+    (b"RIFX", "WAV of big-endian samples"),
+    (b"FORM", "AIFF or IFF"),
+    (b"NIST_1A", "NIST Sphere"),
+    (b"Creative Voice File", "VOC"),
+    (b"#!SILK_V3", "SILK"),
+    (b"\x02#!SILK_V3", "SILK"),
+    (b".RMF", "RealMedia"),
+    (b".ra\xfd", "RealAudio"),
+    (b"MPCK", "Musepack"),
+    (b"DSD ", "DSF"),
+    (b"FRM8", "DSDIFF"),
+    (b"ajkg", "Shorten"),
+    (b"MThd", "MIDI"),
+    (b"#EXTM3U", "a playlist"),
+    (b"PK\x03\x04", "ZIP"),
+    (b"\x1f\x8b\x08", "gzip"),
+    (b"\x89PNG", "PNG"),
+    (b"%PDF", "PDF"),
 ]
 
 
@@ -67,7 +69,7 @@ class Encoding(NamedTuple):
 
 
 PCM = {
-    (1, 8): Encoding("|u1", 128, 128),
+    (1, 8): Encoding("|u1", 128.0, 128),
     (1, 16): Encoding("<i2", 0, 2**15),
     (1, 24): Encoding("<i3", 0, 2**23),
     (1, 32): Encoding("<i4", 0, 2**31),
@@ -89,7 +91,7 @@ class RawAudio:
         # Bytes of samples that the header of a WAV counts
         self.left = None
         self.held = self._read(12)
-        if self.held[:4] in (b"RIFF", b"RF64") and self.held[8:] == b"WAVE":
+        if self.held[:4] in RIFF and self.held[8:] == b"WAVE":
             self._read_header()
             return
         self.held += self._read(HEAD - 12, least=4096 - 12)
@@ -127,6 +129,25 @@ class RawAudio:
                 f"the WAV on {NAME} is cut off: it has {self.left - left} of "
                 f"{self.left} bytes"
             )
+        if left == 0:
+            self._check_end()
+
+    def _check_end(self) -> None:
+        """Refuse samples behind those that the header of a WAV counts."""
+        odd = self.left % 2
+        rest = self._read(8 + odd)
+        # The byte after an odd size is often left out
+        names = [rest[place : place + 4] for place in {0, odd}]
+        if any(name in RIFF for name in names):
+            raise click.ClickException(
+                f"{NAME} joins several WAV files: pipe one at a time"
+            )
+        chunk = any(all(32 <= byte < 127 for byte in name) for name in names)
+        if len(rest) == 8 + odd and any(rest) and not chunk:
+            raise click.ClickException(
+                f"the WAV on {NAME} goes on behind the {self.left} bytes that "
+                "its header counts"
+            )
 
     def _read(self, size: int, least: int | None = None) -> bytes:
         """Read so many bytes, or fewer at the end."""
@@ -139,13 +160,7 @@ class RawAudio:
         return data
 
     def _refuse_containers(self) -> None:
-        names = [
-            name
-            for place, magic, name in CONTAINERS
-            if self.held[place : place + len(magic)] == magic
-        ]
-        names += ["MP3 or AAC"] if _is_mpeg(self.held) else []
-        name = names[0] if names else None
+        name = _name_container(self.held)
         if name is not None:
             raise click.ClickException(
                 f"{name} on {NAME}; expected raw PCM of 16 bits or WAV. Decode "
@@ -154,33 +169,44 @@ class RawAudio:
 
     def _read_header(self) -> None:
         """Read the chunks of a WAV up to its samples."""
-        large, read, found = self.held[:4] == b"RF64", 12, False
+        large, read, found = None, 12, False
         while True:
             head = self._read(8)
             read += len(head)
-            if len(head) < 8 or read > LARGEST_HEADER:
-                raise click.ClickException(f"a WAV without samples on {NAME}")
             name, size = head[:4], int.from_bytes(head[4:], "little")
+            if len(head) < 8:
+                raise click.ClickException(f"a WAV without samples on {NAME}")
             if name == b"data":
                 break
             if read + size > LARGEST_HEADER:
-                raise click.ClickException(f"a WAV without samples on {NAME}")
+                raise click.ClickException(
+                    f"the WAV on {NAME} has more than {LARGEST_HEADER} bytes "
+                    "before its samples"
+                )
             body = self._read(size + size % 2)
             read += len(body)
             if name == b"fmt ":
                 self._read_format(body)
                 found = True
+            elif name == b"ds64":
+                large = int.from_bytes(body[8:16], "little")
         if not found:
             raise click.ClickException(f"a WAV without format on {NAME}")
         self.held = b""
+        if large is not None and size == 2**32 - 1:
+            self.left = large or None
         # A program that writes to a pipe does not know the size
-        if not large and 0 < size < UNKNOWN_SIZE:
+        elif 0 < size < UNKNOWN_SIZE:
             self.left = size
 
     def _read_format(self, body: bytes) -> None:
         if len(body) < 16:
             raise click.ClickException(f"a WAV with a bad format on {NAME}")
-        tag, channels, rate, _, _, bits = struct.unpack("<HHIIHH", body[:16])
+        from speechbrain_dslstm.audio.checks import check_rate
+
+        tag, channels, rate, _, frame, bits = struct.unpack(
+            "<HHIIHH", body[:16]
+        )
         if tag == 0xFFFE and len(body) >= 26:
             tag = int.from_bytes(body[24:26], "little")
         if (tag, bits) not in PCM or not channels:
@@ -190,24 +216,31 @@ class RawAudio:
                 "-c:a pcm_s16le - | dslstm stream"
             )
         self.encoding = PCM[tag, bits]
+        if frame not in (0, self.encoding.size * channels):
+            raise click.ClickException(
+                f"a WAV on {NAME} with {frame} bytes for {channels} samples of "
+                f"{bits} bits; expected {self.encoding.size * channels}"
+            )
+        check_rate(rate, NAME)
         self.rate, self.channels = rate, channels
 
 
-def _is_mpeg(head: bytes) -> bool:
-    """Whether three frames of MPEG audio or AAC follow each other.
+def _name_container(head: bytes) -> str | None:
+    """Name of a container by its first bytes, None for raw samples."""
+    from speechbrain_dslstm.audio.kinds import find_frames, recognise, skip_tags
 
-    Their headers begin with 11 or 12 bits of 1, which raw PCM may have once by
-    chance; within the next frames they come again with the same parameters.
-    """
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return False
-    if head[1] == 0xFF or head[2] == 0xFF:
-        return False
-    # The padding bit and the bit rate may differ from frame to frame
-    found = [
-        place
-        for place in range(len(head) - 3)
-        if head[place : place + 2] == head[:2]
-        and not (head[place + 2] ^ head[2]) & 0x0C
-    ]
-    return len(found) >= 3
+    # A constant signal may repeat the sync byte of any stream
+    if len(head) > 16 and head[8:] == head[:-8]:
+        return None
+    file = io.BytesIO(head)
+    kind = recognise(file)
+    if kind is not None:
+        return kind.name
+    # A tag may be longer than the bytes that were read
+    if skip_tags(file):
+        return "MP3"
+    for magic, name in OTHERS:
+        if head.startswith(magic):
+            return name
+    # A broadcast does not begin with a whole frame
+    return None if find_frames(head) is None else "MP3"
