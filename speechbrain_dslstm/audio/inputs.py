@@ -164,7 +164,7 @@ def to_source(
         given, sample_rate = given
     if isinstance(given, Array):
         return _from_array(given, sample_rate, name or "the array")
-    if sample_rate is not None:
+    if sample_rate is not None and is_one_input(given):
         raise AudioError(
             "sample_rate is the rate of an array; a file states its own",
             "of a wrong type",
@@ -305,6 +305,8 @@ def to_floats(given: Array, name: str = "the array") -> np.ndarray:
         raise AudioError(
             f"masked samples in {name}: fill them", "of a wrong type"
         )
+    # Of the other byte order, as in big-endian files
+    given = given.astype(given.dtype.newbyteorder("="), copy=False)
     if given.dtype.kind == "f":
         # Values beyond float32 become infinite, which check_samples refuses
         with np.errstate(over="ignore"):

@@ -35,11 +35,12 @@ def open_media(
         raise unreadable(source, f"{kind.name} requires FFmpeg: {REMEDY}")
     import av
 
-    check_single(file, kind, source)
+    if kind.format != "matroska":
+        check_single(file, kind, source)
     if kind.format == "mov":
         _check_boxes(file, source, kind)
     elif kind.format == "matroska":
-        _check_segment(file, source)
+        _check_segment(file, source, kind)
     elif kind.format == "asf":
         _check_properties(file, source)
     file.seek(0)
@@ -86,6 +87,9 @@ class MediaReader:
         context.options = {"err_detect": "crccheck+bitstream+buffer"}
         context.thread_count = 1
         self.exact = kind.format in EXACT and bool(stream.duration)
+        # CAF counts the silence that fills the last packet; its chunks have
+        # been checked
+        self.exact &= (kind.format, context.name) != ("caf", "alac")
         self.decoded, self.held, self.frames = 0, [], 0
         self.pieces = self._decode()
         if not self.samplerate or not self.channels:
@@ -182,6 +186,13 @@ WHITELIST = (
 )
 
 
+# Names of boxes that a file consists of
+BOXES = set(
+    b"ftyp moov mdat free skip wide moof mfra sidx ssix styp uuid meta pnot udta "
+    b"emsg prft pdin".split()
+)
+
+
 def _check_boxes(file, source, kind):
     """Refuse an mp4 file that is cut off or encrypted, by its boxes."""
     file.seek(0, 2)
@@ -194,7 +205,8 @@ def _check_boxes(file, source, kind):
             length = int.from_bytes(head[8:], "big")
         elif length == 0:
             length = size - place
-        if length < 8:
+        # Tags or remains behind a file that is whole
+        if length < 8 or (index and name not in BOXES):
             break
         if place + length > size:
             missing = place + length - size
@@ -212,7 +224,11 @@ def _check_boxes(file, source, kind):
         raise truncated(source, "its index (moov) is missing")
 
 
-def _check_segment(file, source):
+# Names of the header, the segment, padding and a checksum
+ELEMENTS = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\xec", b"\xbf"
+
+
+def _check_segment(file, source, kind):
     """Refuse a Matroska or WebM file that is cut off, by the segment's size."""
     file.seek(0, 2)
     size, place = file.tell(), 0
@@ -221,7 +237,7 @@ def _check_segment(file, source):
         head = file.read(12)
         # Elements have a name of up to 4 bytes and a size of up to 8
         width = 9 - head[0].bit_length()
-        if width > 4 or len(head) <= width:
+        if width > 4 or len(head) <= width or head[:width] not in ELEMENTS:
             return
         sized = 9 - head[width].bit_length()
         if sized > 8:
@@ -231,7 +247,8 @@ def _check_segment(file, source):
             digits += bytes(sized - len(digits))
         length = int.from_bytes(digits, "big") & (1 << 7 * sized) - 1
         if length == (1 << 7 * sized) - 1:
-            # A live recording does not know its size
+            # A live recording does not know its size, and hides what follows it
+            check_single(file, kind, source)
             return
         place += width + sized + length
         if place > size:

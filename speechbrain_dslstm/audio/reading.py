@@ -191,6 +191,9 @@ def open_audio(
         except (soundfile.SoundFileError, OSError, TypeError) as error:
             # soundfile's own text without the name, which may not be printable
             reason = getattr(error, "error_string", error)
+            # What libsndfile says of a file without any MP3 frame
+            if str(reason).startswith("File does not exist"):
+                reason = "Format not recognised."
             raise unreadable(source, reason) from error
 
 

@@ -176,6 +176,8 @@ def _one_file(file, start, size, source, layout):
     held = size - begin
     if large is not None and length == 2**32 - 1:
         length = int.from_bytes(_read(file, large, 8), "little")
+        if length > held:
+            raise truncated(source, f"it has {held} of {length} bytes")
     elif length >= UNKNOWN_LENGTH and begin + length > size:
         return whole, size
     if length == -1 or (
@@ -189,6 +191,8 @@ def _one_file(file, start, size, source, layout):
             new, at = struct.pack(layout.size, min(held, most)), place + 4
         whole.patches = {at - start: new}
         return whole, size
+    if layout.size == ">q" and length > held:
+        raise truncated(source, f"it has {held} of {length} bytes")
     for after in (begin + length, begin + length + length % 2):
         if _read(file, after, 4) in layout.begins:
             return Part(start, after - start), after
@@ -242,6 +246,34 @@ def _au(file, size, source):
 def _au_rest(file, start, size, source):
     window = PartReader(file, Part(start, size - start))
     return _au(window, size - start, source) or [Part(0, size - start)]
+
+
+def _w64(file, size, source):
+    """W64 files, joined, cut off or never closed: names of 16 bytes, sizes of 8."""
+    parts, start = [], 0
+    while start < size:
+        place, length, name = start, 40, b""
+        while name != b"data" and length >= 24:
+            # Chunks begin at multiples of 8 bytes; sizes include the header
+            place += -(-length // 8) * 8
+            head = _read(file, place, 24)
+            name = head[:4]
+            length = int.from_bytes(head[16:], "little")
+        if name != b"data":
+            return [*parts, Part(start, size - start)]
+        held = size - place
+        if length <= 24 or length >= 2**62:
+            patches = {place + 16 - start: struct.pack("<Q", held)}
+            return [*parts, Part(start, size - start, patches)]
+        if length > held:
+            raise truncated(source, f"it has {held} of {length} bytes")
+        after = place + -(-length // 8) * 8
+        if _read(file, after, 4) != b"riff":
+            return [*parts, Part(start, size - start)]
+        # Without the padding, which libsndfile takes for samples
+        parts.append(Part(start, place + length - start))
+        start = after
+    return parts
 
 
 def _ogg(file, size, source):
@@ -392,7 +424,7 @@ def _skip_foreign(file, place, head):
     return place + len(data) if len(data) == BLOCK else None
 
 
-FINDERS = {"au": _au, "ogg": _ogg, "flac": _flac, "mp3": _mp3}
+FINDERS = {"au": _au, "w64": _w64, "ogg": _ogg, "flac": _flac, "mp3": _mp3}
 # First bytes of a file, too long to occur by chance, of formats of which FFmpeg
 # reads the first of several joined files only
 BEGINS = {
@@ -400,6 +432,7 @@ BEGINS = {
     "flv": rb"FLV\x01[\x00-\x05]\x00\x00\x00\x09\x00\x00\x00\x00",
     "tta": rb"TTA1[\x01\x02]\x00[\x01-\x08]\x00",
     "amr": rb"#!AMR(?:-WB)?\n",
+    "matroska": rb"\x1a\x45\xdf\xa3(?:[\x80-\xfe]|\x01.{7})\x42[\x86\xf7]",
 }
 
 

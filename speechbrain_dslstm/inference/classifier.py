@@ -75,7 +75,8 @@ from speechbrain_dslstm.utils.processes import (
 __all__ = ["EmotionClassifier", "load_safe"]
 
 UNKNOWN = "unknown"
-FEWEST_SAMPLES = 8  # an utterance of fewer samples is a frame of channels
+# More utterances than this and than samples in each are channels of a recording
+FEWEST_SAMPLES = 8
 # Held while modules in training mode are in evaluation mode
 _EVALUATION = threading.RLock()
 
@@ -529,7 +530,8 @@ class EmotionClassifier(Pretrained):
 def _check_batch(wavs):
     """Waveforms [batch, samples] as a tensor; refuse what is none."""
     if isinstance(wavs, np.ndarray) and wavs.dtype.kind in "fiu":
-        wavs = torch.from_numpy(np.ascontiguousarray(wavs))
+        # A copy in the machine's byte order, which torch may own
+        wavs = torch.from_numpy(np.array(wavs, wavs.dtype.newbyteorder("=")))
     if not isinstance(wavs, torch.Tensor):
         kind = wavs.dtype if is_array(wavs) else type(wavs).__name__
         raise AudioError(
@@ -547,7 +549,7 @@ def _check_batch(wavs):
         )
     if not wavs.numel():
         raise AudioError(f"no audio samples in the batch {shape}", "empty")
-    if wavs.shape[1] <= FEWEST_SAMPLES < len(wavs):
+    if len(wavs) > max(wavs.shape[1], FEWEST_SAMPLES):
         raise AudioError(
             f"got a batch of {shape[0]} utterances of {shape[1]} samples: for a "
             "recording [samples, channels] use classify_file(wavs, "

@@ -1,10 +1,12 @@
 """Find the audio files of folders, and say what was passed over and why."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from speechbrain_dslstm.audio.inputs import is_one_input
+from speechbrain_dslstm.audio.checks import AudioError
+from speechbrain_dslstm.audio.inputs import TAKEN, is_one_input
 from speechbrain_dslstm.audio.kinds import (
     ENDINGS,
     MEDIA_ENDINGS,
@@ -55,6 +57,8 @@ def find_audio(paths: Any) -> FoundAudio:
     """
     if is_one_input(paths):
         paths = [paths]
+    if not isinstance(paths, Iterable):
+        raise AudioError(f"{TAKEN}; got {paths!r}", "of a wrong type")
     found = FoundAudio()
     for given in paths:
         path = _as_path(given)

@@ -1,5 +1,6 @@
 """Classify a recording of any length window by window, in bounded memory."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -128,7 +129,9 @@ def classify_long(
     """
     rate = classifier.hparams.sample_rate
     hop = window if hop is None else hop
-    size, step = round(window * rate), round(hop * rate)
+    # NaN and infinity have no whole number of samples
+    finite = 0 < hop <= window < math.inf
+    size, step = (round(s * rate) if finite else 0 for s in (window, hop))
     if not 0 < step <= size:
         raise ValueError(
             f"expected 0 < hop <= window, got hop {hop} and window {window} "

@@ -3,6 +3,8 @@
 import copy
 import inspect
 import io
+import math
+import warnings
 
 import numpy as np
 import pytest
@@ -216,3 +218,45 @@ def test_who_trains_has_gradients(trainable, path):
     assert model(wavs).requires_grad
     frozen = trainable.classify_batch(wavs).out_prob
     assert not frozen.requires_grad and model.training
+
+
+def test_arrays_that_torch_cannot_share(classifier):
+    """Read-only arrays give no warning, and big-endian ones an answer."""
+    wav = 0.1 * np.random.default_rng(0).standard_normal(16000)
+    expected = classifier.classify_batch(torch.tensor(wav)).out_prob
+    locked = wav.copy()
+    locked.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for given in (locked, wav.astype(">f8"), wav[::-1][::-1]):
+            found = classifier.classify_batch(given).out_prob
+            torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("channels", [9, 16, 64])
+def test_a_recording_of_many_channels_is_no_batch(channels, classifier):
+    with pytest.raises(AudioError, match="batch of 8000 utterances"):
+        classifier.classify_batch(np.zeros((8000, channels), "float32"))
+
+
+@pytest.mark.parametrize("given", [None, 5, {}, [0.1, 0.2]])
+def test_what_is_no_audio(given, classifier):
+    for options in ({}, {"sample_rate": 16000}):
+        with pytest.raises(AudioError, match="expected a path, the bytes"):
+            classifier.classify_file(given, **options)
+    if not isinstance(given, dict | list):
+        with pytest.raises(AudioError, match=f"got {given}"):
+            classifier.classify_files(given)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan, -math.inf])
+def test_windows_that_are_no_number(value, classifier):
+    wav = torch.zeros(16000)
+    for options in ({"window": value}, {"hop": value}):
+        with pytest.raises(ValueError, match="expected 0 < hop <= window"):
+            list(classifier.classify_long((wav, 16000), **options))
+
+
+def test_an_array_is_no_channel(classifier):
+    with pytest.raises(AudioError, match="unknown channel array"):
+        classifier.classify_file((torch.zeros(9), 16000), channel=np.arange(2))
