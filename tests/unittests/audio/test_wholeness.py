@@ -69,7 +69,9 @@ def test_w64(sound):
 def test_caf(sound):
     with pytest.raises(AudioError, match="is cut off: it has"):
         load_audio(encode(sound, format="CAF")[:-9000])
-    assert abs(len(load_audio(media(sound, "caf", "alac"))) - SAMPLES) < 4096
+    # The last packet of 4096 samples is almost empty
+    alac = load_audio(media(sound[:37000], "caf", "alac"))
+    assert 37000 <= len(alac) < 37000 + 4096
 
 
 def test_webm_of_unknown_size(sound):
