@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from nightly import at_night
 
 from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
 from speechbrain_dslstm.cli.app import main
@@ -104,7 +105,7 @@ def test_a_description_without_dimensions_is_as_before(small_model):
     assert "dimensions" not in required and "p" in required
 
 
-@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("int8", [False, at_night(True)])
 def test_onnx(int8, made, expected, speech_clips, tmp_path):
     pytest.importorskip("onnxruntime")
     path = export_onnx(made, tmp_path / "a.onnx")
