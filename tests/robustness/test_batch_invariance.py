@@ -211,14 +211,28 @@ def test_gradcheck_of_the_cell():
     assert torch.autograd.gradcheck(run, (x, y, *values))
 
 
-def test_an_hour_of_the_recurrence(shipped):
+def frames_of_speech(model, files, steps):
+    """What the DS-LSTM reads of recordings, again and again for many steps."""
+    branch, found = model.branches["spectrogram"], []
+    for path in files:
+        streams = model.features(load_audio(path).unsqueeze(0))
+        x, counts_x = branch.cnn_x(*streams["mel_x"])
+        y, counts_y = branch.cnn_y(*streams["mel_y"])
+        found.append(branch.alignment(x, y, counts_x, counts_y)[:2])
+    for frames in zip(*found, strict=True):
+        frames = torch.cat(frames, dim=1)
+        times = -(-steps // frames.shape[1])
+        yield frames.repeat(1, times, 1)[:, :steps]
+
+
+def test_an_hour_of_the_recurrence(shipped, files):
     """Compare float32 with float64 over an hour: 28,125 steps of 128 ms."""
     branch = shipped.mods.embedding_model.branches["spectrogram"]
     layer = copy.deepcopy(branch.ds_lstm)
     steps = round(HOUR / 0.128)
-    x = torch.randn(1, steps, layer.input_size_x).relu()
-    y = torch.randn(1, steps, layer.input_size_y).relu()
+    model = shipped.mods.embedding_model
     with torch.no_grad():
+        x, y = frames_of_speech(model, files, steps)
         out, state = layer(x, y)
         layer.double()
         exact, exact_state = layer(x.double(), y.double())
