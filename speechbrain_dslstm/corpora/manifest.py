@@ -89,7 +89,7 @@ def build_manifest(
         "reason", and "where" it comes from.
     """
     data_folder = Path(data_folder)
-    entries, trouble = {}, {}
+    entries, trouble, names = {}, {}, {}
     left_out = [] if left_out is None else left_out
     ordered = sorted(records, key=lambda r: (r["id"], str(r["path"])))
     for record in ordered:
@@ -116,7 +116,15 @@ def build_manifest(
         wav = name.replace("{", "{{").replace("}", "}}")
         wav = add_segment(f"{ROOT if inside else ''}{wav}", segment)
         for field in PLAIN & set(record):
-            record[field] = record[field].replace("{", "(").replace("}", ")")
+            given = record[field]
+            plain = given.replace("{", "(").replace("}", ")")
+            other = names.setdefault((field, plain), given)
+            if other != given and field != "text":
+                raise ValueError(
+                    f"{where}: {field} {given!r} and {other!r} cannot be told "
+                    "apart, as braces are read as parentheses: rename one"
+                )
+            record[field] = plain
         entries[key] = {"wav": wav, **facts, **record}
     for kind in sorted(trouble):
         names = trouble[kind]

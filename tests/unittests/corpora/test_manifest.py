@@ -221,6 +221,15 @@ def test_speechbrain_reads_it_with_braces_and_all(tmp_path):
     assert data[0]["text"] == "(x) ünd"
 
 
+def test_names_that_braces_make_equal_are_refused(tmp_path):
+    rows = [
+        record(write(tmp_path / f"{name}.wav"), speaker=name, id=name)
+        for name in ("(x)", "{x}")
+    ]
+    with pytest.raises(ValueError, match="speaker '{x}' and '\\(x\\)' cannot"):
+        manifest.build_manifest(rows, tmp_path, ["anger"])
+
+
 BAD = [
     ({"gender": "x"}, "b: gender is 'x', expected 'F', 'M' or ''"),
     ({"duration": 0.0}, "b: duration is 0.0"),
