@@ -28,6 +28,7 @@ __all__ = [
     "AudioInput",
     "FileSource",
     "SampleSource",
+    "check_batch",
     "is_array",
     "is_one_input",
     "to_source",
@@ -46,6 +47,8 @@ AudioInput = (
 )
 Array = np.ndarray | torch.Tensor
 MOST_CHANNELS = 8  # of an array; a larger second dimension is a batch
+# More utterances than this and than samples in each are channels of a recording
+FEWEST_SAMPLES = 8
 IN_MEMORY = 2**24  # bytes of a pipe that are kept in memory, not on disk
 LARGEST_PIPE = 2**32  # bytes; a longer stream has no end
 TAKEN = (
@@ -321,3 +324,39 @@ def to_floats(given: Array, name: str = "the array") -> np.ndarray:
         f"{given.dtype}",
         "of a wrong type",
     )
+
+
+def check_batch(wavs: Array) -> torch.Tensor:
+    """Convert waveforms [batch, samples] or [samples] to a tensor with both axes.
+
+    Other shapes and types raise AudioError, and so does what looks like one
+    recording [samples, channels].
+    """
+    if isinstance(wavs, np.ndarray) and wavs.dtype.kind in "fiu":
+        # A copy in the machine's byte order, which torch may own
+        wavs = torch.from_numpy(np.array(wavs, wavs.dtype.newbyteorder("=")))
+    if not isinstance(wavs, torch.Tensor):
+        kind = wavs.dtype if is_array(wavs) else type(wavs).__name__
+        raise AudioError(
+            "classify_batch expects a tensor or array of floats, [batch, "
+            f"samples], got {kind}; classify_file takes files and recordings",
+            "of a wrong type",
+        )
+    shape = list(wavs.shape)
+    if len(shape) == 1:
+        wavs = wavs.unsqueeze(0)
+    elif len(shape) != 2:
+        raise AudioError(
+            f"classify_batch expects waveforms [batch, samples], got {shape}",
+            "of a wrong shape",
+        )
+    if not wavs.numel():
+        raise AudioError(f"no audio samples in the batch {shape}", "empty")
+    if len(wavs) > max(wavs.shape[1], FEWEST_SAMPLES):
+        raise AudioError(
+            f"got a batch of {shape[0]} utterances of {shape[1]} samples: for a "
+            "recording [samples, channels] use classify_file(wavs, "
+            "sample_rate=...), for utterances [samples, batch] wavs.T",
+            "of a wrong shape",
+        )
+    return wavs

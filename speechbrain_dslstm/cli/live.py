@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from speechbrain_dslstm.inference.classifier import EmotionClassifier
 
-WINDOW, DECAY, HOP = 4.0, 1.0, 0.5  # seconds; docs/inference.md, Streams
+DECAY = 1.0  # seconds; docs/inference.md, Streams
 CELL = 0.1  # seconds of channels that are mixed in one way
 OPTIONS = [
     click.option(
@@ -30,7 +30,7 @@ OPTIONS = [
     click.option(
         "--window",
         type=SECONDS,
-        help=f"Answer for the last seconds.  [default: {WINDOW:g}]",
+        help="Answer for the last seconds.  [default: 4]",
     ),
     click.option(
         "--decay",
@@ -115,6 +115,8 @@ def open_stream(
     if whole:
         options = {"normalization": normalization}
     else:
+        from speechbrain_dslstm.inference.windowed_stream import HOP, WINDOW
+
         if window is None and decay is None:
             decay = DECAY
         window = WINDOW if window is None else window

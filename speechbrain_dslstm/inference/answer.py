@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 __all__ = ["Answer"]
@@ -38,7 +39,6 @@ class Answer(_FourParts):
 
     Example
     -------
-    >>> import torch
     >>> parts = torch.zeros(1, 1), torch.zeros(1), torch.tensor([0]), ["sad"]
     >>> answer = Answer(*parts, dimensions={"valence": torch.tensor([-0.5])})
     >>> out_prob, score, index, text_lab = answer
@@ -64,3 +64,27 @@ class Answer(_FourParts):
     def dimensions_of(self, item: int) -> dict[str, float]:
         """Value of each dimension of one item by its name, as numbers."""
         return {name: float(v[item]) for name, v in self.dimensions.items()}
+
+    def spread(self, items: list[int], count: int) -> "Answer":
+        """Put the rows of some items, in order, among those of ``count`` items.
+
+        The other rows are NaN, their index is -1 and their label None.
+        """
+        if len(items) == count:
+            return self
+
+        def place(rows: Tensor, fill: float) -> Tensor:
+            """Rows of all items."""
+            where = torch.tensor(items, device=rows.device)
+            empty = rows.new_full((count, *rows.shape[1:]), fill)
+            return empty.index_copy_(0, where, rows)
+
+        nan = float("nan")
+        labels = dict(zip(items, self.text_lab, strict=True))
+        return Answer(
+            place(self.out_prob, nan),
+            place(self.score, nan),
+            place(self.index, -1),
+            [labels.get(k) for k in range(count)],
+            {name: place(v, nan) for name, v in self.dimensions.items()},
+        )

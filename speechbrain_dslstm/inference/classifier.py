@@ -5,9 +5,8 @@ is a program that may run any code. ``load_safe`` loads a folder from an
 untrusted source as data only.
 """
 
-import threading
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,9 @@ from speechbrain.inference.interfaces import Pretrained
 from speechbrain_dslstm.audio.channels import Channel
 from speechbrain_dslstm.audio.checks import (
     LONGEST_CLIP,
-    AudioError,
     check_samples,
 )
-from speechbrain_dslstm.audio.inputs import AudioInput, is_array, to_source
+from speechbrain_dslstm.audio.inputs import AudioInput, check_batch, to_source
 from speechbrain_dslstm.audio.reading import load_audio
 from speechbrain_dslstm.features.normalization import RunningNormalization
 from speechbrain_dslstm.inference.adaptation import Adaptation, adapt
@@ -67,6 +65,7 @@ from speechbrain_dslstm.pretrained.sources import (
     claim_folder,
     find_folder,
 )
+from speechbrain_dslstm.utils.evaluation_mode import evaluation_mode
 from speechbrain_dslstm.utils.processes import (
     float32_by_default,
     survive_forks,
@@ -75,26 +74,6 @@ from speechbrain_dslstm.utils.processes import (
 __all__ = ["EmotionClassifier", "load_safe"]
 
 UNKNOWN = "unknown"
-# More utterances than this and than samples in each are channels of a recording
-FEWEST_SAMPLES = 8
-# Held while modules in training mode are in evaluation mode
-_EVALUATION = threading.RLock()
-
-
-@contextmanager
-def _evaluating(modules: torch.nn.Module) -> Iterator[None]:
-    """Set modules to evaluation mode within the block, and back at its end."""
-    if not any(module.training for module in modules.modules()):
-        yield
-        return
-    with _EVALUATION:
-        trained = [module for module in modules.modules() if module.training]
-        modules.eval()
-        try:
-            yield
-        finally:
-            for module in trained:
-                module.training = True
 
 
 class EmotionClassifier(Pretrained):
@@ -246,21 +225,12 @@ class EmotionClassifier(Pretrained):
         the class is named "unknown"; the numbers stay as they are. NaN,
         infinity or samples above 1000 raise AudioError.
 
-        Returns
-        -------
-        out_prob : [batch, n_classes]
-            Log-posteriors: their exponentials sum to 1.
-        score : [batch]
-            Log-posterior of the best class.
-        index : int64, [batch]
-            The best class.
-        text_lab
-            Its name, for each item.
-
-        The tuple's attribute ``dimensions`` holds the values [batch] of each
-        dimension that the model predicts, see ``Answer``.
+        The ``Answer`` is a tuple of four, as in SpeechBrain: ``out_prob``,
+        log-posteriors [batch, n_classes]; ``score``, that of the best class
+        [batch]; ``index``, the best class [batch]; ``text_lab``, its name, for
+        each item.
         """
-        wavs = _check_batch(wavs)
+        wavs = check_batch(wavs)
         if wav_lens is not None:
             wav_lens = torch.as_tensor(wav_lens, device=self.device)
         wavs = wavs.to(self.device)
@@ -270,7 +240,7 @@ class EmotionClassifier(Pretrained):
         # torch.autocast stores the state to restore on itself: use one for each
         # call, as several threads may call
         with (
-            _evaluating(self.mods),
+            evaluation_mode(self.mods),
             copy(self.inference_ctx.context),
             torch.no_grad(),
         ):
@@ -367,24 +337,7 @@ class EmotionClassifier(Pretrained):
         if not kept:
             raise NoSpeechError(reasons[0], source)
         found = self.classify_batch(wavs[kept], unknown_below=unknown_below)
-        if len(kept) == len(wavs):
-            return found
-
-        def spread(rows: torch.Tensor, fill: float) -> torch.Tensor:
-            """Rows of all channels."""
-            shape = (len(wavs), *rows.shape[1:])
-            return rows.new_full(shape, fill).index_copy_(
-                0, torch.tensor(kept, device=rows.device), rows
-            )
-
-        labels = dict(zip(kept, found.text_lab, strict=True))
-        return Answer(
-            spread(found.out_prob, float("nan")),
-            spread(found.score, float("nan")),
-            spread(found.index, -1),
-            [labels.get(k) for k in range(len(wavs))],
-            {n: spread(v, float("nan")) for n, v in found.dimensions.items()},
-        )
+        return found.spread(kept, len(wavs))
 
     def classify_files(
         self,
@@ -525,38 +478,6 @@ class EmotionClassifier(Pretrained):
     ) -> Answer:
         """The same as ``classify_batch``."""
         return self.classify_batch(wavs, wav_lens)
-
-
-def _check_batch(wavs):
-    """Waveforms [batch, samples] as a tensor; refuse what is none."""
-    if isinstance(wavs, np.ndarray) and wavs.dtype.kind in "fiu":
-        # A copy in the machine's byte order, which torch may own
-        wavs = torch.from_numpy(np.array(wavs, wavs.dtype.newbyteorder("=")))
-    if not isinstance(wavs, torch.Tensor):
-        kind = wavs.dtype if is_array(wavs) else type(wavs).__name__
-        raise AudioError(
-            "classify_batch expects a tensor or array of floats, [batch, "
-            f"samples], got {kind}; classify_file takes files and recordings",
-            "of a wrong type",
-        )
-    shape = list(wavs.shape)
-    if len(shape) == 1:
-        wavs = wavs.unsqueeze(0)
-    elif len(shape) != 2:
-        raise AudioError(
-            f"classify_batch expects waveforms [batch, samples], got {shape}",
-            "of a wrong shape",
-        )
-    if not wavs.numel():
-        raise AudioError(f"no audio samples in the batch {shape}", "empty")
-    if len(wavs) > max(wavs.shape[1], FEWEST_SAMPLES):
-        raise AudioError(
-            f"got a batch of {shape[0]} utterances of {shape[1]} samples: for a "
-            "recording [samples, channels] use classify_file(wavs, "
-            "sample_rate=...), for utterances [samples, batch] wavs.T",
-            "of a wrong shape",
-        )
-    return wavs
 
 
 def load_safe(

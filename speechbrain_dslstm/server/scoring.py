@@ -76,30 +76,38 @@ def score_file(
     """
     with open_audio(path, longest) as file:
         seconds = file.frames / file.samplerate
-    segments = [
-        {
-            "start": round(found.start, 3),
-            "end": round(found.end, 3),
-            "label": found.label,
-            "posteriors": _posteriors(classifier, found.log_posteriors),
-            "reason": found.reason,
-        }
-        for found in classifier.classify_long(path, window=window)
-    ]
-    result = classifier.classify_files([path], progress=False)[0]
-    if result.error and not result.reason:
-        # Raises the error that classify_files has caught
-        load_audio(path, classifier.hparams.sample_rate, longest)
+    found = classifier.classify_long(path, window=window)
+    segments = [_describe_segment(classifier, one) for one in found]
+    if len(segments) > 1:
+        # Every window was read, so the file is no error
+        result = classifier.classify_files([path], progress=False)[0]
+        posteriors = _posteriors(classifier, result.log_posteriors)
+        label, reason = result.label, result.reason
+    else:
+        label, posteriors, reason = (
+            segments[0][name] for name in ("label", "posteriors", "reason")
+        )
     answer = {
         "seconds": round(seconds, 3),
-        "label": result.label,
-        "posteriors": _posteriors(classifier, result.log_posteriors),
-        "reason": result.reason,
+        "label": label,
+        "posteriors": posteriors,
+        "reason": reason,
         "segments": segments,
     }
-    if detail and result.label and seconds <= LONGEST_CLIP:
+    if detail and label and seconds <= LONGEST_CLIP:
         answer["detail"] = _detail(classifier, path)
     return answer
+
+
+def _describe_segment(classifier, found) -> dict[str, Any]:
+    """Write the answer for a window as numbers and text."""
+    return {
+        "start": round(found.start, 3),
+        "end": round(found.end, 3),
+        "label": found.label,
+        "posteriors": _posteriors(classifier, found.log_posteriors),
+        "reason": found.reason,
+    }
 
 
 def _posteriors(classifier, log_posteriors) -> dict[str, float] | None:
