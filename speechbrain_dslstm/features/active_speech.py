@@ -16,6 +16,7 @@ from torch.nn.functional import max_pool1d, pad
 from torch.nn.utils.rnn import pad_sequence
 from torchaudio.functional import lfilter
 
+from speechbrain_dslstm.features.voicing import analyse_frames
 from speechbrain_dslstm.lengths import to_counts
 
 __all__ = ["ActiveSpeech", "CellMeasures", "dilate"]
@@ -23,7 +24,6 @@ __all__ = ["ActiveSpeech", "CellMeasures", "dilate"]
 CELL = 0.01  # seconds
 RATE = 4000  # Hz, of the signal that is searched for periodicity
 BAND = (80.0, 1800.0)  # Hz
-PITCH = (70.0, 450.0)  # Hz
 PERIODICITY = 0.6  # least autocorrelation of a voiced cell
 RUN = 4  # least number of consecutive voiced cells
 # Hum and tones are periodic, but their level does not move
@@ -205,26 +205,10 @@ class ActiveSpeech(torch.nn.Module):
 
     def _periodicity(self, frames):
         """Height of the highest maximum of each frame's autocorrelation."""
-        rate = self.sample_rate / self.decimation
-        size = frames.shape[1]
-        n_fft = 1 << (2 * size - 1).bit_length()
-        window = torch.hann_window(size)
-        spectrum = torch.fft.rfft(frames * window, n_fft)
-        hz = torch.arange(n_fft // 2 + 1) * (rate / n_fft)
-        inside = (hz >= BAND[0]) & (hz <= BAND[1])
-        power = spectrum.real.square() + spectrum.imag.square()
-        correlation = torch.fft.irfft(power * inside)
-        # The window lowers the autocorrelation: divide by the window's own
-        own = torch.fft.irfft(torch.fft.rfft(window, n_fft).abs().square())
-        shortest, longest = (round(rate / f) for f in reversed(PITCH))
-        lags = slice(shortest - 1, longest + 1)
+        found = analyse_frames(frames, self.sample_rate / self.decimation, BAND)
         # Of all frequencies: what is left of rumble and steps is not voiced
-        energy = power.sum(dim=1, keepdim=True) * (2 / n_fft) + 1e-14
-        found = correlation[:, lags] / energy * (own[0] / own[lags])
-        # A period is a maximum within the lags; low frequencies give a slope
-        middle = found[:, 1:-1]
-        maximum = (middle >= found[:, :-2]) & (middle >= found[:, 2:])
-        return (middle * maximum).amax(dim=1)
+        energy = found.power.sum(dim=1, keepdim=True) * (2 / found.n_fft)
+        return found.periodicity(energy + 1e-14, beyond=1)
 
     def active(self, cells: CellMeasures, first: int = 0) -> Tensor:
         """Active cells, bool [T].

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import torch
 
 from speechbrain_dslstm.audio.checks import AudioError, printable
+from speechbrain_dslstm.features.voicing import analyse_frames
 
 __all__ = ["NoSpeechError", "check_speech", "measure_activity"]
 
 FRAME, HOP = 0.04, 0.02  # seconds
-PITCH = (70.0, 450.0)  # Hz
 BAND = (80.0, 2000.0)  # Hz, searched for periodicity
 PERIODICITY = 0.6  # least autocorrelation of a voiced frame
 RUN = 3  # least number of consecutive voiced frames
@@ -96,12 +96,14 @@ def measure_activity(
     if loudest < SILENCE:
         return SpeechActivity(seconds, loudest, 0.0, 0.0)
     loud = level > max(loudest - BELOW_LOUDEST, SILENCE - 5)
-    power, periodicity = _spectrum(frames, sample_rate)
-    voiced = _runs(loud & (periodicity > PERIODICITY))
+    found = analyse_frames(frames, sample_rate, BAND)
+    voiced = _runs(loud & (found.periodicity() > PERIODICITY))
     count = int(voiced.sum())
     variation = 0.0
     if count > 1:
-        bands = 10 * power[voiced].clamp(min=1e-9).log10()
+        bands = found.power[voiced][:, found.inside]
+        bands = bands[:, : bands.shape[1] // 8 * 8].unflatten(1, (-1, 8)).sum(2)
+        bands = 10 * bands.clamp(min=1e-9).log10()
         variation = float(bands.std(dim=0).mean())
     return SpeechActivity(seconds, loudest, count * HOP, variation)
 
@@ -115,31 +117,6 @@ def check_speech(
     reason = measure_activity(wav, sample_rate).reason
     if reason:
         raise NoSpeechError(reason, where)
-
-
-def _spectrum(frames, sample_rate):
-    """Power in narrow bands [T, bands] and periodicity [T] of each frame."""
-    size = frames.shape[1]
-    n_fft = 1 << (2 * size - 1).bit_length()
-    window = torch.hann_window(size, dtype=torch.float32)
-    spectrum = torch.fft.rfft(frames * window, n_fft)
-    power = spectrum.real.square() + spectrum.imag.square()
-    hz = torch.arange(power.shape[1]) * (sample_rate / n_fft)
-    inside = (hz >= BAND[0]) & (hz <= BAND[1])
-    # The window lowers the autocorrelation: divide by the window's own
-    own = torch.fft.irfft(torch.fft.rfft(window, n_fft).abs().square())
-    correlation = torch.fft.irfft(power * inside)
-    shortest, longest = (round(sample_rate / f) for f in reversed(PITCH))
-    lags = slice(shortest, longest)
-    correlation = correlation[:, lags] / (correlation[:, :1] + 1e-9 * size)
-    correlation = correlation * (own[0] / own[lags])
-    # A period is a maximum within the lags; low frequencies give a slope
-    middle = correlation[:, 1:-1]
-    maximum = (middle >= correlation[:, :-2]) & (middle >= correlation[:, 2:])
-    periodicity = (middle * maximum).amax(dim=1)
-    bands = power[:, inside]
-    bands = bands[:, : bands.shape[1] // 8 * 8].unflatten(1, (-1, 8)).sum(2)
-    return bands, periodicity
 
 
 def _runs(flags: torch.Tensor) -> torch.Tensor:
