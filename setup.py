@@ -88,6 +88,8 @@ setup(
             "python-multipart>=0.0.18",
             "uvicorn>=0.30",
         ],
+        # 79 MB to download and 240 MB installed, without pyarrow
+        "ray": ["ray[data]>=2.49,<3"],
         # Its wheels for macOS and Windows hold PortAudio, those for Linux do not
         "mic": ["sounddevice>=0.4.6"],
         "tensorboard": ["tensorboard>=2.15"],
@@ -118,6 +120,7 @@ setup(
             "psutil>=5.9",
             "pytest>=8.2",
             "python-multipart>=0.0.18",
+            "ray[data]>=2.49,<3",
             # The version SpeechBrain's own checks run
             "ruff==0.12.4",
             "setuptools>=68",

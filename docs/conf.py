@@ -51,7 +51,7 @@ READMES = {
     "CHANGELOG.md": "changelog",
 }
 CONTENTS = {
-    "Use": ["inference", "own-data", "compose", "generated/card"],
+    "Use": ["inference", "scale", "own-data", "compose", "generated/card"],
     "Train": ["generated/recipes", "generated/systems", "generated/emodb"],
     "Reference": [
         "results",

@@ -7,6 +7,7 @@ the ``__init__`` of a folder says which file to read first.
 ``cli``         the command ``dslstm``
 ``server``      a page and an HTTP interface to try a model on
 ``export``      a trained model as ONNX or torch.export program
+``bulk``        many recordings on many cores, with Ray Data
 ``inference``   from a recording to an emotion, with a trained model
 ``report``      from finished runs to tables, figures and one HTML page
 ``pretrained``  the folder of a trained model: written, found and checked

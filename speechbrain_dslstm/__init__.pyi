@@ -1,5 +1,6 @@
 from . import (
     audio as audio,
+    bulk as bulk,
     cli as cli,
     corpora as corpora,
     ds_lstm as ds_lstm,

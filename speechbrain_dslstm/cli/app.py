@@ -12,6 +12,7 @@ import click
 
 from speechbrain_dslstm.cli.adapt import adapt
 from speechbrain_dslstm.cli.classify import classify
+from speechbrain_dslstm.cli.classify_dataset import classify_dataset
 from speechbrain_dslstm.cli.cross_validate import cross_validate
 from speechbrain_dslstm.cli.explain import explain
 from speechbrain_dslstm.cli.export import export
@@ -27,7 +28,8 @@ from speechbrain_dslstm.cli.train import train
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"]},
     commands=[
-        *(classify, stream, mic, serve, adapt, export, info, explain),
+        *(classify, classify_dataset, stream, mic, serve),
+        *(adapt, export, info, explain),
         *(train, cross_validate, report, recipe),
     ],
     epilog="Each command has its own --help with examples.",

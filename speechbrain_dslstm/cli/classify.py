@@ -6,6 +6,7 @@ import click
 
 from speechbrain_dslstm.cli.options import (
     ANY_SOUND,
+    CHANNEL,
     JSON,
     MODEL,
     SECONDS,
@@ -23,14 +24,6 @@ dslstm classify meeting.mp3 --long --window 5 --json
 dslstm classify speech.wav --unknown-below 0.5
 dslstm classify call.wav --channel each
 """
-
-
-def _check_channel(context, parameter, value):
-    if value in ("mix", "each"):
-        return value
-    if not value.isdecimal():
-        raise click.BadParameter(f"{value} is not mix, each or an index from 0")
-    return int(value)
 
 
 @command("classify", EXAMPLES)
@@ -61,14 +54,7 @@ def _check_channel(context, parameter, value):
     metavar="P",
     help='Answer "unknown" if the highest posterior is below P.',
 )
-@click.option(
-    "--channel",
-    default="mix",
-    show_default=True,
-    metavar="mix|each|N",
-    callback=_check_channel,
-    help="Mix the channels, classify each, or channel N, from 0.",
-)
+@CHANNEL
 @ANY_SOUND
 def classify(
     files,

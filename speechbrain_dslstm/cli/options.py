@@ -73,6 +73,24 @@ JSON = click.option(
 ANY_SOUND = click.option(
     "--any-sound", is_flag=True, help="Classify silence and noise, too."
 )
+
+
+def _check_channel(context, parameter, value):
+    if value in ("mix", "each"):
+        return value
+    if not value.isdecimal():
+        raise click.BadParameter(f"{value} is not mix, each or an index from 0")
+    return int(value)
+
+
+CHANNEL = click.option(
+    "--channel",
+    default="mix",
+    show_default=True,
+    metavar="mix|each|N",
+    callback=_check_channel,
+    help="Mix the channels, classify each, or channel N, from 0.",
+)
 NORMALIZATION = click.option(
     "--normalization",
     type=click.Choice(["running", "training"]),

@@ -36,11 +36,10 @@ def make_writer(
         )
     if as_csv:
         others = ["file", *places, "label", "reason", "error"]
-        # A class may be named like another column
-        heads = {
-            name: f"class_{name}" if name in others else name
-            for name in columns
-        }
+        # Not at the top, as it loads torch
+        from speechbrain_dslstm.inference.answer import column_names
+
+        heads = column_names(columns, others)
         names = [*others[:-2], *heads.values(), *others[-2:]]
         table = csv.DictWriter(sys.stdout, names, lineterminator="\n")
         table.writeheader()

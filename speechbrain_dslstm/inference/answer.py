@@ -1,11 +1,12 @@
 """The answer of a classifier for a batch of waveforms."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Answer"]
+__all__ = ["Answer", "column_names"]
 
 
 class _FourParts(NamedTuple):
@@ -88,3 +89,13 @@ class Answer(_FourParts):
             [labels.get(k) for k in range(count)],
             {name: place(v, nan) for name, v in self.dimensions.items()},
         )
+
+
+def column_names(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """Column of a table for each class or dimension, besides other columns.
+
+    >>> column_names(["sad", "label"], ["file", "label"])
+    {'sad': 'sad', 'label': 'class_label'}
+    """
+    others = set(others)
+    return {n: f"class_{n}" if n in others else n for n in names}

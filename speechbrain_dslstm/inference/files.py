@@ -22,6 +22,7 @@ from speechbrain_dslstm.inference.answer import Answer
 from speechbrain_dslstm.inference.folders import find_audio, summarize
 from speechbrain_dslstm.inference.long_recordings import (
     Classifier,
+    Segment,
     check_threshold,
     classify_long,
 )
@@ -56,6 +57,8 @@ class FileResult:
         "too short", "silence" or "noise" if the file holds no speech.
     channel
         Index of the channel, if one or each was asked for.
+    segments
+        Windows of a file of more than a minute, whose mean is the answer.
 
     Example
     -------
@@ -68,6 +71,7 @@ class FileResult:
     error: str | None = None
     reason: str | None = None
     channel: int | None = None
+    segments: tuple[Segment, ...] = ()
 
     @property
     def label(self) -> str | None:
@@ -285,10 +289,13 @@ def _batches(
 
 
 def _failed(
-    path: Path | None, error: AudioError, channel: int | None = None
+    path: Path | None,
+    error: AudioError,
+    channel: int | None = None,
+    segments: tuple[Segment, ...] = (),
 ) -> FileResult:
     reason = getattr(error, "reason", None)
-    return FileResult(path, None, str(error), reason, channel)
+    return FileResult(path, None, str(error), reason, channel, segments)
 
 
 def _classify(classifier, wavs):
@@ -304,12 +311,15 @@ def _classify(classifier, wavs):
 def _windowed(classifier, source, unknown_below, speech_only, channel, longest):
     """Answer a long file with the mean posterior of its windows."""
     try:
-        segments = classify_long(
-            classifier,
-            source,
-            speech_only=speech_only,
-            channel="mix" if channel is None else channel,
-            longest=longest,
+        segments = tuple(
+            classify_long(
+                classifier,
+                source,
+                unknown_below=unknown_below,
+                speech_only=speech_only,
+                channel="mix" if channel is None else channel,
+                longest=longest,
+            )
         )
         total, seconds, reasons, values = 0, 0.0, [], {}
         for segment in segments:
@@ -326,8 +336,8 @@ def _windowed(classifier, source, unknown_below, speech_only, channel, longest):
     if not seconds:
         reason = max(reasons, key=reasons.count)
         error = NoSpeechError(reason, source)
-        return _failed(source.path, error, channel)
+        return _failed(source.path, error, channel, segments)
     out_prob = (total / seconds).log().unsqueeze(0)
     values = {n: torch.tensor([v / seconds]) for n, v in values.items()}
     answer = classifier.label_posteriors(out_prob, unknown_below, values)
-    return FileResult(source.path, answer, channel=channel)
+    return FileResult(source.path, answer, channel=channel, segments=segments)

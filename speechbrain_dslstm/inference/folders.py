@@ -15,7 +15,7 @@ from speechbrain_dslstm.audio.kinds import (
 )
 from speechbrain_dslstm.utils.folders import walk_folder
 
-__all__ = ["FoundAudio", "find_audio"]
+__all__ = ["FoundAudio", "find_audio", "reason_to_pass_over", "summarize"]
 
 NOT_AUDIO = "not audio"
 HIDDEN = "hidden"
@@ -73,6 +73,16 @@ def find_audio(paths: Any) -> FoundAudio:
     return found
 
 
+def reason_to_pass_over(path: Path, hidden: bool = False) -> str | None:
+    """Why a file of a folder is not classified; None if it is."""
+    ending = path.suffix.lower()
+    if hidden:
+        return HIDDEN
+    if ending in ENDINGS or (ending in MEDIA_ENDINGS and has_ffmpeg()):
+        return None
+    return NO_FFMPEG if ending in MEDIA_ENDINGS else NOT_AUDIO
+
+
 def _as_path(given):
     if isinstance(given, str | os.PathLike):
         return Path(os.fsdecode(given))
@@ -82,17 +92,12 @@ def _as_path(given):
 def _search(folder: Path, found: FoundAudio) -> None:
     """Add the audio files below a folder."""
     errors, inside, ours = [], [], FoundAudio()
-    ffmpeg = has_ffmpeg()
     for path, hidden in walk_folder(folder, errors):
-        ending = path.suffix.lower()
-        if hidden:
-            ours.pass_over(HIDDEN, path)
-        elif ending in ENDINGS or (ffmpeg and ending in MEDIA_ENDINGS):
+        reason = reason_to_pass_over(path, hidden)
+        if reason is None:
             inside.append(path)
-        elif ending in MEDIA_ENDINGS:
-            ours.pass_over(NO_FFMPEG, path)
         else:
-            ours.pass_over(NOT_AUDIO, path)
+            ours.pass_over(reason, path)
     for error in errors:
         ours.pass_over(UNREADABLE, Path(error.filename))
     if not inside:

@@ -1,0 +1,182 @@
+"""Jobs on a real Ray of two workers: killed, damaged, and gone on with."""
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from speechbrain_dslstm.bulk import classify_dataset, job
+from speechbrain_dslstm.bulk.worker import Worker
+from speechbrain_dslstm.inference import load_safe
+from speechbrain_dslstm.pretrained.safe_format import write_safe
+
+ray = pytest.importorskip("ray", reason='pip install ".[ray]"')
+LABELS = ["sadness", "anger", "neutral"]
+# A driver whose workers take their time; its own class goes to them by value
+DRIVER = """
+import sys, time
+import ray
+from speechbrain_dslstm.bulk import classify_dataset, job
+
+class Slow(job.Worker):
+    def __call__(self, block):
+        time.sleep(0.7)
+        return super().__call__(block)
+
+job.Worker = Slow
+source, output, model, address = sys.argv[1:]
+classify_dataset(source, output, model, workers=2, address=address, files_at_once=2)
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A Ray of two CPUs; yields its address."""
+    # Workers must find the package where the tests do
+    path = os.pathsep.join(map(str, sys.path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def model(small_model, tmp_path_factory):
+    """A model folder, and what ``classify_files`` loads from it."""
+    folder = tmp_path_factory.mktemp("model")
+    write_safe(folder, small_model(), LABELS, 16000, 1.5)
+    return folder
+
+
+class DiesOnce(Worker):
+    """Ends its process, without a word, at the first of some recordings."""
+
+    def _classify(self, block):
+        flag = Path(self.answers.path + ".died")
+        names = " ".join(block["file"].to_pylist())
+        if "dies" in names and not flag.exists():
+            flag.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._classify(block)
+
+
+def check(output, model, paths):
+    """One row for each path, with the answer of ``classify_files`` to 1e-5."""
+    rows = pq.read_table(output).to_pylist()
+    addresses = [row["address"].partition("::")[0] for row in rows]
+    found = dict(zip(map(os.path.basename, addresses), rows, strict=True))
+    assert len(found) == len(rows)
+    expected = load_safe(model).classify_files(sorted(paths), progress=False)
+    assert set(found) == {result.path.name for result in expected}
+    for result in expected:
+        row = found[result.path.name]
+        assert row["label"] == result.label and row["reason"] == result.reason
+        assert (row["error"] is None) == (result.error is None)
+        if result.label:
+            values = [row[label] for label in LABELS]
+            posteriors = result.log_posteriors.exp().tolist()
+            assert values == pytest.approx(posteriors, abs=1e-5)
+
+
+def write_table(folder, paths):
+    """A table of the addresses of files in a zip file, which may lack some."""
+    with zipfile.ZipFile(folder / "in.zip", "w") as file:
+        for path in filter(Path.exists, paths):
+            file.write(path, path.name)
+    rows = [f"zip://{path.name}::{folder}/in.zip" for path in paths]
+    table = folder / "files.csv"
+    table.write_text("\n".join(["file", *rows]))
+    return table
+
+
+def test_a_worker_is_killed_and_a_shard_damaged(
+    cluster, model, speech_files, tmp_path, monkeypatch
+):
+    """Every recording has one row; the damage has one, too, and can be mended."""
+    monkeypatch.setattr(job, "Worker", DiesOnce)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    paths = [
+        Path(shutil.copy(path, folder / f"{'dies' if k == 3 else k}.flac"))
+        for k, path in enumerate(speech_files[:10])
+    ]
+    paths.append(folder / "broken.wav")
+    paths[-1].write_text("no audio")
+    intact = []
+    for k in range(2):
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w") as tar:
+            for path in speech_files[10 + 8 * k : 18 + 8 * k]:
+                tar.add(path, path.name)
+        intact.append(content.getvalue())
+        size = len(intact[k]) if k == 0 else len(intact[k]) // 2
+        (folder / f"{k}.tar").write_bytes(intact[k][:size])
+    table = write_table(tmp_path, [*speech_files[26:30], Path("gone.wav")])
+    output = tmp_path / "out"
+
+    def run(**more):
+        sources = [folder, table]
+        return classify_dataset(sources, output, model, workers=2, **more)
+
+    summary = run(files_at_once=3)
+    assert Path(f"{output}.died").exists()
+    assert summary.failed == 3 and summary.workers == 2
+    rows = pq.read_table(output, columns=["file", "error"]).to_pylist()
+    errors = {row["file"]: row["error"] for row in rows}
+    said = errors[str(folder / "1.tar")]
+    assert "cannot read the shard" in said and "unexpected end" in said
+    assert 24 < len(rows) == summary.rows < 32
+    # Errors are tried again, and nothing else
+    (folder / "1.tar").write_bytes(intact[1])
+    summary = run(retry=True)
+    assert summary.earlier == len(rows) - 3 and summary.failed == 2
+    check(output, model, [*paths, *speech_files[10:30], folder / "gone.wav"])
+    with pytest.raises(ValueError, match="another job .*speech_only True"):
+        run(speech_only=False)
+
+
+def test_the_driver_is_killed(cluster, model, speech_files, tmp_path):
+    """The next start does the rest; nothing twice, and no worker stays."""
+    output, source = tmp_path / "out", tmp_path / "files.parquet"
+    pq.write_table(pa.table({"file": list(map(str, speech_files))}), source)
+    arguments = [sys.executable, "-c", DRIVER, source, output, model, cluster]
+    process = subprocess.Popen(
+        list(map(str, arguments)), stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not len(list(output.glob("part-*"))) >= 2:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    process.stderr.close()
+    done = pq.read_table(output).num_rows
+    assert 4 <= done < len(speech_files)
+    summary = classify_dataset(source, output, model, workers=2)
+    assert done <= summary.earlier < len(speech_files)
+    check(output, model, speech_files)
+    # Nothing is left to do, and no other file
+    summary = classify_dataset(source, output, model, workers=2)
+    assert (summary.workers, summary.earlier) == (0, len(speech_files))
+    assert all(one.name.startswith("part-") for one in output.iterdir())
+
+
+def test_more_workers_than_there_are(cluster, model, speech_files, tmp_path):
+    with pytest.raises(ValueError, match="resources for 2 workers.*not for 9"):
+        classify_dataset(speech_files, tmp_path, model, workers=9)
+    with pytest.raises(ValueError, match="0 workers with 1 GPUs"):
+        classify_dataset(speech_files, tmp_path, model, gpus=1)
