@@ -46,6 +46,7 @@ setup(
             "report/templates/*.j2",
             "server/page/*",
             "shipped/*/*",
+            "training/log.yaml",
         ],
     },
     python_requires=">=3.10",

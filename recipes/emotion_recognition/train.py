@@ -31,19 +31,21 @@ import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import make_dataloader
 from speechbrain.utils.distributed import if_main_process, run_on_main
-from speechbrain.utils.train_logger import FileTrainLogger, TensorboardLogger
 
 from speechbrain_dslstm import pretrained
 from speechbrain_dslstm.corpora import Source
-from speechbrain_dslstm.corpora.clips import load_clip
+from speechbrain_dslstm.corpora.clips import load_clip, split_segment
 from speechbrain_dslstm.evaluation import DimensionStats, EmotionStats
 from speechbrain_dslstm.evaluation.results import (
     append_row,
     criterion,
     epoch_score,
     headline,
-    print_results,
     write_results,
+)
+from speechbrain_dslstm.evaluation.summary import (
+    commands_to_try,
+    summarize_results,
 )
 from speechbrain_dslstm.features import mixup
 from speechbrain_dslstm.hparams import (
@@ -67,6 +69,7 @@ from speechbrain_dslstm.training import (
     StopSignals,
     data,
 )
+from speechbrain_dslstm.training.console import LOG_CONFIG, make_loggers
 from speechbrain_dslstm.training.preparation import (
     check_data,
     find_folder,
@@ -213,6 +216,7 @@ class EmotionBrain(ReliableBrain):
             if self.test_loader is not None:
                 row = self.test_epoch(epoch, stats)
                 append_row(save / "test_epochs.jsonl", row)
+        self.progress.end_epoch(self.train_loss, stats)
         self.save_epoch({"epoch": epoch, "score": score, **stats})
 
     def test_epoch(self, epoch: int, stats: dict[str, float]) -> dict[str, Any]:
@@ -232,34 +236,74 @@ class EmotionBrain(ReliableBrain):
         return {"epoch": epoch, **stats, "predicted": predicted}
 
 
+def show_data(hparams: dict[str, Any]) -> None:
+    """Print what is trained, on how many clips, and where."""
+    path = Path(hparams["output_folder"], "save", "run.json")
+    run = json.loads(path.read_text("utf-8"))
+    clips = run["clips"]
+    print(
+        f"{run['system']} on {run['corpus']}: {clips['train']} clips for "
+        f"training, {clips['valid']} for validation, {clips['test']} for the "
+        f"test\nlog: {path.parents[1] / 'log.txt'}",
+        flush=True,
+    )
+
+
 def save_model(
     brain: EmotionBrain, yaml: str, results: dict[str, Any], tokenizer: Any
-) -> None:
-    """Write the model folder, and classify a test clip with it."""
-    hparams, output = brain.hparams, Path(brain.hparams.output_folder)
-    folder, half = output / "model", hparams.half_precision_model
+) -> Path:
+    """Write the model folder, and return its path."""
+    hparams = brain.hparams
+    folder = Path(hparams.output_folder, "model")
     temperature = results["calibration"]["temperature"]
     pretrained.save_pretrained(
-        folder, yaml, brain.trained_model, hparams.labels, temperature, half
+        folder,
+        yaml,
+        brain.trained_model,
+        hparams.labels,
+        temperature,
+        hparams.half_precision_model,
     )
     pretrained.write_card(folder, results)
-    print(f"model: {folder}")
     if tokenizer is not None:
         path = f"{tokenizer.prefix_model_file}.model"
         shutil.copy(path, folder / "tokenizer.model")
-        return
+    return folder
+
+
+def show_model(brain: EmotionBrain, model: Path) -> None:
+    """Load the saved model, print its answers to test clips, and what to try."""
+    hparams = vars(brain.hparams)
+    folder = model.parent
     # The device of the training: the backend may not run on another
-    device = {"device": str(brain.device)}
-    classifier = EmotionClassifier.from_hparams(folder, run_opts=device)
-    manifest = json.loads((output / "save" / "test.json").read_text("utf-8"))
-    item = next(iter(manifest.values()))
-    wav = item["wav"].format(data_root=Source(vars(hparams)).data_root)
-    sig = load_clip(wav, classifier.hparams.sample_rate)
-    _, score, _, label = classifier.classify_batch(sig.unsqueeze(0))[:4]
-    print(
-        f"held-out file {Path(wav).name} ({item['emotion']}) -> "
-        f"{label[0]}, posterior {score.exp().item():.2f}"
-    )
+    run_opts = {"device": str(brain.device)}
+    classifier = EmotionClassifier.from_hparams(model, run_opts=run_opts)
+    clips = first_of_each(hparams, folder / "save" / "test.json")
+    names = {label: Path(wav).name for label, wav in clips.items()}
+    width, longest = max(map(len, names.values())), max(map(len, clips))
+    print("\nThe first test clip of each class, and the saved model's answer:")
+    for label, wav in clips.items():
+        sig = load_clip(wav, classifier.hparams.sample_rate)
+        _, score, _, answer = classifier.classify_batch(sig.unsqueeze(0))[:4]
+        print(
+            f"  {names[label]:{width}}  {label:{longest}} -> {answer[0]}, "
+            f"posterior {score.exp().item():.2f}"
+        )
+    clip, _ = split_segment(next(iter(clips.values())))
+    commands = commands_to_try(sys.argv[1:], __file__, folder, clip)
+    print("\nNow try:", *commands, sep="\n  ")
+
+
+def first_of_each(hparams: dict[str, Any], path: Path) -> dict[str, str]:
+    """Path of the first clip of each class in a manifest."""
+    items = json.loads(path.read_text("utf-8")).values()
+    wavs = {item["emotion"]: item["wav"] for item in reversed(items)}
+    root = Source(hparams).data_root
+    return {
+        label: wavs[label].format(data_root=root)
+        for label in hparams["labels"]
+        if label in wavs
+    }
 
 
 def main() -> None:
@@ -283,8 +327,12 @@ def run(signals: StopSignals) -> None:
     check_data(hparams, record)
     if not record.trained:
         check_start(hparams)
-    sb.create_experiment_directory(experiment_directory=str(folder))
+    sb.create_experiment_directory(
+        experiment_directory=str(folder),
+        log_config=run_opts["log_config"] or LOG_CONFIG,
+    )
     run_on_main(prepare_data, args=[hparams, record])
+    run_on_main(show_data, args=[hparams])
     tokenizer = data.open_tokenizer(hparams)
     datasets = data.make_datasets(hparams, tokenizer)
     parts = {name: hparams[name] for name in ("model", "epoch_counter")}
@@ -308,9 +356,7 @@ def run(signals: StopSignals) -> None:
         checkpointer=checkpointer,
     )
     brain.signals = signals
-    brain.loggers = [FileTrainLogger(str(folder / "train_log.txt"))]
-    if hparams["use_tensorboard"]:
-        brain.loggers.append(TensorboardLogger(str(folder / "tensorboard")))
+    brain.loggers = make_loggers(folder, hparams["use_tensorboard"])
     if hparams["class_weights"] is not None:
         emotions = [item["emotion"] for item in datasets["train"].data.values()]
         weights = class_weights(emotions, hparams["labels"])
@@ -333,15 +379,20 @@ def run(signals: StopSignals) -> None:
         scores[name] = brain.scores
     if if_main_process():
         results = write_results(hparams, scores, time.time() - started)
+        print(summarize_results(results))
         if brain.dimensions is not None:
             brain.dimensions.write(folder / "dimensions.csv")
-            print(brain.dimensions.summarize())
-        print_results(results, folder)
+            found = brain.dimensions.summarize().items()
+            print("  ".join(f"{name} {value:.3f}" for name, value in found))
         # Sizes as numbers: the saved model must load without the corpus
         for name in ("n_classes", "n_outputs"):
             overrides += f"\n{name}: {hparams[name]}\n"
         yaml = resolve_hparams(hparams_file, overrides)
-        save_model(brain, yaml, results, tokenizer)
+        model = save_model(brain, yaml, results, tokenizer)
+        print(f"\nresults: {folder}\nmodel: {model}")
+        # A model that reads transcripts answers no audio file
+        if tokenizer is None:
+            show_model(brain, model)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,6 @@ def run_script(
     module = types.ModuleType("__main__")
     module.__file__ = str(path)
     sys.modules["__main__"] = module
-    # Warns at its import of pictures that no script draws
-    logger = logging.getLogger("speechbrain.utils.train_logger")
-    logger.addFilter(lambda record: "torchvision" not in str(record.msg))
     # Not runpy, which would put the path in place of the command
     sys.argv = [command, *arguments]
     # As Python does for a script: its neighbours can be imported

@@ -19,6 +19,7 @@ from speechbrain.utils.logger import get_logger
 
 from speechbrain_dslstm.corpora.clips import add_segment, read_audio_facts
 from speechbrain_dslstm.utils.files import replace_file
+from speechbrain_dslstm.utils.progress import track
 
 __all__ = [
     "build_manifest",
@@ -92,7 +93,7 @@ def build_manifest(
     entries, trouble, names = {}, {}, {}
     left_out = [] if left_out is None else left_out
     ordered = sorted(records, key=lambda r: (r["id"], str(r["path"])))
-    for record in ordered:
+    for record in track(ordered, "reading clips"):
         record = dict(record)
         key, path = record.pop("id"), Path(record.pop("path"))
         inside = path.is_relative_to(data_folder)

@@ -1,4 +1,4 @@
-"""Write and print the results of a run.
+"""Write the results of a run.
 
 ``results.json`` holds the system, the split, the rule that chose the epoch and
 the scores; ``predictions.csv`` holds every test clip. Logs of epochs have one
@@ -27,7 +27,6 @@ from speechbrain_dslstm.evaluation.metrics import (
     METRICS,
     DimensionStats,
     EmotionStats,
-    format_confusion,
 )
 from speechbrain_dslstm.evaluation.plots import plot_confusion
 from speechbrain_dslstm.settings.provenance import find_provenance
@@ -40,7 +39,6 @@ __all__ = [
     "criterion",
     "epoch_score",
     "headline",
-    "print_results",
     "read_rows",
     "selection_score",
     "write_results",
@@ -204,6 +202,9 @@ def write_results(
         rows = [{"epoch": row["epoch"], **row["valid"]} for row in epochs]
         for name in ("wa", "ua"):
             found[name] = _maximum(rows, name)["value"]
+    entries = read_manifest(save / "test.json").items()
+    speakers = {key: entry["speaker"] for key, entry in entries}
+    names = {*speakers.values()}
     note = "; ".join(_notes(run, selection))
     results = {
         **run,
@@ -211,6 +212,8 @@ def write_results(
         "selection": selection,
         **found,
         "test": test,
+        # None: not all are known
+        "test_speakers": None if "" in names else len(names),
         "test_best_epoch": test_best,
         "best_epoch": best["epoch"],
         "epochs": len(epochs),
@@ -229,8 +232,6 @@ def write_results(
         "settings": plain,
         "setting_changes": record.get("changes", []),
     }
-    entries = read_manifest(save / "test.json").items()
-    speakers = {key: entry["speaker"] for key, entry in entries}
     scores["test"]["fused"].write_predictions(
         folder / "predictions.csv", {"speaker": speakers}
     )
@@ -284,35 +285,3 @@ def _maximum(rows: list[dict], name: str) -> dict:
     """Find the best value over the epochs, and its first epoch."""
     best = max(rows, key=lambda row: row[name])
     return {"epoch": best["epoch"], "value": best[name]}
-
-
-def print_results(results: dict, folder: str | Path) -> None:
-    """Print the main results of a run, as ``write_results`` returns them.
-
-    >>> fused = {"confusion": [[1, 0], [1, 2]], "n": 4}
-    >>> results = {"description": "session, fold 0", "note": ""}
-    >>> results |= {"wa": 0.75, "ua": 0.8333, "macro_f1": 0.7333}
-    >>> results |= {"labels": ["anger", "sadness"], "test": {"fused": fused}}
-    >>> print_results(results, "runs/fold0")
-    <BLANKLINE>
-    session, fold 0
-    test: WA 75.0%  UA 83.3%  macro-F1 73.3%  (4 clips)
-    ...
-    results: runs/fold0
-    """
-    fused = results["test"]["fused"]
-    print(f"\n{results['description']}")
-    if results["note"]:
-        print(f"NOTE: {results['note']}")
-    print(
-        f"test: WA {results['wa']:.1%}  UA {results['ua']:.1%}  "
-        f"macro-F1 {results['macro_f1']:.1%}  ({fused['n']} clips)\n"
-    )
-    print(format_confusion(fused["confusion"], results["labels"]))
-    found = results.get("calibration")
-    if found:
-        print(
-            f"\ncalibration: temperature {found['temperature']:.2f}, ECE "
-            f"{found['ece_before']:.3f} -> {found['ece_after']:.3f}"
-        )
-    print(f"\nresults: {folder}")

@@ -14,7 +14,6 @@ import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataset import DynamicItemDataset
 from speechbrain.utils.logger import get_logger
-from speechbrain.utils.train_logger import TrainLogger
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
@@ -25,6 +24,7 @@ from speechbrain_dslstm.models.freezing import (
     to_names,
 )
 from speechbrain_dslstm.models.whisper_frames import WhisperFrames
+from speechbrain_dslstm.training.console import Progress
 from speechbrain_dslstm.training.data import ReproducibleDataset
 from speechbrain_dslstm.training.nonfinite import StepGuard, check_finite
 from speechbrain_dslstm.training.optimization import (
@@ -121,7 +121,8 @@ class ReliableBrain(sb.Brain):
             self.nonfinite_patience,
         )
         self.signals = StopSignals()
-        self.loggers: list[TrainLogger] = []
+        self.progress = Progress(not self.noprogressbar)
+        self.loggers: list[Any] = []  # those of make_loggers
         self.stepped = self.stopping = False
         self.total_steps = self.train_loader = None
 
@@ -199,6 +200,10 @@ class ReliableBrain(sb.Brain):
             planned = getattr(scheduler, "total_steps", scheduler.planned_steps)
             if planned not in (None, self.total_steps):
                 self._plan_anew(scheduler, optimizer)
+        epochs = self.hparams.number_of_epochs
+        done = self.hparams.epoch_counter.current
+        if done:
+            self.progress.say(f"resumed after epoch {done} of {epochs}")
 
     def _plan_anew(
         self, scheduler: LRScheduler, optimizer: torch.optim.Optimizer
@@ -238,15 +243,27 @@ class ReliableBrain(sb.Brain):
     def fit(self, *args: Any, **kwargs: Any) -> None:
         # A signal ends the run after the next step, with a checkpoint
         with self.signals.deferred():
-            super().fit(*args, **kwargs)
+            try:
+                super().fit(*args, **{**kwargs, "progressbar": False})
+            finally:
+                self.progress.stop()
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> float:
+        try:
+            return super().evaluate(*args, **{**kwargs, "progressbar": False})
+        finally:
+            self.progress.stop()
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         if stage == sb.Stage.TRAIN:
+            epochs, batches = self.hparams.number_of_epochs, self.train_loader
+            self.progress.start_epoch(epoch, epochs, len(batches), self.step)
             self.random_states.start_epoch()
             dataset = getattr(self.train_loader, "dataset", None)
             if isinstance(dataset, ReproducibleDataset):
                 dataset.epoch_seed = self.random_states.epoch_seed
         else:
+            self.progress.start_scoring()
             # SpeechBrain does this for the model in training, not its average
             self.trained_model.eval()
 
@@ -264,7 +281,16 @@ class ReliableBrain(sb.Brain):
         if should_step:
             self.optimizers_step()
         self.on_fit_batch_end(batch, outputs, loss, should_step)
-        return loss.detach().cpu()
+        value = loss.detach().cpu()
+        self.progress.step(float(value))
+        return value
+
+    def evaluate_batch(
+        self, batch: PaddedBatch, stage: sb.Stage
+    ) -> torch.Tensor:
+        loss = super().evaluate_batch(batch, stage)
+        self.progress.step()
+        return loss
 
     def _accumulated(self) -> tuple[int, bool]:
         """Number of batches in this batch's step, and whether it is the last."""
@@ -358,7 +384,7 @@ class ReliableBrain(sb.Brain):
     def _exit_if_stopping(self) -> None:
         """End the process if a signal has requested it; a checkpoint is saved."""
         if self.stopping:
-            logger.info(
+            logger.warning(
                 "stopped by a signal after saving a checkpoint; run the same "
                 "command again to resume"
             )

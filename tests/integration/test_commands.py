@@ -51,7 +51,7 @@ def test_an_empty_folder_and_the_package(built, tmp_path):
     )
     console = run_built(built, tmp_path, "train", "mine.yaml", *SMALL)
     folder = tmp_path / "runs/mine/synthetic/session/training/fold0_seed1234"
-    assert "held-out file spk" in console
+    assert "Now try:\n" in console
     results = json.loads((folder / "results.json").read_text())
     assert results["command"][:2] == ["dslstm train", "mine.yaml"]
     assert results["settings"]["hidden_size"] == 8
@@ -83,7 +83,7 @@ def test_all_folds_and_two_ranks_from_the_package(built, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("held-out file") == 1
+    assert done.stdout.count("Now try:") == 1
 
 
 def dslstm(place, *arguments, code=0):
@@ -178,6 +178,6 @@ def test_a_run_with_spawned_workers_is_the_same(method, tmp_path):
             command, cwd=place, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.count("held-out file") == 1
+        assert done.stdout.count("Now try:") == 1
         found.append((place / "run" / "save" / "epochs.jsonl").read_text())
     assert found[0] == found[1]

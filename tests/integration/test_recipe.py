@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -81,7 +83,7 @@ def test_results_are_complete(trained):
     assert results["leaks"]["train"]["speaker"]["count"] == 0
     assert f"WA {results['wa']:.1%}  UA {results['ua']:.1%}" in console
     assert "truth \\ predicted" in console
-    assert "held-out file spk" in console
+    assert "on 2 speakers that the model never heard" in console
     assert results["settings"]["batch_size"] == 4
     assert results["settings"]["grad_accumulation_factor"] == 1
     versions = results["versions"]
@@ -89,6 +91,42 @@ def test_results_are_complete(trained):
     if (REPOSITORY / ".git").exists():
         assert len(versions["commit"].split()[0]) == 40
     assert (output / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_console(trained):
+    """A line for each epoch, no log line, and commands that can be pasted."""
+    output, console = trained
+    lines = console.splitlines()
+    assert len(lines) < 40 and max(map(len, lines[:4])) < 80
+    form = r"epoch {}/2  train loss \d\.\d{{3}}  valid WA [\d.]+%  UA [\d.]+%  \d+ s"
+    for epoch in (1, 2):
+        assert re.fullmatch(form.format(epoch), lines[1 + epoch])
+    assert " - " not in console and "INFO" not in console
+    log = (output / "log.txt").read_text()
+    assert "speechbrain.core - INFO - Beginning experiment!" in log
+    begin = next(
+        k for k, one in enumerate(lines) if one.startswith("The first")
+    )
+    answers = [one.split() for one in lines[begin + 1 : begin + 5]]
+    labels = [name for _, name, *_ in answers]
+    assert labels == ["anger", "happiness", "neutral", "sadness"]
+    assert all(name.startswith("spk") for name, *_ in answers)
+    assert lines[begin + 5 : begin + 7] == ["", "Now try:"]
+    classify, longer, serve = map(shlex.split, lines[begin + 7 :])
+    run = ["-m", "speechbrain_dslstm.cli", *classify[-4:]]
+    done = subprocess.run(
+        [sys.executable, *run], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    # The same answer, in the form of the command
+    name, label, _, answer, _, posterior = answers[0]
+    found = done.stdout.split()
+    assert Path(found[0]).name == name and found[1] == answer.rstrip(",")
+    assert posterior in done.stdout
+    assert longer[longer.index("cross-validate") + 1] == YAML
+    assert longer[-1] == "--report=report" and SMALL[1] in longer
+    assert not any("output_folder" in one for one in longer)
+    assert serve[-3:] == ["serve", "-m", str(output / "model")]
 
 
 def test_predictions_agree_with_scores_and_saved_model(trained, corpus):
@@ -185,7 +223,10 @@ def test_second_run_only_evaluates_again(trained, corpus):
     output, console = trained
     again = run(corpus, output, "--number_of_epochs=2")
     assert epochs(output) == [1, 2]
-    assert again.splitlines()[-8:-2] == console.splitlines()[-8:-2]
+    lines = console.splitlines()
+    begin = next(k for k, line in enumerate(lines) if line.startswith("epoch"))
+    same = lines[:begin] + ["resumed after epoch 2 of 2"] + lines[begin + 2 :]
+    assert again.splitlines() == same
 
 
 def test_another_split_in_the_same_folder_is_refused(trained, corpus):
@@ -318,7 +359,8 @@ def test_two_ranks(corpus, trained, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("held-out file") == 1
+    assert done.stdout.count("\nepoch 1/1 ") == 1
+    assert done.stdout.count("\nNow try:\n") == 1
     assert epochs(tmp_path) == [1]
 
 

@@ -1,5 +1,6 @@
 """Datasets in workers of every kind, and the statistics of features."""
 
+import pickle
 from pathlib import Path
 
 import processes
@@ -14,7 +15,9 @@ from speechbrain_dslstm.corpora.manifest import read_manifest, write_manifest
 from speechbrain_dslstm.features import MFCC39
 from speechbrain_dslstm.hparams import load_hparams
 from speechbrain_dslstm.models import FeatureStream
+from speechbrain_dslstm.training import data as training_data
 from speechbrain_dslstm.training.data import (
+    ClipMemory,
     collect_statistics,
     make_datasets,
     open_tokenizer,
@@ -161,3 +164,24 @@ def test_without_an_epoch_seed_items_draw_from_the_process(prepared):
         before = torch.get_rng_state()
         train[0]
         assert torch.equal(before, torch.get_rng_state()) != drawn
+
+
+def test_clips_are_kept_while_there_is_room(speech_files, monkeypatch):
+    """The second does not fit and is read again; a worker starts with none."""
+    first, second = map(str, speech_files[:2])
+    loaded = [ClipMemory(16000).load(one) for one in (first, second)]
+    memory = ClipMemory(16000, room=max(one.nbytes for one in loaded))
+    read = []
+    load = training_data.load_clip
+    monkeypatch.setattr(
+        training_data,
+        "load_clip",
+        lambda wav, rate: read.append(wav) or load(wav, rate),
+    )
+    for _ in range(2):
+        for wav, expected in zip((first, second), loaded, strict=True):
+            assert torch.equal(memory.load(wav), expected)
+    assert read == [first, second, second]
+    sent = pickle.loads(pickle.dumps(memory))
+    assert not sent.clips and torch.equal(sent.load(first), loaded[0])
+    assert list(memory.clips) == [first]
