@@ -4,7 +4,6 @@ import errno
 import glob
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -68,13 +67,15 @@ def replacement(path: str | Path, durable: bool = True) -> Iterator[Path]:
             yield temporary
             if durable:
                 sync(temporary)
+            # By the clock of the disk, which may be another computer's
+            now = os.stat(temporary).st_mtime
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
         if durable:
             pattern = f".{glob.escape(path.name)}.*.tmp"
             for leftover in path.parent.glob(pattern):
-                _remove_old(leftover)
+                _remove_old(leftover, now)
             sync(path.parent)
 
 
@@ -180,9 +181,9 @@ def _place(temporary: Path, path: Path) -> None:
         os.replace(temporary, path)
 
 
-def _remove_old(temporary: Path) -> None:
+def _remove_old(temporary: Path, now: float) -> None:
     """Remove a temporary file unless it may still be written to."""
     # Another process may have put it in place or removed it
     with suppress(FileNotFoundError):
-        if time.time() - temporary.stat().st_mtime > OLD:
+        if now - temporary.stat().st_mtime > OLD:
             temporary.unlink()

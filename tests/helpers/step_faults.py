@@ -126,26 +126,18 @@ def start(
     processes.Process, Ranks or subprocess.Popen
         The process, the ranks, or torchrun; the console goes to a file.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    given = {option.split("=")[0] for option in options}
-    small = [one for one in SMALL if one.split("=")[0] not in given]
-    yaml = REPOSITORY / "hparams" / "dual_level.yaml"
-    folders = [f"--data_folder={corpus}", f"--output_folder={output}"]
-    arguments = [__file__, yaml, *small, *folders, *options]
-    console = output / "console.txt"
-    console.write_text("")
+    arguments, console = _arguments(corpus, output, options)
     faults = json.dumps(list(faults))
     if ranks > 1:
         arguments.append("--distributed_backend=gloo")
     if launcher:
-        return _torchrun(arguments, ranks, faults, console)
+        arguments = ["--standalone", f"--nproc_per_node={ranks}", *arguments]
+        return _torchrun(arguments, faults, console)
     if ranks == 1:
         return processes.script(
             *arguments, log=console, group=group, FAULTS=faults
         )
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     return Ranks(
         processes.script(
             *arguments,
@@ -161,12 +153,73 @@ def start(
     )
 
 
-def _torchrun(arguments, ranks, faults, console):
+def start_node(corpus, output, *options, node, port, faults=()):
+    """Start the launcher of one of two nodes, which has one rank.
+
+    Arguments
+    ---------
+    corpus : pathlib.Path
+        Data folder.
+    output : pathlib.Path
+        Output folder; both nodes share it.
+    *options : str
+        Of the recipe, as on its command line.
+    node : int
+        0, where the nodes meet, or 1.
+    port : int
+        Where they meet.
+    faults : list of dict
+        See the head of this file.
+
+    Returns
+    -------
+    subprocess.Popen
+        torchrun; its console goes to a file for each node.
+    """
+    arguments, console = _arguments(corpus, output, options)
+    launcher = [
+        "--nnodes=2",
+        "--nproc_per_node=1",
+        "--max-restarts=3",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint=127.0.0.1:{port}",
+        f"--rdzv-conf=is_host={1 - node}",
+        # An address of the loopback for each node
+        f"--local-addr=127.0.0.{1 + node}",
+    ]
+    return _torchrun(
+        [*launcher, *arguments, "--distributed_backend=gloo"],
+        json.dumps(list(faults)),
+        console.with_name(f"console{node}.txt"),
+        # Else a launcher that stays never tells a new one where to meet
+        TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1",
+    )
+
+
+def free_port():
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _arguments(corpus, output, options):
+    """Script and options of a small run, and the file for its console."""
+    output.mkdir(parents=True, exist_ok=True)
+    given = {option.split("=")[0] for option in options}
+    small = [one for one in SMALL if one.split("=")[0] not in given]
+    yaml = REPOSITORY / "hparams" / "dual_level.yaml"
+    folders = [f"--data_folder={corpus}", f"--output_folder={output}"]
+    console = output / "console.txt"
+    console.write_text("")
+    return [__file__, yaml, *small, *folders, *options], console
+
+
+def _torchrun(arguments, faults, console, **environment):
     """Start the ranks as a user does."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc_per_node={ranks}"]
+    command = [sys.executable, "-m", "torch.distributed.run"]
     command += ["--signals-to-handle=SIGTERM,SIGUSR1", *map(str, arguments)]
-    with open(console, "w") as stream:
+    with open(console, "a") as stream:
         return subprocess.Popen(
             command,
             stdout=stream,
@@ -175,6 +228,7 @@ def _torchrun(arguments, ranks, faults, console):
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
                 "FAULTS": faults,
+                **environment,
                 "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{RECIPE}",
             },
         )

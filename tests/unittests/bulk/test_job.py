@@ -9,11 +9,14 @@ import sys
 import tarfile
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from nightly import nightly
 
 from speechbrain_dslstm.bulk import classify_dataset, job
 from speechbrain_dslstm.bulk.worker import Worker
@@ -180,3 +183,99 @@ def test_more_workers_than_there_are(cluster, model, speech_files, tmp_path):
         classify_dataset(speech_files, tmp_path, model, workers=9)
     with pytest.raises(ValueError, match="0 workers with 1 GPUs"):
         classify_dataset(speech_files, tmp_path, model, gpus=1)
+
+
+@nightly
+def test_5000_clips(recordings, tmp_path):
+    """The command on EMO-DB, copied: a worker killed, a driver, a shard cut off."""
+    folder, output, before = tmp_path / "in", tmp_path / "out", time.monotonic()
+    folder.mkdir()
+    for k in range(4000):
+        clip = recordings[k % len(recordings)]
+        shutil.copy(clip, folder / f"{k:04}-{clip.name}")
+    for shard in range(2):
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for k in range(4000 + 500 * shard, 4500 + 500 * shard):
+                clip = recordings[k % len(recordings)]
+                tar.add(clip, f"{k:04}-{clip.name}")
+    os.truncate(folder / "1.tar", (folder / "1.tar").stat().st_size // 2)
+
+    def say(*words):
+        print(f"{time.monotonic() - before:5.0f} s:", *words, flush=True)
+
+    def start(*more):
+        command = [sys.executable, "-m", "speechbrain_dslstm.cli"]
+        command += ["classify-dataset", str(folder), "--output", str(output)]
+        command += ["--workers=2", "--files-at-once=100", *more]
+        say(" ".join(command[3:]))
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def wait_for_parts(count, process):
+        """Wait for files of answers; return the workers' processes."""
+        peak = 0
+        while len(list(output.glob("part-*"))) < count:
+            assert process.poll() is None
+            for one in workers(process):
+                with suppress(psutil.Error):
+                    peak = max(peak, one.memory_info().rss)
+            time.sleep(0.2)
+        say(f"{count} parts; the largest worker had {peak / 2**20:.0f} MiB")
+        return workers(process)
+
+    def workers(process):
+        family = psutil.Process(process.pid).children(recursive=True)
+        return [one for one in family if "MapWorker" in one.name()]
+
+    process = start()
+    victim = wait_for_parts(4, process)[0]
+    victim.kill()
+    say(f"worker {victim.pid} killed")
+    orphans = wait_for_parts(12, process)
+    process.kill()
+    process.wait()
+    say("driver killed")
+    psutil.wait_procs(orphans, timeout=60)
+    assert not any(one.is_running() for one in orphans)
+    say("its workers have ended")
+    done = pq.read_table(output).num_rows
+    assert 500 < done < 4000
+    process = start()
+    said, _ = process.communicate(timeout=3000)
+    say(said.strip())
+    assert process.returncode == 1  # the shard's row
+    rows = pq.read_table(output).to_pylist()
+    names = {row["address"].partition("::")[0]: row for row in rows}
+    assert len(names) == len(rows)
+    errors = [row["error"] for row in rows if row["error"]]
+    assert len(errors) == 1 and "1.tar" in errors[0]
+    say(errors[0])
+    lost = 5000 - (len(rows) - 1)
+    assert 200 < lost < 300  # behind the cut
+    # The other half of the shard, once it is there
+    with tarfile.open(folder / "1.tar", "w") as tar:
+        for k in range(4500, 5000):
+            clip = recordings[k % len(recordings)]
+            tar.add(clip, f"{k:04}-{clip.name}")
+    process = start("--retry")
+    said, _ = process.communicate(timeout=3000)
+    say(said.strip())
+    assert process.returncode == 0
+    rows = pq.read_table(output).to_pylist()
+    found = {}
+    for row in rows:
+        number, name = os.path.basename(
+            row["address"].partition("::")[0]
+        ).split("-", 1)
+        assert found.setdefault(int(number), (name, row))[1] is row
+    assert sorted(found) == list(range(5000))
+    source = "pretrained/emotion-dslstm-emodb"
+    expected = load_safe(source).classify_files(recordings, progress=False)
+    by_name = {result.path.name: result for result in expected}
+    labels = load_safe(source).labels
+    largest = 0
+    for name, row in found.values():
+        posteriors = by_name[name].log_posteriors.exp().tolist()
+        for label, value in zip(labels, posteriors, strict=True):
+            largest = max(largest, abs(row[label] - value))
+    say(f"largest difference from classify_files: {largest:.1e}")
+    assert largest < 1e-5

@@ -47,6 +47,15 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
     assert sorted(tmp_path.iterdir()) == sorted([path, other, fresh])
 
 
+def test_the_clock_of_another_node(tmp_path, monkeypatch):
+    """A node whose clock is ahead does not remove what another one writes."""
+    path, fresh = tmp_path / "a.txt", tmp_path / ".a.txt.1.tmp"
+    fresh.touch()
+    monkeypatch.setattr(time, "time", lambda: fresh.stat().st_mtime + 3600)
+    replace_file(path, "new")
+    assert fresh.exists()
+
+
 def test_synced_before_it_is_renamed(tmp_path, monkeypatch):
     calls, fsync, replace = [], os.fsync, os.replace
 
