@@ -61,8 +61,8 @@ setup(
         "jinja2>=3.1",
         "jsonschema>=4.20",
         "lazy_loader>=0.4",
-        "librosa>=0.11",
         "matplotlib>=3.8",
+        "numba>=0.61",
         "numpy>=1.26",
         "pyyaml>=6",
         "ruamel.yaml>=0.17.28",
@@ -111,11 +111,13 @@ setup(
             "httpx>=0.27",
             "hypothesis>=6.100",
             "import-linter>=2.1",
+            # The reference of the mel-spectrograms; tests only
+            "librosa>=0.11",
             "myst-parser>=4",
             "onnx>=1.17",
             "onnxruntime>=1.20",
             "onnxscript>=0.5",
-            # The reference the MFCCs are compared with; tests only
+            # The reference of the MFCCs; tests only
             "opensmile>=2.5",
             "prometheus-client>=0.20",
             "psutil>=5.9",

@@ -2,6 +2,6 @@
 
 Each command has a module of its name. ``app`` holds the group and the exit
 status, ``options`` the options of several commands, ``live`` what ``stream`` and
-``mic`` share, ``raw_audio`` standard input, ``rows`` the output as
-text, CSV or JSON.
+``mic`` share, ``raw_audio`` standard input, ``rows`` the output as text, CSV or
+JSON, and ``row_file`` a file of such rows that can be continued.
 """

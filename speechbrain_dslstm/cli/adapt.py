@@ -43,10 +43,11 @@ dslstm classify speech.wav -m my-model
 @MODEL
 @TRUST
 def adapt(recordings, output, blend, seconds, model, trusted):
-    """Adapt a model to recordings without labels, as a new model folder.
+    """Adapt a model to recordings without labels.
 
-    Mean and deviation of the features of the recordings take the place of
-    those of the training set. Recordings without speech are skipped.
+    OUTPUT is a new model folder. Mean and deviation of the features of the
+    recordings take the place of those of the training set. Recordings without
+    speech are skipped.
     """
     from speechbrain_dslstm.pretrained.card import write_adapted_card
     from speechbrain_dslstm.pretrained.origin import read_origin

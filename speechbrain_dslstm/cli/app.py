@@ -33,12 +33,17 @@ from speechbrain_dslstm.cli.train import train
         *(train, cross_validate, report, recipe),
     ],
     epilog="Each command has its own --help with examples.",
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
 )
 @click.version_option(package_name="speechbrain-dslstm")
-def dslstm() -> None:
+@click.pass_context
+def dslstm(context: click.Context) -> None:
     """Speech emotion recognition with the Dual-Sequence LSTM."""
     codecs.register_error("dslstm", print_anyway)
     sys.stdout.reconfigure(errors="dslstm")
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def print_anyway(error: UnicodeError) -> tuple[str | bytes, int]:

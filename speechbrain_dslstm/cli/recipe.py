@@ -22,9 +22,9 @@ FOLDERS = {
 @command("recipe", EXAMPLES)
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 def recipe(folder: Path) -> None:
-    """Write the recipe's YAMLs and scripts into FOLDER, to be edited.
+    """Write the recipe's YAMLs and scripts to a FOLDER.
 
-    Nothing is overwritten.
+    They are yours to edit. Nothing is overwritten.
     """
     from speechbrain_dslstm.hparams import recipe_root
 

@@ -1,9 +1,11 @@
-"""Rows of answers as text, CSV or JSON Lines on standard output."""
+"""Rows of answers as text, CSV or JSON Lines."""
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -22,59 +24,98 @@ def to_posteriors(
     return dict(zip(labels, values, strict=True))
 
 
-def make_writer(
-    as_json: bool, as_csv: bool, columns: list[str], places: list[str]
-) -> Callable[[dict], None]:
-    """Return the function that writes one row as JSON, CSV or text.
+@dataclass(frozen=True)
+class RowFormat:
+    """How rows become text: the ``header``, and the ``line`` of a row.
 
-    ``columns`` of the table are the classes, then the dimensions; ``places``
-    say which part of the file a row is for.
+    Both end in a line feed; text and JSON Lines have no header. ``places`` are
+    the columns that say which part of a file a row is for: with any, a file may
+    have several rows.
     """
-    if as_json:
-        return lambda row: _echo(
-            json.dumps({k: v for k, v in row.items() if v is not None})
-        )
-    if as_csv:
-        others = ["file", *places, "label", "reason", "error"]
-        # Not at the top, as it loads torch
-        from speechbrain_dslstm.inference.answer import column_names
 
-        heads = column_names(columns, others)
-        names = [*others[:-2], *heads.values(), *others[-2:]]
-        table = csv.DictWriter(sys.stdout, names, lineterminator="\n")
-        table.writeheader()
-
-        def write(row: dict) -> None:
-            """Write one line of the table."""
-            values = row.pop("posteriors", None) or {}
-            values |= row.pop("dimensions", None) or {}
-            values = {heads[k]: f"{v:.6f}" for k, v in values.items()}
-            table.writerow({**row, **values})
-
-        return write
-    return write_text
+    kind: str
+    header: str
+    line: Callable[[dict], str]
+    places: list[str]
 
 
-def write_text(row: dict) -> None:
-    """Write one line of text: the best three classes, or the reason."""
+def make_format(kind: str, columns: list[str], places: list[str]) -> RowFormat:
+    """Return the format "csv", "json" or "text".
+
+    ``columns`` of a table are the classes, then the dimensions.
+    """
+    if kind == "json":
+        return RowFormat(kind, "", _json_line, places)
+    if kind == "text":
+        return RowFormat(kind, "", _text_line, places)
+    others = ["file", *places, "label", "reason", "error"]
+    # Not at the top, as it loads torch
+    from speechbrain_dslstm.inference.answer import column_names
+
+    heads = column_names(columns, others)
+    names = [*others[:-2], *heads.values(), *others[-2:]]
+
+    def line(row: dict) -> str:
+        """One line of the table."""
+        values = (row.get("posteriors") or {}) | (row.get("dimensions") or {})
+        cells = {heads[k]: f"{v:.6f}" for k, v in values.items()}
+        cells |= {k: row[k] for k in others if k in row}
+        return _csv_line([cells.get(name) for name in names])
+
+    return RowFormat(kind, _csv_line(names), line, places)
+
+
+def _csv_line(cells):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()
+
+
+def _json_line(row):
+    return json.dumps({k: v for k, v in row.items() if v is not None}) + "\n"
+
+
+def _text_line(row):
+    """The best three classes, or the reason; "" for a file with an error."""
     where = row["file"]
     if row.get("channel") is not None:
         where += f"  channel {row['channel']}"
     if "start" in row:
         where += f"  {row['start']:8.2f} {row['end']:8.2f}"
     if not row.get("posteriors"):
-        if row.get("reason"):
-            _echo(f"{where}  - ({row['reason']})")
-        else:
-            click.echo(f"dslstm: {row['error']}", err=True)
-        return
+        return f"{where}  - ({row['reason']})\n" if row.get("reason") else ""
     ranked = sorted(row["posteriors"].items(), key=lambda item: -item[1])
     shown = "  ".join(f"{label} {value:.2f}" for label, value in ranked[:3])
     values = (row.get("dimensions") or {}).items()
     rest = "".join(f"  {name} {value:+.2f}" for name, value in values)
-    _echo(f"{where}  {row['label']}  [{shown}]{rest}")
+    return f"{where}  {row['label']}  [{shown}]{rest}\n"
 
 
-def _echo(text: str) -> None:
+def make_writer(form: RowFormat) -> Callable[[dict], None]:
+    """Write the header to standard output; return the function for each row."""
+    if form.kind == "text":
+        return write_text
+    write_out(form.header)
+    return lambda row: write_out(form.line(row))
+
+
+def write_text(row: dict) -> None:
+    """Write a row as text; a file that could not be read, on standard error."""
+    if line := _text_line(row):
+        write_out(line)
+    else:
+        with _beside_bars():
+            click.echo(f"dslstm: {row['error']}", err=True)
+
+
+def write_out(text: str) -> None:
     """Print with the console's own code page; click writes UTF-8 to an ASCII one."""
-    print(text, file=sys.stdout)
+    with _beside_bars():
+        print(text, end="", file=sys.stdout)
+
+
+def _beside_bars():
+    """Take progress bars off the terminal while something else is printed."""
+    from tqdm import tqdm
+
+    return tqdm.external_write_mode(file=sys.stdout)

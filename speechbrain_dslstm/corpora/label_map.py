@@ -10,14 +10,15 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-__all__ = ["LabelMap", "fits_on_line", "read_classes", "read_label_map"]
+from speechbrain_dslstm.utils.names import fits_on_line
+
+__all__ = ["LabelMap", "read_classes", "read_label_map"]
 
 # Label -> class; the empty text leaves the label's clips out
 LabelMap = dict[str, str]
 SHOWN = 8  # labels in an error
 ZEROS = re.compile(r"(?<![\d.])0+(?=\d)|(?<=\d)\.0+$")  # of 01 and of 1.0
 LONGEST_NAME = 100  # characters
-TURNING = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 def read_label_map(given: str | Path | Mapping[Any, Any] | None) -> LabelMap:
@@ -119,22 +120,6 @@ def check_name(where: str, name: str) -> str:
             f"most {LONGEST_NAME}"
         )
     return name
-
-
-def fits_on_line(name: str) -> bool:
-    """Whether a name has no line break, control character or lone surrogate.
-
-    Characters that turn the direction of the text around are refused as well,
-    as they can make a name look like another one. Joined emoji are names.
-
-    >>> fits_on_line("joie \\U0001f469\\u200d"), fits_on_line("a\\nb")
-    (True, False)
-    """
-    return not any(
-        unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp")
-        or unicodedata.bidirectional(one) in TURNING
-        for one in name
-    )
 
 
 def find_similar(names: Iterable[str]) -> list[tuple[str, str]]:

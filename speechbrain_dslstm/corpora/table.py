@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from speechbrain_dslstm.corpora.clips import split_segment
-from speechbrain_dslstm.corpora.label_map import fits_on_line
 from speechbrain_dslstm.corpora.table_files import Row, read_rows
 from speechbrain_dslstm.corpora.transcripts import normalise_text
+from speechbrain_dslstm.utils.names import fits_on_line
 
 __all__ = ["Table", "find_files", "read_table"]
 

@@ -19,6 +19,7 @@ from speechbrain_dslstm.ds_lstm.kernel_triton import (
     ds_lstm_triton,
     triton_problem,
 )
+from speechbrain_dslstm.utils.loops import reason_for_torch
 
 __all__ = ["Choice", "announce_backend", "check_backend", "choose_backend"]
 
@@ -107,7 +108,8 @@ def choose_backend(
         return Choice(name, reason, BACKENDS[name])
     problems = []
     for name in FASTEST.get(like.device.type, []):
-        problem = PROBLEMS[name](like, gate_norm)
+        off = reason_for_torch() if name == "numba" else None
+        problem = off or PROBLEMS[name](like, gate_norm)
         if not problem:
             reason = "; ".join(["auto: the fastest here", *problems])
             return Choice(name, reason, BACKENDS[name])

@@ -81,8 +81,13 @@ class FeatureNormalization(torch.nn.Module):
     def _no_frames(self) -> tuple[Tensor, ...]:
         """Count, mean and variance before the first frame."""
         # float64: sums over millions of frames
-        zeros = torch.zeros(self.num_features, dtype=torch.float64)
-        return zeros.new_zeros(()), zeros, zeros + 1
+        size, kind = self.num_features, torch.float64
+        # new_zeros and sums would import torch's compiler on the meta device
+        return (
+            torch.zeros((), dtype=kind),
+            torch.zeros(size, dtype=kind),
+            torch.ones(size, dtype=kind),
+        )
 
     @torch.no_grad()
     def update(

@@ -67,7 +67,7 @@ from speechbrain_dslstm.pretrained.sources import (
 )
 from speechbrain_dslstm.utils.evaluation_mode import evaluation_mode
 from speechbrain_dslstm.utils.processes import (
-    float32_by_default,
+    default_dtype,
     survive_forks,
 )
 
@@ -166,7 +166,7 @@ class EmotionClassifier(Pretrained):
             check_hub_id(source, hparams_file, savedir)
         source = str(source)
         with ExitStack() as stack:
-            stack.enter_context(float32_by_default())
+            stack.enter_context(default_dtype(torch.float32))
             if savedir is not None:
                 config = kwargs.get("fetch_config")
                 revision = getattr(config, "revision", None)
@@ -511,7 +511,7 @@ def load_safe(
         raise FileNotFoundError(
             f"no model folder {source}; the safe loader reads local folders"
         )
-    with float32_by_default():
+    with default_dtype(torch.float32):
         model, data = load_model(folder)
     return EmotionClassifier.from_model(
         model.eval(),

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
-from speechbrain_dslstm.utils.loops import Loops, in_threads
+from speechbrain_dslstm.utils.loops import Loops, in_threads, reason_for_torch
 
 __all__ = ["conv_pool_image", "conv_pool_problem", "pool_rows"]
 
@@ -37,7 +37,7 @@ def conv_pool_problem(x: Tensor, weight: Tensor, pool_size: int) -> str | None:
         return f"{str(x.dtype).removeprefix('torch.')} images"
     if weight[0].numel() * pool_size**2 > MOST_PRODUCTS:
         return "filters and windows are too large"
-    return LOOPS.problem
+    return reason_for_torch() or LOOPS.problem
 
 
 def conv_pool_image(

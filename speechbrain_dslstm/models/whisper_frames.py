@@ -50,9 +50,6 @@ class WhisperFrames(torch.nn.Module):
         convolutions included.
     pool
         Frames that are averaged to one; 2 gives 25 per second.
-    level
-        See ``WhisperMel``: each clip's maximum, whatever its gain; None: as
-        recorded.
 
     Raises
     ------
@@ -82,7 +79,6 @@ class WhisperFrames(torch.nn.Module):
         source: str | Path | None = None,
         trained_layers: int = 0,
         pool: int = 2,
-        level: float | None = None,
     ) -> None:
         super().__init__()
         layers = list(layers)
@@ -103,7 +99,7 @@ class WhisperFrames(torch.nn.Module):
         if sizes is None and source is not None:
             sizes = whisper_sizes(source)
         self.encoder = WhisperEncoder(sizes, layers[-1])
-        self.mel = WhisperMel(self.encoder.sizes["n_mels"], level)
+        self.mel = WhisperMel(self.encoder.sizes["n_mels"])
         self.size = self.encoder.sizes["size"]
         self.output_size = len(layers) * self.size
         self.frozen_layers = layers[-1] - trained_layers
@@ -146,7 +142,6 @@ class WhisperFrames(torch.nn.Module):
             "sizes": self.encoder.sizes,
             "trained_layers": self.trained_layers,
             "pool": self.pool,
-            "level": self.mel.level,
             "weights": digest.hexdigest(),
         }
 

@@ -14,7 +14,6 @@ import jsonschema
 import torch
 from safetensors.torch import save
 
-from speechbrain_dslstm.corpora.label_map import fits_on_line
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 from speechbrain_dslstm.pretrained import architecture
 from speechbrain_dslstm.pretrained.untrusted_files import (
@@ -24,6 +23,7 @@ from speechbrain_dslstm.pretrained.untrusted_files import (
     shorten,
 )
 from speechbrain_dslstm.utils.files import replace_file
+from speechbrain_dslstm.utils.names import fits_on_line
 
 __all__ = ["load_model", "read_description", "write_safe", "write_weights"]
 

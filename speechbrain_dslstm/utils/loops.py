@@ -2,18 +2,45 @@
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["Loops", "in_threads"]
+__all__ = ["Loops", "in_threads", "reason_for_torch", "use_loops"]
 
 # Fewer values than this are not worth another thread
 THREAD_VALUES = 1 << 18
+_ON = ContextVar("compiled loops are on", default=True)
+
+
+@contextmanager
+def use_loops(on: bool) -> Iterator[None]:
+    """Prefer compiled loops within the block, in this thread, or plain torch.
+
+    Loading them takes most of a second, which they save on a hundred short
+    clips; compiling them, once on a machine, takes up to half a minute. A
+    backend that is asked for by its name runs in any case.
+
+    >>> with use_loops(False):
+    ...     reason_for_torch()
+    'compiled loops are off'
+    """
+    before = _ON.set(on)
+    try:
+        yield
+    finally:
+        _ON.reset(before)
+
+
+def reason_for_torch() -> str | None:
+    """Reason to prefer plain torch, or None."""
+    return None if _ON.get() else "compiled loops are off"
 
 
 class Loops:

@@ -7,22 +7,20 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["float32_by_default", "survive_forks"]
+__all__ = ["default_dtype", "survive_forks"]
 
 
 @contextmanager
-def float32_by_default() -> Iterator[None]:
-    """Build models in float32, whatever torch's default number type is.
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Set torch's default number type within the block.
 
-    >>> torch.set_default_dtype(torch.float64)
-    >>> with float32_by_default():
+    >>> with default_dtype(torch.float64):
     ...     layer = torch.nn.Linear(1, 1)
     >>> layer.weight.dtype, torch.get_default_dtype()
-    (torch.float32, torch.float64)
-    >>> torch.set_default_dtype(torch.float32)
+    (torch.float64, torch.float32)
     """
     before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
+    torch.set_default_dtype(dtype)
     try:
         yield
     finally:

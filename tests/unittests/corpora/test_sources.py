@@ -8,12 +8,12 @@ import pytest
 from speechbrain_dslstm.corpora import CORPORA, Source, manifest as schema
 from speechbrain_dslstm.corpora.label_map import (
     find_similar,
-    fits_on_line,
     read_classes,
     read_label_map,
 )
 from speechbrain_dslstm.splits import check_leaks, count_folds, make_split
 from speechbrain_dslstm.splits.protocols import PROTOCOLS
+from speechbrain_dslstm.utils.names import fits_on_line
 
 EMOTIONS = ("anger", "happiness", "neutral")
 COLUMNS = "file,emotion,speaker,gender,session,text_id,split"
