@@ -5,6 +5,7 @@ from .bootstrap import (
 )
 from .calibration import (
     calibration_report as calibration_report,
+    cross_fit_temperature as cross_fit_temperature,
     expected_calibration_error as expected_calibration_error,
     fit_temperature as fit_temperature,
 )

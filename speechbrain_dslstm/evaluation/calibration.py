@@ -9,28 +9,29 @@ Networks", ICML 2017, arXiv:1706.04599.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from scipy.optimize import minimize_scalar
 
 from speechbrain_dslstm.evaluation.metrics import name_some, to_indices
-from speechbrain_dslstm.models.calibration import (
-    COLDEST,
-    HOTTEST,
-    TemperatureScaling,
-)
+from speechbrain_dslstm.models.calibration import TemperatureScaling
 
 __all__ = [
+    "cross_fit_temperature",
     "fit_temperature",
     "calibration_report",
     "expected_calibration_error",
 ]
 
 
+LOWEST, HIGHEST = 0.5, 4.0  # temperatures beyond them say the fit has failed
+
+
 def fit_temperature(
     log_posteriors: torch.Tensor, targets: torch.Tensor
 ) -> float:
-    """Find the temperature in [0.05, 20] with the least negative log-likelihood.
+    """Find the temperature in [0.5, 4] with the least negative log-likelihood.
 
     Arguments
     ---------
@@ -59,11 +60,68 @@ def fit_temperature(
         scaled = log_posteriors / math.exp(log_temperature)
         return float(torch.nn.functional.cross_entropy(scaled, targets))
 
-    bounds = math.log(COLDEST), math.log(HOTTEST)
+    bounds = math.log(LOWEST), math.log(HIGHEST)
     found = minimize_scalar(
         loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}
     )
     return math.exp(found.x)
+
+
+def cross_fit_temperature(
+    groups: Sequence[tuple[torch.Tensor, torch.Tensor]],
+) -> dict[str, float]:
+    """Choose a temperature that helps groups it was not fitted on, or 1.
+
+    Each group is scaled by the temperature that the other groups give. If that
+    lowers the expected calibration error of all items together, the temperature
+    of all groups is chosen; otherwise it is 1, which changes nothing. A single
+    group cannot show this, so it gives 1.
+
+    Arguments
+    ---------
+    groups
+        Log-posteriors [n, K] and true classes [n] of each group, such as the
+        held-out items of a fold, or a speaker's. No item may be training data.
+
+    Returns
+    -------
+    dict
+        "temperature", and the errors "ece_raw" and "ece_nested" of all items,
+        before and after the scaling of each group by the others.
+
+    Example
+    -------
+    >>> sure = torch.tensor([[0.99, 0.01]]).log().repeat(10, 1)
+    >>> group = sure, torch.tensor([0] * 8 + [1] * 2)
+    >>> found = cross_fit_temperature([group, group])
+    >>> {name: round(value, 2) for name, value in found.items()}
+    {'temperature': 3.31, 'ece_raw': 0.19, 'ece_nested': 0.0}
+    >>> cross_fit_temperature([group])["temperature"]
+    1.0
+    """
+    groups = [
+        (torch.as_tensor(scores).double(), torch.as_tensor(targets))
+        for scores, targets in groups
+    ]
+    everything = _joined(groups)
+    raw = expected_calibration_error(*everything)
+    nested = raw
+    if len(groups) > 1:
+        scaled = []
+        for k, (scores, targets) in enumerate(groups):
+            others = _joined(groups[:k] + groups[k + 1 :])
+            scaling = TemperatureScaling(fit_temperature(*others))
+            scaled.append((scaling(scores), targets))
+        nested = expected_calibration_error(*_joined(scaled))
+    helps = nested < raw
+    temperature = fit_temperature(*everything) if helps else 1.0
+    return {"temperature": temperature, "ece_raw": raw, "ece_nested": nested}
+
+
+def _joined(groups):
+    """Log-posteriors and targets of several groups as one."""
+    scores, targets = zip(*groups, strict=True)
+    return torch.cat(scores), torch.cat(targets)
 
 
 def calibration_report(

@@ -13,6 +13,7 @@ import sys
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import speechbrain
 import torch
@@ -21,8 +22,9 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_dslstm.corpora.manifest import read_manifest
 from speechbrain_dslstm.evaluation.calibration import (
     calibration_report,
-    fit_temperature,
+    cross_fit_temperature,
 )
+from speechbrain_dslstm.evaluation.held_out import read_held_out
 from speechbrain_dslstm.evaluation.metrics import (
     METRICS,
     DimensionStats,
@@ -218,7 +220,7 @@ def write_results(
         "best_epoch": best["epoch"],
         "epochs": len(epochs),
         "valid": best["valid"],
-        "calibration": _calibrate(scores),
+        "calibration": _calibrate(hparams, scores),
         "init_from": _origin(hparams.get("origin")),
         "parameters": sum(p.numel() for p in hparams["model"].parameters()),
         "seconds": round(seconds, 1),
@@ -271,14 +273,43 @@ def _notes(run: dict, selection: str) -> list[str]:
 
 
 def _calibrate(
-    scores: Mapping[str, Mapping[str, EmotionStats]],
-) -> dict[str, float]:
-    """Fit a temperature on the validation subset, and report it on the test."""
-    valid, test = (
-        (torch.tensor(one["fused"].scores), torch.tensor(one["fused"].targets))
-        for one in (scores["valid"], scores["test"])
+    hparams: Mapping, scores: Mapping[str, Mapping[str, EmotionStats]]
+) -> dict[str, Any]:
+    """Choose a temperature by unheard speakers, and report it on the test.
+
+    These are the validation speakers, or those of the cross-validation in the
+    folder ``calibration``.
+    """
+    folder = hparams["calibration"]
+    if folder is not None:
+        groups = read_held_out(folder, list(hparams["labels"]))
+        source = f"{len(groups)} folds of {Path(folder).name}"
+    else:
+        groups = _by_speaker(hparams, scores["valid"]["fused"])
+        source = f"{len(groups)} validation speakers"
+    found = cross_fit_temperature(groups)
+    tested = calibration_report(
+        *_outputs(scores["test"]["fused"]), found["temperature"]
     )
-    return calibration_report(*test, fit_temperature(*valid))
+    return {**tested, "fitted_on": source, **found}
+
+
+def _by_speaker(hparams: Mapping, stats: EmotionStats) -> list[tuple]:
+    """Log-posteriors and targets of each validation speaker."""
+    path = Path(hparams["output_folder"]) / "save" / "valid.json"
+    clips = read_manifest(path)
+    speakers = [clips[key]["speaker"] for key in stats.ids]
+    scores, targets = _outputs(stats)
+    groups = []
+    for name in sorted(set(speakers)):
+        rows = [k for k, one in enumerate(speakers) if one == name]
+        groups.append((scores[rows], targets[rows]))
+    return groups
+
+
+def _outputs(stats: EmotionStats) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-posteriors and targets as tensors."""
+    return torch.tensor(stats.scores), torch.tensor(stats.targets)
 
 
 def _maximum(rows: list[dict], name: str) -> dict:

@@ -52,21 +52,22 @@ def describe_speakers(results: Mapping[str, Any]) -> str:
     return f"on {people} that the model never heard"
 
 
-def describe_calibration(found: Mapping[str, float]) -> str:
+def describe_calibration(found: Mapping[str, Any]) -> str:
     """Say what the temperature does to the calibration of the test clips.
 
-    >>> describe_calibration(
-    ...     {"temperature": 0.45, "ece_before": 0.132, "ece_after": 0.248}
-    ... )
-    'calibration error on the test clips: 0.132, and 0.248 (worse) with temperature 0.45'
+    >>> found = {"temperature": 1.0, "ece_before": 0.1, "ece_after": 0.1}
+    >>> describe_calibration(found | {"fitted_on": "1 validation speaker"})
+    'calibration error on the test clips: 0.100 (no temperature: not shown to help)'
     """
     before, after = (round(found[f"ece_{k}"], 3) for k in ("before", "after"))
-    verdict = "worse" if after > before else "better"
-    if after == before:
-        verdict = "the same"
+    what = f"calibration error on the test clips: {before:.3f}"
+    if found["temperature"] == 1:
+        return f"{what} (no temperature: not shown to help)"
+    change = "worse" if after > before else "better"
+    change = "the same" if after == before else change
     return (
-        f"calibration error on the test clips: {before:.3f}, and {after:.3f} "
-        f"({verdict}) with temperature {found['temperature']:.2f}"
+        f"{what}, and {after:.3f} ({change}) with temperature "
+        f"{found['temperature']:.2f}, fitted on {found['fitted_on']}"
     )
 
 

@@ -222,11 +222,10 @@ def _calibration(run: dict) -> str:
     found = run["calibration"]
     if not found:
         return "not measured"
-    means = {
-        name: sum(one[name] for one in found) / len(found) for name in found[0]
-    }
+    names = "temperature", "ece_before", "ece_after"
+    means = {n: sum(one[n] for one in found) / len(found) for n in names}
     on_test = run["headline"] == "test"
-    subset = "the test fold itself" if on_test else "validation"
+    subset = "the test fold itself" if on_test else "unheard speakers"
     return (
         f"temperature {means['temperature']:.2f}, fitted on {subset}; "
         f"test ECE {means['ece_before']:.3f} → {means['ece_after']:.3f}"

@@ -107,8 +107,7 @@ def names_of_the_reader():
     logits = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
     targets = torch.arange(20) % 2
     return {
-        "valid_log_posteriors": logits.log_softmax(1),
-        "valid_targets": targets,
+        "groups": [(logits.log_softmax(1), targets)] * 2,
         "test_log_posteriors": logits.log_softmax(1),
         "test_targets": targets,
         "labels": ["anger", "joy"],

@@ -5,6 +5,7 @@ import torch
 
 from speechbrain_dslstm.evaluation import (
     calibration_report,
+    cross_fit_temperature,
     expected_calibration_error,
     fit_temperature,
 )
@@ -18,7 +19,7 @@ def sharpened(temperature, n=4000, classes=5):
     return (honest * temperature).log_softmax(1), targets
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 2.0, 3.5])
 def test_the_temperature_is_found(temperature):
     log_posteriors, targets = sharpened(temperature)
     found = fit_temperature(log_posteriors, targets)
@@ -43,6 +44,27 @@ def test_report_on_held_out_data():
     assert found["nll_after"] < found["nll_before"]
 
 
+def test_a_temperature_that_helps_all_groups_is_taken():
+    groups = [sharpened(2.5, 500) for _ in range(4)]
+    found = cross_fit_temperature(groups)
+    assert found["temperature"] == pytest.approx(2.5, rel=0.1)
+    assert found["ece_nested"] < 0.05 < 0.1 < found["ece_raw"]
+
+
+def test_a_temperature_that_hurts_the_others_is_not_taken():
+    """What fits one speaker makes the other one worse: no temperature."""
+    groups = [sharpened(2.0, 500), sharpened(0.6, 500)]
+    found = cross_fit_temperature(groups)
+    assert found["temperature"] == 1.0
+    assert found["ece_nested"] > found["ece_raw"]
+
+
+def test_one_group_shows_nothing():
+    found = cross_fit_temperature([sharpened(3.0, 500)])
+    assert found["temperature"] == 1.0
+    assert found["ece_nested"] == found["ece_raw"] > 0.1
+
+
 def test_the_order_of_the_classes_stays():
     log_posteriors, _ = sharpened(3.0)
     scaled = TemperatureScaling(3.0)(log_posteriors)
@@ -62,7 +84,7 @@ def test_bounds(right):
     log_posteriors = torch.tensor([[0.9, 0.1]]).log().repeat(5, 1)
     targets = torch.full((5,), 0 if right else 1)
     found = fit_temperature(log_posteriors, targets)
-    assert 0.05 <= found < 0.1 if right else 19.9 < found <= 20.0
+    assert 0.5 <= found < 0.51 if right else 3.99 < found <= 4.0
 
 
 def test_a_confidence_on_an_edge_is_in_the_bin_below():

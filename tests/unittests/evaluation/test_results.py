@@ -1,6 +1,7 @@
 """The results of a run: the best epoch, the temperature, and the caveats."""
 
 import csv
+import itertools
 import json
 from importlib.metadata import version
 
@@ -56,6 +57,12 @@ def write(tmp_path):
         }
         entries = dict.fromkeys(scores["test"]["fused"].ids, entry)
         (save / "test.json").write_text(json.dumps(entries))
+        speakers = itertools.cycle(["a", "b"])
+        valid = {
+            key: {**entry, "speaker": next(speakers)}
+            for key in scores["valid"]["fused"].ids
+        }
+        (save / "valid.json").write_text(json.dumps(valid))
         for number, row in enumerate(EPOCHS, 1):
             append_row(save / "epochs.jsonl", {"epoch": number, **row})
             values = {"epoch": number, **row["valid"]}
@@ -65,6 +72,8 @@ def write(tmp_path):
             "selection_start": 0.2,
             "number_of_epochs": len(EPOCHS),
             "dimensions": [],
+            "labels": LABELS,
+            "calibration": None,
             "model": torch.nn.Linear(2, 3),
         }
         return write_results(hparams, scores, 1.23), scores
@@ -81,9 +90,14 @@ def test_the_temperature_is_fitted_on_validation_and_reported_on_test(write):
     results, scores = write()
     valid, test = (pair(scores[name]["fused"]) for name in ("valid", "test"))
     temperature = results["calibration"]["temperature"]
-    assert temperature == fit_temperature(*valid) == pytest.approx(3, rel=0.2)
+    assert temperature == pytest.approx(fit_temperature(*valid), rel=1e-4)
+    assert temperature == pytest.approx(3, rel=0.2)
     assert abs(temperature - fit_temperature(*test)) > 1
-    assert results["calibration"] == calibration_report(*test, temperature)
+    found = results["calibration"]
+    report = calibration_report(*test, temperature)
+    assert {name: found[name] for name in report} == report
+    assert found["fitted_on"] == "2 validation speakers"
+    assert found["ece_nested"] < found["ece_raw"]
 
 
 def test_the_best_epoch_is_the_first_with_the_highest_score(write):

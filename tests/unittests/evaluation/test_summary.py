@@ -41,6 +41,7 @@ def test_only_what_is_true_is_said_of_speakers(
 )
 def test_calibration_claims_no_improvement_that_is_none(after, verdict):
     found = {"temperature": 1.5, "ece_before": 0.2, "ece_after": after}
+    found["fitted_on"] = "3 validation speakers"
     assert f"({verdict})" in describe_calibration(found)
 
 

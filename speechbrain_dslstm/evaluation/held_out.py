@@ -1,0 +1,85 @@
+"""Read the predictions of a cross-validation for clips of unheard speakers.
+
+In a cross-validation that separates speakers, every clip is predicted by a model
+that did not hear its speaker. These predictions are what a temperature is fitted
+on: those of a few validation speakers are too few.
+"""
+
+import csv
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+from speechbrain_dslstm.splits.protocols import speaker_caveat
+
+__all__ = ["read_held_out"]
+
+Group = tuple[torch.Tensor, torch.Tensor]
+
+
+def read_held_out(folder: str | Path, labels: list[str]) -> list[Group]:
+    """Read log-posteriors [n, K] and true classes [n] of each fold, in its order.
+
+    Arguments
+    ---------
+    folder
+        Folder of a run's folds, such as runs/dual_level/emodb/session/training.
+        The seeds of a fold are one group, as they test the same clips.
+    labels
+        The classes of the model to be calibrated; the run must have the same.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no finished fold below ``folder``.
+    ValueError
+        The folds are of several runs, have other classes, or have test speakers
+        that are also in training.
+    """
+    found, runs = defaultdict(list), set()
+    for path in sorted(Path(folder).rglob("results.json")):
+        results = json.loads(path.read_text("utf-8"))
+        names = "system", "corpus", "protocol", "normalization"
+        runs.add(tuple(results[name] for name in names))
+        protocol = results["protocol"]
+        caveat = "; ".join(speaker_caveat(protocol))
+        if protocol == "all":
+            caveat = "no test subset"
+        if caveat:
+            raise ValueError(
+                f"{path.parent} cannot calibrate a model: its protocol is "
+                f"{protocol} ({caveat}); give a run with separate speakers, "
+                "such as session"
+            )
+        if results["labels"] != labels:
+            raise ValueError(
+                f"{path.parent} has the classes {', '.join(results['labels'])}"
+                f"; expected those of the model: {', '.join(labels)}"
+            )
+        found[results["fold"]].append(_read_predictions(path.parent, labels))
+    if not found:
+        raise FileNotFoundError(
+            f"no finished fold below {folder}; cross_validate.py writes them"
+        )
+    if len(runs) > 1:
+        listed = "; ".join(sorted("/".join(run) for run in runs))
+        raise ValueError(
+            f"{folder} holds folds of several runs: {listed}; give the folder "
+            "of one"
+        )
+    return [
+        tuple(map(torch.cat, zip(*found[fold], strict=True)))
+        for fold in sorted(found)
+    ]
+
+
+def _read_predictions(folder: Path, labels: list[str]) -> Group:
+    """Read log-posteriors and true classes of a fold's test clips."""
+    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    columns = [f"logp_{name}" for name in labels]
+    scores = [[float(row[name]) for name in columns] for row in rows]
+    targets = [labels.index(row["emotion"]) for row in rows]
+    return torch.tensor(scores), torch.tensor(targets)
