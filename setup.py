@@ -93,6 +93,8 @@ setup(
         "ray": ["ray[data]>=2.49,<3"],
         # Its wheels for macOS and Windows hold PortAudio, those for Linux do not
         "mic": ["sounddevice>=0.4.6"],
+        # A corpus as tar files, for training
+        "shards": ["webdataset>=1.0,<2"],
         "tensorboard": ["tensorboard>=2.15"],
         # Tables of audformat databases, as own data
         "audformat": ["audformat>=1.3"],
@@ -131,6 +133,7 @@ setup(
             "sphinx-copybutton>=0.5",
             "transformers>=4.40",
             "uvicorn>=0.30",
+            "webdataset>=1.0,<2",
             "yamllint>=1.35",
         ],
     },

@@ -21,6 +21,7 @@ from speechbrain_dslstm.cli.mic import mic
 from speechbrain_dslstm.cli.recipe import recipe
 from speechbrain_dslstm.cli.report import report
 from speechbrain_dslstm.cli.serve import serve
+from speechbrain_dslstm.cli.shards import shards
 from speechbrain_dslstm.cli.stream import stream
 from speechbrain_dslstm.cli.train import train
 
@@ -30,7 +31,7 @@ from speechbrain_dslstm.cli.train import train
     commands=[
         *(classify, classify_dataset, stream, mic, serve),
         *(adapt, export, info, explain),
-        *(train, cross_validate, report, recipe),
+        *(train, cross_validate, shards, report, recipe),
     ],
     epilog="Each command has its own --help with examples.",
     invoke_without_command=True,
