@@ -55,7 +55,7 @@ def plot_confusion(
     size, many = 2.0 + 0.85 * max(len(labels), 3), len(labels) > 4
     figure, axes = _axes(size, size - 0.4, None)
     axes.grid(visible=False)
-    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (row, column), count in np.ndenumerate(counts):
         # An absent class has no shares, only zero counts
         upper = f"{100 * share[row, column]:.0f} %" if totals[row] else "-"
@@ -81,9 +81,6 @@ def plot_confusion(
     )
     lines = [title, summary] if title else [summary]
     axes.set_title("\n".join(lines), color=INK, fontsize=11)
-    bar = figure.colorbar(image, shrink=0.8, format=lambda x, _: f"{x:.0%}")
-    bar.outline.set_visible(False)
-    bar.set_label("of the true class", color=FAINT)
     save_figure(figure, path, title)
 
 
@@ -225,12 +222,21 @@ def save_figure(
     figure: "Figure", path: str | Path, title: str | None = None
 ) -> None:
     """Write a figure in the format of the suffix, its title as meta data."""
+    from matplotlib import rc_context
     from matplotlib.text import Text
 
     # A class may be named $x_1$, which is no formula
     for text in figure.findobj(Text):
         text.set_parse_math(False)
-    with replacement(path) as temporary:
+    # Letters stay letters: small files, and any script that the reader can show
+    letters = rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "dslstm",
+            "font.sans-serif": ["DejaVu Sans"],
+        }
+    )
+    with replacement(path) as temporary, letters:
         figure.savefig(
             temporary,
             format=Path(path).suffix[1:],

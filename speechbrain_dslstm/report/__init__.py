@@ -2,7 +2,7 @@
 
 Read ``runs`` first, which reads the folders of train.py; then ``comparison``,
 which scores and compares the runs. ``predictions`` reads earlier reports;
-``tables`` and ``html`` write the pages.
+``opening``, ``tables`` and ``html`` write the pages.
 """
 
 import lazy_loader

@@ -11,8 +11,9 @@ from pathlib import Path
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from speechbrain_dslstm.report.opening import open_report
 from speechbrain_dslstm.report.runs import NORMALIZATIONS, RULES
-from speechbrain_dslstm.report.tables import FILTERS, draw_run, group_by_task
+from speechbrain_dslstm.report.tables import FILTERS, group_by_task
 from speechbrain_dslstm.splits.leaks import KINDS
 from speechbrain_dslstm.splits.protocols import PROTOCOLS
 from speechbrain_dslstm.utils.files import replace_file
@@ -87,7 +88,7 @@ def write_report(report: Mapping, folder: str | Path) -> Path:
     pictures = folder / "pictures"
     pictures.mkdir(parents=True, exist_ok=True)
     groups = group_by_task(report, pictures)
-    details = [(one, draw_run(one, pictures)) for one in report["runs"]]
+    opening = open_report(report)
     for kind in ("md", "html"):
         environment = Environment(
             loader=PackageLoader("speechbrain_dslstm.report"),
@@ -103,7 +104,7 @@ def write_report(report: Mapping, folder: str | Path) -> Path:
             (folder / name).read_bytes()
         ).decode()
         text = environment.get_template("report.j2").render(
-            layout=f"{kind}.j2", report=report, groups=groups, details=details
+            layout=f"{kind}.j2", report=report, groups=groups, opening=opening
         )
         replace_file(folder / f"report.{kind}", text)
     write_json(report, folder / "report.json")

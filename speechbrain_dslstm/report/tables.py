@@ -1,8 +1,8 @@
 """Texts of table cells, and pictures, for the templates of a report.
 
 ``FILTERS`` turn numbers into the text of a cell, where a line feed separates
-the mean over folds from the pooled score. ``group_by_task`` and ``draw_run``
-draw the pictures.
+the mean over folds from the pooled score. ``group_by_task`` draws the pictures
+and separates the scores that something flatters from the others.
 """
 
 import re
@@ -23,45 +23,107 @@ from speechbrain_dslstm.report.runs import (
     task_of,
 )
 from speechbrain_dslstm.splits.leaks import KINDS
+from speechbrain_dslstm.splits.protocols import PROTOCOLS, speaker_caveat
 
-__all__ = ["FILTERS", "draw_run", "group_by_task"]
+__all__ = ["FILTERS", "baseline_rows", "flattered_by", "group_by_task"]
 
 
 def group_by_task(report: dict, pictures: Path) -> list[dict]:
-    """Group a report by corpus and label set, and draw the overview pictures."""
+    """Group a report by corpus and label set, and draw the overview pictures.
+
+    Of each group, "pictures" and "comparisons" are of scores without caveats,
+    and "flattered" has the others by the name of what flatters them.
+    """
     groups = []
     for task in dict.fromkeys(map(task_of, report["runs"])):
-        group = {
-            name: [one for one in report[name] if task_of(one) == task]
+        runs, comparisons, chains = (
+            [one for one in report[name] if task_of(one) == task]
             for name in ("runs", "comparisons", "chains")
-        }
-        group["title"] = _title(group["runs"][0])
-        group["baselines"] = [
-            one for one in report["baselines"] if one["corpus"] == task[0]
-        ]
+        )
+        baselines = [b for b in report["baselines"] if b["corpus"] == task[0]]
+        settings = defaultdict(list)
+        for run in runs:
+            settings[setting_of(run)].append(run)
+        group = {"title": _title(runs[0]), "pictures": [], "chains": chains}
+        folds = {}
+        for run in runs:
+            for rule in run["rules"]:
+                if name := flattered_by(run, rule):
+                    fold = folds.setdefault(name, _fold(name))
+                    fold["rows"].append(_score_row(run, rule))
+        for some in settings.values():
+            picture = _draw_setting(some, baselines, pictures)
+            name = flattered_by(some[0], some[0]["headline"])
+            place = folds[name] if name else group
+            place["pictures"] += [picture] if picture else []
+            if name:
+                place["rows"] += baseline_rows(some[0], baselines)
+        for fold in folds.values():
+            fold["rows"].sort(key=lambda row: -row["order"])
+        group["comparisons"] = [c for c in comparisons if not c["warnings"]]
+        for one in comparisons:
+            if one["warnings"]:
+                name = flattered_by(one, one["rule"])
+                folds[name]["comparisons"].append(one)
+        group["flattered"] = list(folds.values())
         group["leaks"] = {
             run["protocol"]: [
                 f"{run['leaks']['train'][kind]} / {run['leaks']['valid'][kind]}"
                 for kind in KINDS
             ]
-            for run in group["runs"]
+            for run in runs
         }
-        settings = defaultdict(list)
-        for run in group["runs"]:
-            settings[setting_of(run)].append(run)
-        drawn = [
-            _draw_setting(runs, group["baselines"], pictures)
-            for runs in settings.values()
-        ]
-        group["overviews"] = [picture for picture in drawn if picture]
         group["chain_pictures"] = [
             _draw_chain(chain, pictures)
-            for chain in group["chains"]
+            for chain in chains
             # A picture of c' and c alone says no more than the table
             if len(chain["rows"]) > 2
         ]
+        group["details"] = [(run, draw_run(run, pictures)) for run in runs]
         groups.append(group)
     return groups
+
+
+def flattered_by(one: dict, rule: str) -> str:
+    """Name of what flatters the scores of a run by a rule; "" for nothing."""
+    protocol = PROTOCOLS[one["protocol"]]
+    if speaker_caveat(one["protocol"]) or protocol.valid_is_test:
+        return f"Protocol {one['protocol']}: {protocol.split}"
+    if per_speaker(one):
+        return "Normalised per speaker, with the unlabelled test audio"
+    return "Best epoch on the test fold" if rule == "test" else ""
+
+
+def _fold(name: str) -> dict:
+    return {"title": name, "rows": [], "comparisons": [], "pictures": []}
+
+
+def _score_row(run: dict, rule: str) -> dict:
+    """A row of a table of scores: "cells", and the UA that it is sorted by."""
+    scores = run["rules"][rule]["scores"]
+    shown = [_score(scores[name]) for name in ("ua", "wa", "macro_f1")]
+    # The caveats stay with the row, wherever it is copied to
+    warnings = run["rules"][rule]["warnings"]
+    epoch = warnings if rule == "test" else [RULES[rule], *warnings]
+    cells = [*_setting(run), "\n".join(epoch), *shown, _status(run)]
+    return {"cells": cells, "order": scores["ua"]["mean"]}
+
+
+def baseline_rows(run: dict, baselines: list[dict]) -> list[dict]:
+    """Rows of the baselines in the setting of a run."""
+    return [
+        {
+            "cells": [
+                f"{one['system']}\nbaseline: {one['source']}",
+                *_setting(one)[1:],
+                *("-", _percent(one["ua"]), "-", "-", "-"),
+            ],
+            "order": one["ua"],
+        }
+        for one in baselines
+        if one["protocol"] == run["protocol"]
+        and per_speaker(one) == per_speaker(run)
+    ]
 
 
 def _draw_setting(
@@ -84,7 +146,7 @@ def _draw_setting(
     warnings = first["rules"][first["headline"]]["warnings"]
     title = f"{_title(first)}, {first['protocol']}: pooled UA"
     stem = _slug(*task_of(first), first["protocol"])
-    file = pictures / f"{stem}{'-speaker' * per_speaker(first)}.png"
+    file = pictures / f"{stem}{'-speaker' * per_speaker(first)}.svg"
     plot_intervals(rows, file, "\n".join([title, *warnings]), lines)
     return _picture(file, "; ".join([title, *warnings]))
 
@@ -96,7 +158,7 @@ def _draw_chain(chain: dict, pictures: Path) -> dict:
         for row in chain["rows"]
     ]
     title = f"{chain['system']} on {_title(chain)}: pooled UA"
-    file = pictures / f"{_slug(*task_of(chain), chain['system'])}-chain.png"
+    file = pictures / f"{_slug(*task_of(chain), chain['system'])}-chain.svg"
     plot_intervals(rows, file, title)
     return _picture(file, f"{title}; hollow: see the row's note")
 
@@ -116,7 +178,7 @@ def draw_run(run: dict, pictures: Path) -> list[dict]:
         "speakers": "UA by speaker,",
         "curves": "Learning curves, mean and range over folds,",
     }
-    files = [pictures / f"{stem}-{name}.png" for name in texts]
+    files = [pictures / f"{stem}-{name}.svg" for name in texts]
     title = "\n".join([f"{system}, {protocol}", *warnings])
     plot_confusion(found["confusion"], run["labels"], files[0], title)
     plot_speakers(found["speaker_ua"], files[1], title, pooled)
