@@ -61,6 +61,8 @@ setup(
         "jinja2>=3.1",
         "jsonschema>=4.20",
         "lazy_loader>=0.4",
+        # The reference of the mel-spectrograms
+        "librosa>=0.11",
         "matplotlib>=3.8",
         "numba>=0.61",
         "numpy>=1.26",
@@ -113,8 +115,6 @@ setup(
             "httpx>=0.27",
             "hypothesis>=6.100",
             "import-linter>=2.1",
-            # The reference of the mel-spectrograms; tests only
-            "librosa>=0.11",
             "myst-parser>=4",
             "onnx>=1.17",
             "onnxruntime>=1.20",

@@ -161,7 +161,10 @@ def _spectrogram(branch, streams, lstm):
     x = average_x(branch.alignment, x)
     time = torch.sym_min(x.shape[1], y.shape[1])
     out, _ = scan_ds_lstm(branch.ds_lstm, x[:, :time], y[:, :time])
-    return branch.head(branch.pooling(out, counts))
+    read = branch.read(out, counts, streams)
+    return branch.head(
+        torch.cat([branch.pooling(*one) for one in read], dim=-1)
+    )
 
 
 def _mfcc(branch, streams, lstm):

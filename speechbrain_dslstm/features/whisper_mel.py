@@ -9,6 +9,8 @@ clip of 30 s, or one that is padded to 30 s beforehand, has the frames of
 Symbols: B batch, S samples, T frames, M mel bands.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,7 @@ __all__ = ["WhisperMel"]
 N_FFT, HOP, SAMPLE_RATE = 400, 160, 16000
 FLOOR = 1e-10  # smallest power
 RANGE = 8.0  # decades below a clip's maximum that are kept
+QUIETEST = -4.4  # decades; quieter maxima are not raised further: silence
 
 
 class WhisperMel(Extractor):
@@ -38,11 +41,16 @@ class WhisperMel(Extractor):
     ---------
     n_mels
         Mel bands: 80, or 128 for the large-v3 models.
+    level
+        The value that each clip's maximum is moved to, so that a gain changes
+        nothing; clips with a maximum near 1.4 are as loud as usual. Those more
+        than 60 dB quieter are raised by 60 dB. None: levels stay as recorded,
+        which Whisper was trained on.
 
     Raises
     ------
     ValueError
-        ``n_mels`` is below 1.
+        ``n_mels`` is below 1, or ``level`` is not a finite number.
 
     Example
     -------
@@ -51,10 +59,13 @@ class WhisperMel(Extractor):
     (torch.Size([2, 100, 80]), 100)
     """
 
-    def __init__(self, n_mels: int = 80) -> None:
+    def __init__(self, n_mels: int = 80, level: float | None = None) -> None:
         super().__init__()
         check_positive(n_mels=n_mels)
+        if level is not None and not math.isfinite(level):
+            raise ValueError(f"level must be a finite number, got {level}")
         self.n_mels = n_mels
+        self.level = level
         self.hop_length = HOP
         self.output_size = n_mels
         mel = slaney_mel_matrix(SAMPLE_RATE, N_FFT, n_mels)
@@ -86,6 +97,8 @@ class WhisperMel(Extractor):
         lowest = log_power.new_tensor(FLOOR).log10()
         top = log_power.where(mask, lowest).amax(dim=(1, 2), keepdim=True)
         feats = (torch.maximum(log_power, top - RANGE) + 4.0) / 4.0
+        if self.level is not None:
+            feats = feats + self.level - (top.clamp(min=QUIETEST) + 4.0) / 4.0
         return feats.masked_fill(~mask, 0)
 
     def _of_piece(self, wavs):

@@ -101,15 +101,14 @@ def explain(
     x, y, _ = branch.alignment(x, y, counts_x, counts_y)
     out, gate_x, gate_y = _gates(branch.ds_lstm, x, y)
     steps = out.shape[1]
-    outputs = {"spectrogram": branch.head(_pool_so_far(branch.pooling, out))}
+    read = branch.read(out, torch.tensor([steps]), streams)
+    pooled = [_pool_so_far(branch.pooling, one, steps) for one, _ in read]
+    outputs = {"spectrogram": branch.head(torch.cat(pooled, dim=-1))}
     if "mfcc" in branches:
         feats, _ = streams["mfcc"]
         mfcc = branches["mfcc"]
         out, _ = mfcc.lstm(feats)
-        every = mfcc.head(_pool_so_far(mfcc.pooling, out))
-        # The MFCC frames up to the end of each step; all of them at the last
-        ends = torch.arange(1, steps + 1) * len(every) // steps - 1
-        outputs["mfcc"] = every[ends.clamp(min=0)]
+        outputs["mfcc"] = mfcc.head(_pool_so_far(mfcc.pooling, out, steps))
     log_posteriors = model.log_posteriors(outputs)
     if calibrate is not None:
         log_posteriors = calibrate(log_posteriors)
@@ -192,12 +191,16 @@ def _gates(
     return x, torch.stack(gate_x), torch.stack(gate_y)
 
 
-def _pool_so_far(pooling, out: torch.Tensor) -> torch.Tensor:
-    """Pool all steps up to each one, [steps, features]."""
-    steps = torch.arange(1, out.shape[1] + 1).unsqueeze(1)
-    values = out[0].double()
-    sums = (part.cumsum(dim=0) for part in (values, values.square()))
-    return pooling.from_sums(*sums, steps).float()
+def _pool_so_far(pooling, x: torch.Tensor, steps: int) -> torch.Tensor:
+    """Pool the frames of x [1, frames, features] up to the end of each step.
+
+    Returns [steps, features]; the last step has all frames.
+    """
+    values = x[0].double()
+    # At least one frame, also where a step ends before the first one
+    ends = (torch.arange(1, steps + 1) * len(values) // steps).clamp(min=1)
+    sums = (part.cumsum(dim=0)[ends - 1] for part in (values, values.square()))
+    return pooling.from_sums(*sums, ends.unsqueeze(1)).float()
 
 
 def plot_explanation(

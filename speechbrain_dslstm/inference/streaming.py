@@ -251,6 +251,13 @@ def check_chunk(chunk: torch.Tensor) -> None:
 def check_streamable(model: torch.nn.Module) -> None:
     """Raise ``ValueError`` if a part of the model needs the whole utterance."""
     check_parts(model, KNOWN, "a stream")
+    if any(
+        getattr(branch, "skip", False) for branch in model.branches.values()
+    ):
+        raise ValueError(
+            "a stream of a branch with skip is not supported: train with "
+            "skip_connection: False"
+        )
     for stream in model.streams.values():
         if stream.normalization.source == "speaker":
             raise ValueError(

@@ -312,6 +312,9 @@ class SpectrogramBranch(torch.nn.Module):
         the same one.
     pooling, head_dropout
         See ``MFCCBranch``.
+    skip
+        Whether the linear layer also reads the pooled frames of the inputs,
+        past the DS-LSTM: frames of an encoder separate emotions by themselves.
 
     Raises
     ------
@@ -338,9 +341,11 @@ class SpectrogramBranch(torch.nn.Module):
         inputs: Sequence[str] = ("mel_x", "mel_y"),
         pooling: str = "mean",
         head_dropout: float | None = None,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         self.inputs = tuple(inputs)
+        self.skip = skip
         self.cnn_x = cnn_x or LocalFeatureCNN(128, kernel_size=(2, 4))
         self.cnn_y = cnn_y or LocalFeatureCNN(256, kernel_size=(4, 2))
         self.alignment = alignment or AveragePoolAlignment()
@@ -353,8 +358,12 @@ class SpectrogramBranch(torch.nn.Module):
                 f"was built for {expected}"
             )
         self.dropout = torch.nn.Dropout(dropout)
+        size = self.ds_lstm.output_size
+        if skip:
+            read = zip(self.inputs, (self.cnn_x, self.cnn_y), strict=True)
+            size += sum({name: cnn.input_size for name, cnn in read}.values())
         self.pooling, self.head_dropout, self.head = _head(
-            n_classes, self.ds_lstm.output_size, pooling, dropout, head_dropout
+            n_classes, size, pooling, dropout, head_dropout
         )
 
     def get_config(self) -> dict[str, object]:
@@ -367,6 +376,7 @@ class SpectrogramBranch(torch.nn.Module):
             "ds_lstm": self.ds_lstm,
             "inputs": list(self.inputs),
             "dropout": self.dropout.p,
+            "skip": self.skip,
             **_head_config(self, self.dropout.p),
         }
 
@@ -385,7 +395,21 @@ class SpectrogramBranch(torch.nn.Module):
         y, counts_y = self.cnn_y(*streams[self.inputs[1]])
         x, y, counts = self.alignment(x, y, counts_x, counts_y)
         out = _recur(self.ds_lstm, self.dropout(x), self.dropout(y), counts)
-        return self.head(self.head_dropout(self.pooling(out, counts)))
+        pooled = [
+            self.pooling(*read) for read in self.read(out, counts, streams)
+        ]
+        return self.head(self.head_dropout(torch.cat(pooled, dim=-1)))
+
+    def read(
+        self, out: Tensor, counts: Tensor, streams: Streams
+    ) -> list[tuple[Tensor, Tensor]]:
+        """List the sequences, with counts, whose pooled frames the head reads.
+
+        They are the DS-LSTM's outputs [batch, time, features] and, with
+        ``skip``, each input.
+        """
+        skipped = dict.fromkeys(self.inputs) if self.skip else ()
+        return [(out, counts), *(streams[name] for name in skipped)]
 
 
 class TextBranch(torch.nn.Module):

@@ -50,6 +50,9 @@ class WhisperFrames(torch.nn.Module):
         convolutions included.
     pool
         Frames that are averaged to one; 2 gives 25 per second.
+    level
+        See ``WhisperMel``: each clip's maximum, whatever its gain; None: as
+        recorded.
 
     Raises
     ------
@@ -79,6 +82,7 @@ class WhisperFrames(torch.nn.Module):
         source: str | Path | None = None,
         trained_layers: int = 0,
         pool: int = 2,
+        level: float | None = None,
     ) -> None:
         super().__init__()
         layers = list(layers)
@@ -99,7 +103,7 @@ class WhisperFrames(torch.nn.Module):
         if sizes is None and source is not None:
             sizes = whisper_sizes(source)
         self.encoder = WhisperEncoder(sizes, layers[-1])
-        self.mel = WhisperMel(self.encoder.sizes["n_mels"])
+        self.mel = WhisperMel(self.encoder.sizes["n_mels"], level)
         self.size = self.encoder.sizes["size"]
         self.output_size = len(layers) * self.size
         self.frozen_layers = layers[-1] - trained_layers
@@ -142,6 +146,7 @@ class WhisperFrames(torch.nn.Module):
             "sizes": self.encoder.sizes,
             "trained_layers": self.trained_layers,
             "pool": self.pool,
+            "level": self.mel.level,
             "weights": digest.hexdigest(),
         }
 
@@ -258,8 +263,9 @@ class EncoderLayers(torch.nn.Module):
     ) -> None:
         super().__init__()
         self.layers, self.size, self.layer = list(layers), size, layer
+        self.input_size = size * len(self.layers)
         if layer == "all":
-            size *= len(self.layers)
+            size = self.input_size
         self.output_size = output_size or size
         self.map = torch.nn.Identity()
         if output_size is not None:

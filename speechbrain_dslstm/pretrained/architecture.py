@@ -138,6 +138,7 @@ TABLE = {
         ),
         "trained_layers": {**LAYERS, "minimum": 0},
         "pool": SMALL,
+        "level": _optional({"type": "number"}),
     },
     EncoderLayers: {
         "layers": ENCODER_LAYERS,
@@ -204,6 +205,7 @@ TABLE = {
             {"enum": ["mfcc", "mel_x", "mel_y", "encoder"]}, 2, 2
         ),
         "dropout": SHARE,
+        "skip": FLAG,
         "pooling": POOLING,
         "head_dropout": _optional(SHARE),
     },
@@ -234,7 +236,8 @@ DEFAULTS = {
     DualLevelClassifier: {"dimensions": [], "active_speech": None},
     MFCCBranch: POOLED,
     CNNLSTMBranch: POOLED,
-    SpectrogramBranch: POOLED,
+    SpectrogramBranch: {**POOLED, "skip": False},
+    WhisperFrames: {"level": None},
 }
 
 

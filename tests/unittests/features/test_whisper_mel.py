@@ -64,3 +64,23 @@ def test_batch_changes_nothing():
         alone = mel(wavs[row : row + 1, :n])[0]
         torch.testing.assert_close(together[row, : len(alone)], alone, **CLOSE)
         assert not together[row, len(alone) :].any()
+
+
+@pytest.mark.parametrize("gain", [0.1, 10.0])
+def test_level_takes_out_the_gain(gain):
+    """Each clip's maximum is the level, and silence is not made loud."""
+    wav = tones(16000).unsqueeze(0)
+    mel = WhisperMel(level=1.4)
+    louder = mel(gain * wav)
+    assert louder.max().item() == pytest.approx(1.4)
+    torch.testing.assert_close(louder, mel(wav), atol=1e-4, rtol=0)
+    assert mel(torch.zeros(1, 16000)).max() <= 0.0
+    # The shape of the spectrum is Whisper's
+    moved = WhisperMel()(wav)
+    moved = moved - moved.max() + 1.4
+    torch.testing.assert_close(mel(wav), moved, **CLOSE)
+
+
+def test_level_must_be_finite():
+    with pytest.raises(ValueError, match="level must be a finite number"):
+        WhisperMel(level=float("nan"))
