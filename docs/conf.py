@@ -47,11 +47,14 @@ READMES = {
     "recipes/emotion_recognition/README.md": "recipes",
     "tests/README.md": "faults",
     "data/emodb/README.md": "emodb",
-    "speechbrain_dslstm/shipped/emotion-dslstm-emodb/README.md": "card",
+    "speechbrain_dslstm/shipped/emotion-dslstm-whisper/README.md": "whisper",
+    "speechbrain_dslstm/shipped/emotion-dslstm-whisper-emodb/README.md": "free",
+    "speechbrain_dslstm/shipped/emotion-dslstm-emodb/README.md": "stream",
     "CHANGELOG.md": "changelog",
 }
 CONTENTS = {
-    "Use": ["inference", "scale", "own-data", "compose", "generated/card"],
+    "Use": ["inference", "scale", "own-data", "compose"],
+    "Models": ["generated/whisper", "generated/free", "generated/stream"],
     "Train": ["generated/recipes", "generated/systems", "generated/emodb"],
     "Reference": [
         "results",

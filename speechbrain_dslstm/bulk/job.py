@@ -24,13 +24,13 @@ from speechbrain_dslstm.bulk.worker import Model, Worker
 from speechbrain_dslstm.inference.classifier import EmotionClassifier
 from speechbrain_dslstm.inference.files import LARGEST_BATCH, LONGEST_FILE
 from speechbrain_dslstm.inference.long_recordings import check_threshold
+from speechbrain_dslstm.pretrained.names import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 __all__ = ["classify_dataset"]
 
-MODEL = "pretrained/emotion-dslstm-emodb"
 # Limits of a part: what a worker that dies has to do again
 FILES = 256
 BYTES = 2**26
@@ -41,7 +41,7 @@ STORE = 2**30
 def classify_dataset(
     sources: str | os.PathLike | Iterable[str | os.PathLike],
     output: str | os.PathLike,
-    model: str | os.PathLike = MODEL,
+    model: str | os.PathLike = DEFAULT_MODEL,
     *,
     column: str = "file",
     unknown_below: float | None = None,

@@ -2,7 +2,8 @@
 
 import click
 
-from speechbrain_dslstm.cli.options import DEFAULT_MODEL, command
+from speechbrain_dslstm.cli.options import command
+from speechbrain_dslstm.pretrained.names import DEFAULT_MODEL
 
 EXAMPLES = """
 dslstm info runs/dual_level/emodb/session/training/fold0_seed1234/model
@@ -15,6 +16,7 @@ def info(model):
     """Show the classes, branches and sizes of a MODEL folder."""
     from speechbrain_dslstm.inference.classifier import load_safe
     from speechbrain_dslstm.inference.streaming import centres_utterances
+    from speechbrain_dslstm.pretrained.card import read_card
     from speechbrain_dslstm.pretrained.safe_format import read_description
     from speechbrain_dslstm.pretrained.sources import find_folder
 
@@ -32,6 +34,7 @@ def info(model):
     }
     rows = {
         "folder": folder,
+        "licence": read_card(folder).get("licence") or "see its README.md",
         "classes": ", ".join(data["labels"]),
         "sample rate": f"{data['sample_rate']} Hz",
         "branches": ", ".join(f"{n} ({w:g})" for n, w in branches.items()),

@@ -19,7 +19,7 @@ from speechbrain_dslstm.cli.live import (
 from speechbrain_dslstm.cli.options import (
     ANY_SOUND,
     JSON,
-    MODEL,
+    MODEL_OF_STREAMS,
     NORMALIZATION,
     TRUST,
     command,
@@ -39,7 +39,7 @@ BLOCK = 0.1  # seconds that the device hands over at a time
 
 
 @command("mic", EXAMPLES)
-@MODEL
+@MODEL_OF_STREAMS
 @TRUST
 @click.option(
     "--device", metavar="NAME|N", help="Microphone, by its number or name."

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from speechbrain_dslstm.pretrained.names import DEFAULT_MODEL, STREAM_MODEL
+
 # The imports inside the functions keep "dslstm --help" fast
 if TYPE_CHECKING:
     from speechbrain_dslstm.inference.classifier import EmotionClassifier
-
-DEFAULT_MODEL = "pretrained/emotion-dslstm-emodb"
 
 
 def command(name: str, examples: str) -> Callable:
@@ -53,13 +53,20 @@ class Number(click.ParamType):
 
 SECONDS = Number(0.02, 86400)
 # Options of several commands
-MODEL = click.option(
-    "-m",
-    "--model",
-    default=DEFAULT_MODEL,
-    show_default=True,
-    help="Model folder, or the name of a model in the package.",
-)
+
+
+def _model(default):
+    return click.option(
+        "-m",
+        "--model",
+        default=default,
+        show_default=True,
+        help="Model folder, or the name of a model in the package.",
+    )
+
+
+MODEL = _model(DEFAULT_MODEL)
+MODEL_OF_STREAMS = _model(STREAM_MODEL)
 TRUST = click.option(
     "--trust-yaml",
     "trusted",
@@ -108,6 +115,12 @@ def load_classifier(
         EmotionClassifier,
         load_safe,
     )
+    from speechbrain_dslstm.pretrained.card import read_card
+    from speechbrain_dslstm.pretrained.sources import find_folder
 
     load = EmotionClassifier.from_hparams if trusted else load_safe
+    folder = find_folder(model)
+    licence = folder and read_card(folder).get("licence")
+    if licence:
+        click.echo(f"{folder.name}: licence {licence}", err=True)
     return load(model, run_opts={"device": device} if device else None)

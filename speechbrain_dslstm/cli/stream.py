@@ -14,7 +14,7 @@ from speechbrain_dslstm.cli.live import (
 from speechbrain_dslstm.cli.options import (
     ANY_SOUND,
     JSON,
-    MODEL,
+    MODEL_OF_STREAMS,
     NORMALIZATION,
     TRUST,
     command,
@@ -30,7 +30,7 @@ sox call.wav -t raw -e signed -b 16 - | dslstm stream --rate 8000 --channels 2
 
 
 @command("stream", EXAMPLES)
-@MODEL
+@MODEL_OF_STREAMS
 @TRUST
 @click.option(
     "--rate",

@@ -108,8 +108,9 @@ class LogMelSpectrogram(Extractor):
 
 def slaney_mel_matrix(sample_rate: int, n_fft: int, n_mels: int) -> Tensor:
     """Slaney's triangular bands of equal area: [K, M]."""
-    # In float32 its bands would be off by up to 0.01 dB
-    with default_dtype(torch.float64):
+    # In float32 its bands would be off by up to 0.01 dB; a model that is only
+    # described is built on the device "meta", where it cannot be computed
+    with default_dtype(torch.float64), torch.device("cpu"):
         return melscale_fbanks(
             n_fft // 2 + 1,
             0.0,

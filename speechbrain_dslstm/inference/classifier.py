@@ -53,6 +53,7 @@ from speechbrain_dslstm.inference.windowed_stream import (
 )
 from speechbrain_dslstm.models.calibration import TemperatureScaling
 from speechbrain_dslstm.pretrained.architecture import to_yaml
+from speechbrain_dslstm.pretrained.card import log_licence
 from speechbrain_dslstm.pretrained.model_folder import (
     HYPERPARAMS,
     PassThrough,
@@ -160,6 +161,7 @@ class EmotionClassifier(Pretrained):
         if folder is not None:
             if not (folder / hparams_file).is_file():
                 raise FileNotFoundError(f"no {hparams_file} in {folder}")
+            log_licence(folder)
             # SpeechBrain would load the files in savedir, even another model's
             source, savedir = str(folder), None
         else:
@@ -511,6 +513,7 @@ def load_safe(
         raise FileNotFoundError(
             f"no model folder {source}; the safe loader reads local folders"
         )
+    log_licence(folder)
     with default_dtype(torch.float32):
         model, data = load_model(folder)
     return EmotionClassifier.from_model(

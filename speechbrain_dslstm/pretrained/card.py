@@ -1,13 +1,25 @@
-"""Write the model card of a model folder: what it is, and what it came from."""
+"""Write and read the card of a model folder: what it is, and what it came from."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from speechbrain_dslstm.pretrained.origin import CARD
+from speechbrain.utils.logger import get_logger
+
 from speechbrain_dslstm.utils.files import replace_file
 
-__all__ = ["describe_origin", "write_adapted_card", "write_card"]
+__all__ = [
+    "describe_origin",
+    "log_licence",
+    "read_card",
+    "write_adapted_card",
+    "write_card",
+]
+
+logger = get_logger(__name__)
+CARD = "README.md"
+LONGEST_QUOTE = 600  # characters of another model's card
+LARGEST_CARD = 1 << 20  # bytes
 
 LICENCE = (
     "**Licence.** The conditions of the training data hold for the model, too: "
@@ -83,3 +95,37 @@ def describe_origin(facts: Mapping[str, Any]) -> str:
     else:
         lines.append("It has no card that says on which data it was trained.")
     return "\n\n".join(lines)
+
+
+def read_card(folder: Path) -> dict[str, str | None]:
+    """First paragraph of a model card, and the licence in its header."""
+    path = folder / CARD
+    if not path.is_file() or path.stat().st_size > LARGEST_CARD:
+        return {}
+    text = path.read_text("utf-8", errors="replace").replace("\r\n", "\n")
+    licence = None
+    if text.startswith("---\n"):
+        header, _, text = text[4:].partition("\n---\n")
+        for line in header.splitlines():
+            key, colon, value = line.partition(":")
+            if colon and key.strip() in ("license", "licence"):
+                licence = _one_line(value).strip("'\"") or None
+    blocks = [block.strip() for block in text.split("\n\n")]
+    prose = [b for b in blocks if b and b[0] not in "#`|<!-*>["]
+    return {"card": _one_line(prose[0]) if prose else None, "licence": licence}
+
+
+def _one_line(text: str) -> str:
+    """Printable text on one line, of limited length."""
+    words = " ".join(text.split())
+    words = "".join(c for c in words if c.isprintable())
+    if len(words) > LONGEST_QUOTE:
+        words = f"{words[:LONGEST_QUOTE]} (shortened)"
+    return words
+
+
+def log_licence(folder: Path) -> None:
+    """Log a model's licence, as its card's header names it, if it does."""
+    licence = read_card(folder).get("licence")
+    if licence:
+        logger.info(f"{folder.name}: licence {licence}; see its {CARD}")

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML, YAMLError
 from speechbrain.dataio.encoder import CategoricalEncoder
 
 from speechbrain_dslstm.pretrained.architecture import describe
+from speechbrain_dslstm.pretrained.card import read_card
 from speechbrain_dslstm.pretrained.model_folder import (
     HYPERPARAMS,
     read_weights,
@@ -26,12 +27,9 @@ from speechbrain_dslstm.pretrained.safe_format import (
 from speechbrain_dslstm.pretrained.sources import fetch_folder
 from speechbrain_dslstm.pretrained.untrusted_files import shorten
 
-__all__ = ["CARD", "Origin", "read_origin"]
+__all__ = ["Origin", "read_origin"]
 
-CARD = "README.md"
 LABELS = "label_encoder.ckpt"
-LONGEST_QUOTE = 600  # characters of another model's card
-LARGEST_CARD = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def read_origin(source: str | Path) -> Origin:
     else:
         known = _read_undescribed(folder, path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Origin(str(source), sha256, **known, **_read_card(folder))
+    return Origin(str(source), sha256, **known, **read_card(folder))
 
 
 def _read_undescribed(folder: Path, path: Path) -> dict[str, object]:
@@ -127,30 +125,3 @@ def _plain(node: object) -> object:
             plain["class"] = tag.rpartition(".")[2]
         return plain
     return [_plain(item) for item in node] if isinstance(node, list) else node
-
-
-def _read_card(folder: Path) -> dict[str, str | None]:
-    """First paragraph of a model card, and the licence in its header."""
-    path = folder / CARD
-    if not path.is_file() or path.stat().st_size > LARGEST_CARD:
-        return {}
-    text = path.read_text("utf-8", errors="replace").replace("\r\n", "\n")
-    licence = None
-    if text.startswith("---\n"):
-        header, _, text = text[4:].partition("\n---\n")
-        for line in header.splitlines():
-            key, colon, value = line.partition(":")
-            if colon and key.strip() in ("license", "licence"):
-                licence = _one_line(value).strip("'\"") or None
-    blocks = [block.strip() for block in text.split("\n\n")]
-    prose = [b for b in blocks if b and b[0] not in "#`|<!-*>["]
-    return {"card": _one_line(prose[0]) if prose else None, "licence": licence}
-
-
-def _one_line(text: str) -> str:
-    """Printable text on one line, of limited length."""
-    words = " ".join(text.split())
-    words = "".join(c for c in words if c.isprintable())
-    if len(words) > LONGEST_QUOTE:
-        words = f"{words[:LONGEST_QUOTE]} (shortened)"
-    return words

@@ -1,0 +1,2 @@
+from speechbrain_dslstm import EmotionClassifier
+CustomInterface = EmotionClassifier
