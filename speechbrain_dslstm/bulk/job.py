@@ -22,7 +22,7 @@ from speechbrain_dslstm.bulk.sources import (
 )
 from speechbrain_dslstm.bulk.worker import Model, Worker
 from speechbrain_dslstm.inference.classifier import EmotionClassifier
-from speechbrain_dslstm.inference.files import LARGEST_BATCH, LONGEST_FILE
+from speechbrain_dslstm.inference.files import LONGEST_FILE
 from speechbrain_dslstm.inference.long_recordings import check_threshold
 from speechbrain_dslstm.pretrained.names import DEFAULT_MODEL
 
@@ -155,9 +155,11 @@ def classify_dataset(
                 disable=None if progress is None else not progress,
             )
             with bar:
-                # Several parts for each worker, that all end at about a time
+                # Several parts for each worker, so that all end at about a time
                 share = math.ceil(recordings.num_rows / (4 * size))
-                files = min(files_at_once, max(share, LARGEST_BATCH))
+                files = min(files_at_once, max(share, 1))
+                if not found.shards:
+                    size = min(size, math.ceil(recordings.num_rows / files))
                 data = _dataset(recordings, found.shards, done, files)
                 counts["seconds"] = _run(data, make, size, gpus, bar)
             counts["workers"] = size
@@ -244,12 +246,13 @@ def _ray(
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         remote = address or os.environ.get("RAY_ADDRESS")
         local = {"num_cpus": workers, "object_store_memory": STORE}
-        ray.init(
-            address=remote,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({} if remote else {"include_dashboard": False, **local}),
-        )
+        with _silent():
+            ray.init(
+                address=remote,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **({} if remote else {"include_dashboard": False, **local}),
+            )
     context, logger = DataContext.get_current(), logging.getLogger("ray.data")
     before = context.enable_progress_bars, logger.level
     context.enable_progress_bars = False
@@ -269,6 +272,19 @@ def _ray(
         logger.setLevel(before[1])
         if mine:
             ray.shutdown()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Discard what Ray's C++ code prints of its logs; errors are raised."""
+    before = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
 
 
 def _run(

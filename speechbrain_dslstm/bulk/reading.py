@@ -110,7 +110,11 @@ def _with_errors(shard: str, done: set[str]) -> Iterator[Row]:
 
 def _members(file: BinaryIO) -> Iterator[tuple[str, bytes | None]]:
     """Yield names and bytes of the audio files in a tar file."""
-    with tarfile.open(fileobj=file, mode="r:*") as tar:
+    try:
+        tar = tarfile.open(fileobj=file, mode="r:*")
+    except tarfile.ReadError as error:
+        raise tarfile.ReadError("it is not a tar file") from error
+    with tar:
         # Not iter(), which keeps a description of every member
         while (member := tar.next()) is not None:
             tar.members = []
