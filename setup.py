@@ -1,10 +1,18 @@
 """The only home of the package's metadata, pins and extras."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-readme = Path(__file__).parent / "README.md"
+
+def read_description() -> str:
+    """The README; links into the repository become their text, pictures go."""
+    readme = Path(__file__).parent / "README.md"
+    text = readme.read_text("utf-8") if readme.exists() else ""
+    local = r"\[([^\]]+)\]\((?!\w+:)[^)]+\)"
+    return re.sub(local, r"\1", re.sub(rf"!{local}\n\n", "", text))
+
 
 # The recipe travels with the wheel, in the layout of the checkout
 FILES = "speechbrain_dslstm.recipe_files"
@@ -21,7 +29,7 @@ setup(
         "The Dual-Sequence LSTM for speech emotion recognition, "
         "as a SpeechBrain plugin"
     ),
-    long_description=readme.read_text("utf-8") if readme.exists() else "",
+    long_description=read_description(),
     long_description_content_type="text/markdown",
     author="The speechbrain-dslstm authors",
     license="Apache-2.0",
@@ -30,7 +38,10 @@ setup(
     classifiers=[
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Multimedia :: Sound/Audio :: Speech",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
@@ -102,20 +113,24 @@ setup(
         "audformat": ["audformat>=1.3"],
         "docs": [
             "furo>=2024.8",
-            "myst-parser>=4",
+            "myst-nb>=1.3",
             "sphinx>=8",
             "sphinx-copybutton>=0.5",
         ],
         "test": [
             "audformat>=1.3",
             "av>=14",
+            "build>=1.2",
             "codespell>=2.3",
             "fastapi>=0.115",
             "furo>=2024.8",
             "httpx>=0.27",
             "hypothesis>=6.100",
             "import-linter>=2.1",
-            "myst-parser>=4",
+            # The tutorial notebook is run, and shown by the site
+            "ipykernel>=6.29",
+            "myst-nb>=1.3",
+            "nbclient>=0.10",
             "onnx>=1.17",
             "onnxruntime>=1.20",
             "onnxscript>=0.5",
@@ -132,6 +147,7 @@ setup(
             "sphinx>=8",
             "sphinx-copybutton>=0.5",
             "transformers>=4.40",
+            "twine>=6",
             "uvicorn>=0.30",
             "webdataset>=1.0,<2",
             "yamllint>=1.35",

@@ -6,8 +6,10 @@ is made from what each folder of the package exports.
 """
 
 import ast
+import json
 import os
 import re
+import shutil
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -23,7 +25,7 @@ project_copyright = author
 version = release = installed_version(project)
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
@@ -32,6 +34,8 @@ html_theme = "furo"
 html_title = f"{project} {release}"
 exclude_patterns = ["requirements.txt"]
 myst_heading_anchors = 4
+# The notebook is shown with the outputs that it has in the repository
+nb_execution_mode = "off"
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented_params"
 autodoc_member_order = "bysource"
@@ -52,18 +56,22 @@ READMES = {
     "speechbrain_dslstm/shipped/emotion-dslstm-emodb/README.md": "stream",
     "CHANGELOG.md": "changelog",
 }
+# Pages of the menu, some with a title of their own
 CONTENTS = {
-    "Use": ["inference", "scale", "own-data", "compose"],
+    "Use": ["first-model", "own-data", "inference", "scale", "compose"],
     "Models": ["generated/whisper", "generated/free", "generated/stream"],
-    "Train": ["generated/recipes", "generated/systems", "generated/emodb"],
+    "Train": [
+        "Corpora, protocols, reports <generated/recipes>",
+        "Systems <generated/systems>",
+        "EMO-DB <generated/emodb>",
+    ],
     "Reference": [
-        "results",
-        "performance",
-        "generated/faults",
-        "generated/api",
-        "generated/changelog",
+        *("results", "performance"),
+        "What goes wrong <generated/faults>",
+        *("generated/api", "generated/changelog"),
     ],
 }
+PAGES = (".md", ".ipynb")
 LINK = re.compile(r"(?<!\!)\[([^\]]+)\]\((?!\w+:|#)([^)#]+)(#[^)]*)?\)")
 IMAGE = re.compile(r"!\[([^\]]*)\]\((?!\w+:)([^)]+)\)")
 
@@ -81,7 +89,7 @@ def rewrite_links(text: str, source: Path, target: Path) -> str:
         words, path, anchor = match.groups(default="")
         found = (source.parent / path).resolve()
         name = found.relative_to(REPOSITORY).as_posix()
-        if found.parent == HERE and found.suffix == ".md":
+        if found.parent == HERE and found.suffix in PAGES:
             return f"[{words}]({relative(found)}{anchor})"
         if name in READMES:
             found = HERE / _place(READMES[name])
@@ -108,14 +116,15 @@ def write_readmes() -> None:
         text = rewrite_links(source.read_text("utf-8"), source, target)
         if name == "index":
             for caption, pages in CONTENTS.items():
-                pages = [p for p in pages if _exists(p)]
                 lines = "\n".join(pages)
                 text += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{lines}\n```\n"
         target.write_text(text, "utf-8")
 
 
-def _exists(page: str) -> bool:
-    return page.startswith("generated/") or (HERE / f"{page}.md").is_file()
+def _source(page: str) -> Path | None:
+    """The file of a page in this folder."""
+    paths = [HERE / f"{page}{suffix}" for suffix in PAGES]
+    return next((one for one in paths if one.is_file()), None)
 
 
 def exported(stub: Path) -> list[str]:
@@ -157,13 +166,23 @@ def write_api() -> None:
 
 def setup(app: Sphinx) -> None:
     """Write the generated pages before Sphinx looks for its sources."""
-    (HERE / "generated").mkdir(exist_ok=True)
+    # A page that was renamed must not stay
+    shutil.rmtree(HERE / "generated", ignore_errors=True)
+    (HERE / "generated").mkdir()
     write_readmes()
     write_api()
     app.connect("source-read", _rewrite_page)
 
 
 def _rewrite_page(app: Sphinx, name: str, content: list[str]) -> None:
-    path = HERE / f"{name}.md"
-    if path.parent == HERE and path.is_file() and name != "index":
+    path = _source(name)
+    if path is None or name == "index" or path.parent != HERE:
+        return
+    if path.suffix == ".md":
         content[0] = rewrite_links(content[0], path, path)
+        return
+    notebook = json.loads(content[0])
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = rewrite_links("".join(cell["source"]), path, path)
+    content[0] = json.dumps(notebook)

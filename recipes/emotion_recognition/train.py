@@ -72,7 +72,7 @@ from speechbrain_dslstm.training import (
 from speechbrain_dslstm.training.console import LOG_CONFIG, make_loggers
 from speechbrain_dslstm.training.preparation import (
     check_data,
-    find_folder,
+    name_run_folder,
     prepare_data,
 )
 from speechbrain_dslstm.utils.distributed import (
@@ -319,7 +319,7 @@ def run(signals: StopSignals) -> None:
     hparams = read_hparams(hparams_file, overrides)
     init_group(run_opts, hparams["ddp_timeout"])
     # Other settings than those of the folder are refused before any writing
-    record = RunRecord(hparams_file, overrides, find_folder(hparams))
+    record = RunRecord(hparams_file, overrides, name_run_folder(hparams))
     record.check()
     hparams = load_hparams(hparams_file, overrides)
     folder = record.folder

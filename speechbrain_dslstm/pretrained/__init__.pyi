@@ -11,3 +11,6 @@ from .model_folder import (
     make_label_encoder as make_label_encoder,
     save_pretrained as save_pretrained,
 )
+from .sources import (
+    find_folder as find_folder,
+)

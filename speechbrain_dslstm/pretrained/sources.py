@@ -26,8 +26,15 @@ SHIPPED = Path(__file__).parents[1] / "shipped"
 def find_folder(source: str | Path) -> Path | None:
     """Return the full path of a model folder on this machine, or None.
 
-    ``source`` is a path, or "pretrained/NAME" for a model of the package.
+    Arguments
+    ---------
+    source
+        A path, or "pretrained/NAME" for a model of the package.
 
+    Example
+    -------
+    >>> find_folder("pretrained/emotion-dslstm-emodb").name
+    'emotion-dslstm-emodb'
     >>> find_folder("user/model") is None
     True
     """

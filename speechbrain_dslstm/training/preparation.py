@@ -104,7 +104,7 @@ def check_data(hparams: Mapping[str, Any], record: RunRecord) -> None:
         _refuse_other(record.folder, before, {"corpus": source.name})
 
 
-def find_folder(hparams: Mapping[str, Any]) -> str:
+def name_run_folder(hparams: Mapping[str, Any]) -> str:
     """Name the folder of a run; a table is named after what it says."""
     return run_folder({**hparams, "corpus": Source(hparams).name})
 

@@ -107,6 +107,17 @@ def test_checks_can_be_read(row):
     assert len(found) == 1 and found[0][0] in files.split(",")
 
 
+@each_row
+def test_performance_is_that_of_the_results_page(row):
+    """The number stands in the first table of the page, beside its system."""
+    page = (REPOSITORY / "docs" / "results.md").read_text("utf-8")
+    name = Path(row["Hparam_file"]).stem
+    found = re.search(rf"^\| `{name}` \| ([\d.]+) ±", page, re.M)
+    expected = f"EMO-DB UA={found[1]}% " if found else ""
+    assert row["performance"].startswith(expected)
+    assert bool(row["performance"]) == bool(found)
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
     """The repository with links, so that what the checks write is removed.

@@ -34,7 +34,8 @@ def site(tmp_path_factory):
 
 def test_every_page_is_in_the_menu(site):
     menu = (site / "index.html").read_text("utf-8")
-    for page in (REPOSITORY / "docs").glob("*.md"):
+    docs = REPOSITORY / "docs"
+    for page in (*docs.glob("*.md"), *docs.glob("*.ipynb")):
         assert f'href="{page.stem}.html"' in menu or page.stem == "index"
 
 
