@@ -28,7 +28,8 @@ def read_held_out(folder: str | Path, labels: list[str]) -> list[Group]:
         Folder of a run's folds, such as runs/dual_level/emodb/session/training.
         The seeds of a fold are one group, as they test the same clips.
     labels
-        The classes of the model to be calibrated; the run must have the same.
+        The classes of the model to be calibrated. The run must have the same, or
+        some of them: several corpora may share a part only.
 
     Raises
     ------
@@ -42,7 +43,8 @@ def read_held_out(folder: str | Path, labels: list[str]) -> list[Group]:
     for path in sorted(Path(folder).rglob("results.json")):
         results = json.loads(path.read_text("utf-8"))
         names = "system", "corpus", "protocol", "normalization"
-        runs.add(tuple(results[name] for name in names))
+        key = *names, "labels"
+        runs.add(tuple(str(results[name]) for name in key))
         protocol = results["protocol"]
         caveat = "; ".join(speaker_caveat(protocol))
         if protocol == "all":
@@ -53,12 +55,14 @@ def read_held_out(folder: str | Path, labels: list[str]) -> list[Group]:
                 f"{protocol} ({caveat}); give a run with separate speakers, "
                 "such as session"
             )
-        if results["labels"] != labels:
+        unknown = [one for one in results["labels"] if one not in labels]
+        if unknown:
             raise ValueError(
                 f"{path.parent} has the classes {', '.join(results['labels'])}"
                 f"; expected those of the model: {', '.join(labels)}"
             )
-        found[results["fold"]].append(_read_predictions(path.parent, labels))
+        group = _read_predictions(path.parent, results["labels"])
+        found[results["fold"]].append(group)
     if not found:
         raise FileNotFoundError(
             f"no finished fold below {folder}; cross_validate.py writes them"

@@ -283,7 +283,7 @@ def _calibrate(
     folder = hparams["calibration"]
     if folder is not None:
         groups = read_held_out(folder, list(hparams["labels"]))
-        source = f"{len(groups)} folds of {Path(folder).name}"
+        source = f"{len(groups)} folds in {folder}"
     else:
         groups = _by_speaker(hparams, scores["valid"]["fused"])
         source = f"{len(groups)} validation speakers"

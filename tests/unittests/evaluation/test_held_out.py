@@ -50,6 +50,13 @@ def test_speakers_that_were_heard_are_refused(fold, tmp_path, protocol):
         read_held_out(tmp_path, LABELS)
 
 
+def test_a_run_of_some_of_the_classes(fold, tmp_path):
+    """Corpora that share two classes calibrate a model of three."""
+    scores, targets = fold(0)
+    [found] = read_held_out(tmp_path, ["joy", *LABELS])
+    assert torch.equal(found[0], scores) and torch.equal(found[1], targets)
+
+
 def test_other_classes_are_refused(fold, tmp_path):
     fold(0)
     with pytest.raises(ValueError, match="expected those of the model: joy"):
