@@ -1,11 +1,16 @@
-"""A server in a thread of the test, for real HTTP requests."""
+"""A server for real HTTP requests: in a thread of the test, or as a process."""
 
 import contextlib
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 
 import httpx
 import uvicorn
+from processes import REPOSITORY
 
 from speechbrain_dslstm.server import create_app
 
@@ -22,9 +27,40 @@ def running(classifier, limits=None, **options):
         assert thread.is_alive()
         time.sleep(0.02)
     port = server.servers[0].sockets[0].getsockname()[1]
-    with httpx.Client(
-        base_url=f"http://127.0.0.1:{port}", timeout=60
-    ) as client:
-        yield client
-    server.should_exit = True
-    thread.join()
+    try:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", timeout=60
+        ) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@contextlib.contextmanager
+def started(*options):
+    """Start ``dslstm serve`` as a user does; yield the process and its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "speechbrain_dslstm.cli", "serve"]
+    server = subprocess.Popen(
+        [*command, f"--port={port}", *map(str, options)],
+        stderr=subprocess.PIPE,
+        cwd=REPOSITORY,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        line = server.stderr.readline().decode()
+        assert f"{url}/" in line, line
+        for _ in range(300):
+            with contextlib.suppress(httpx.ConnectError):
+                assert httpx.get(f"{url}/health").json()["status"] == "ok"
+                break
+            time.sleep(0.1)
+        yield server, url
+    finally:
+        server.kill()
+        server.wait()
+        server.stderr.close()

@@ -4,11 +4,20 @@ const COLORS = ["#c0392b", "#2a6fb0", "#2e8b57", "#8e44ad", "#d68910", "#16808a"
 const get = (id) => document.getElementById(id);
 let answer = null, colors = {};
 
+// What the server accepts; it checks all the same
+let limits = { megabytes: Infinity, seconds: Infinity };
+fetch("health").then((response) => response.json()).then((found) => { limits = found.limits; }).catch(() => {});
+
 // Sending
 
+let sent = null;  // the newest recording, whose answer is shown
+
 async function classify(blob, name) {
-  say("listening …");
+  const mine = sent = { blob, name };
   get("error").textContent = "";
+  if (blob.size > limits.megabytes * 1e6)
+    return fail(`${name} has ${(blob.size / 1e6).toFixed(1)} MB; this server accepts ${limits.megabytes} MB`);
+  say("listening …");
   const form = new FormData();
   form.append("file", blob, name);
   const token = get("token").value;
@@ -18,10 +27,15 @@ async function classify(blob, name) {
       method: "POST", body: form, headers: token ? { Authorization: `Bearer ${token}` } : {} });
     found = await response.json();
   } catch (error) {
-    return fail("The server did not answer. Is it running?");
+    return mine === sent && fail("The server did not answer. Is it running?");
   }
-  if (response.status === 401) get("ask").hidden = false;
+  if (mine !== sent) return;
+  if (response.status === 401) {
+    get("ask").hidden = false;
+    get("token").focus();
+  }
   if (!response.ok) return fail(found.error || `The server answered ${response.status}.`);
+  get("ask").hidden = true;
   say("");
   const player = get("player");
   if (player.src) URL.revokeObjectURL(player.src);
@@ -37,7 +51,10 @@ function fail(text) {
   get("error").textContent = text;
 }
 
-get("ask").addEventListener("submit", (event) => event.preventDefault());
+get("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (sent) classify(sent.blob, sent.name);
+});
 
 // Choosing and dropping
 
@@ -63,28 +80,39 @@ let recording = null;
 get("record").addEventListener("click", () => (recording ? stop() : start()));
 
 async function start() {
+  const button = get("record");
+  // While the browser asks for the permission
+  button.disabled = true;
   get("error").textContent = "";
-  let stream;
+  let stream, context;
   try {
+    if (!navigator.mediaDevices) throw Error("browsers allow it on localhost and with https only");
     stream = await navigator.mediaDevices.getUserMedia({ audio: {
       echoCancellation: false, noiseSuppression: false, autoGainControl: false } });
+    context = new AudioContext();
+    await context.audioWorklet.addModule("recorder.js");
   } catch (error) {
+    if (stream) stream.getTracks().forEach((track) => track.stop());
     return fail(`No microphone: ${error.message}`);
+  } finally {
+    button.disabled = false;
   }
-  const context = new AudioContext();
-  await context.audioWorklet.addModule("recorder.js");
+  const rate = context.sampleRate;
+  // 2 bytes a sample, and less than 2000 bytes around them
+  const most = Math.min(limits.seconds * rate, (limits.megabytes * 1e6 - 2000) / 2);
   const node = new AudioWorkletNode(context, "recorder", { channelCount: 1, channelCountMode: "explicit" });
   recording = { stream, context, pieces: [], samples: 0 };
   node.port.onmessage = ({ data }) => {
     if (!recording) return;
+    if (recording.samples + data.length > most) return stop();
     recording.pieces.push(data);
     recording.samples += data.length;
-    say(`${(recording.samples / context.sampleRate).toFixed(1)} s`);
+    say(`${(recording.samples / rate).toFixed(1)} s`);
   };
   context.createMediaStreamSource(stream).connect(node);
-  const button = get("record");
   button.textContent = "Stop";
   button.setAttribute("aria-pressed", "true");
+  button.focus();
 }
 
 function stop() {

@@ -1,17 +1,10 @@
-"""The server over real HTTP: answers, limits, load, SIGTERM."""
+"""The server over real HTTP: answers and limits."""
 
-import contextlib
 import io
-import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -20,8 +13,6 @@ import soundfile
 from served import running
 
 from speechbrain_dslstm.server import Limits
-
-REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -211,72 +202,3 @@ def test_page_and_description(client):
     answers = described["paths"]["/classify"]["post"]["responses"]
     assert {"200", "413", "415", "422", "429"} <= set(answers)
     assert "http" not in page.text
-
-
-def test_many_requests_at_once(classifier, recordings):
-    """A fifth is bad; every good one has the answer that it has alone."""
-    files = [path.read_bytes() for path in recordings[:8]]
-    expected = [classifier.classify_file(p)[3][0] for p in recordings[:8]]
-    bad = b"bad" * 100
-    with running(classifier, threads=2) as client:
-
-        def ask(k):
-            if k % 5 == 0:
-                return send(client, bad).status_code == 415
-            found = send(client, files[k % 8])
-            return found.status_code, found.json()["label"]
-
-        with ThreadPoolExecutor(16) as pool:
-            answers = list(pool.map(ask, range(60)))
-        for k, found in enumerate(answers):
-            assert (
-                found is True if k % 5 == 0 else found == (200, expected[k % 8])
-            )
-        text = client.get("/metrics").text
-        assert (
-            'dslstm_requests_total{path="/classify",status="415"} 12.0' in text
-        )
-        assert "dslstm_classify_seconds_count 48.0" in text
-        assert "dslstm_pending 0.0" in text
-
-
-def test_sigterm_lets_a_request_finish(recordings):
-    """As a user starts it; the address is printed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "speechbrain_dslstm.cli", "serve"]
-    server = subprocess.Popen(
-        [*command, f"--port={port}", "--threads=1"],
-        stderr=subprocess.PIPE,
-        cwd=REPOSITORY,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        line = server.stderr.readline().decode()
-        assert f"http://127.0.0.1:{port}/" in line
-        url = f"http://127.0.0.1:{port}"
-        for _ in range(200):
-            with contextlib.suppress(httpx.ConnectError):
-                assert httpx.get(f"{url}/health").json()["status"] == "ok"
-                break
-            time.sleep(0.1)
-        clip = soundfile.read(recordings[0])[0]
-        data = encode(np.tile(clip, 100)[: 16000 * 120])
-        with ThreadPoolExecutor(1) as pool:
-            job = pool.submit(
-                httpx.post,
-                f"{url}/classify",
-                files={"file": ("a.wav", data)},
-                timeout=60,
-            )
-            text = ""
-            while "dslstm_pending 1.0" not in text:
-                assert not job.done(), "answered before the signal"
-                text = httpx.get(f"{url}/metrics").text
-            server.send_signal(signal.SIGTERM)
-            assert json.loads(job.result().content)["label"]
-        assert server.wait(30) in (0, -signal.SIGTERM)
-    finally:
-        server.kill()
-        server.stderr.close()

@@ -18,6 +18,8 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="chromium is not installed"
 )
 
+HELD = []  # requests that a test keeps back
+
 
 @pytest.fixture(scope="module")
 def spoken(recordings, tmp_path_factory):
@@ -173,7 +175,37 @@ def test_token(browser, classifier, recordings):
         page.goto(str(client.base_url))
         page.set_input_files("#file", recordings[0])
         page.wait_for_selector("#ask:visible")
+        assert page.evaluate("document.activeElement.id") == "token"
+        page.keyboard.type("wrong\n")
+        expect(page.locator("#error")).to_contain_text("token")
         page.fill("#token", "secret")
-        page.set_input_files("#file", recordings[0])
+        page.keyboard.press("Enter")
         page.wait_for_selector("#answer:visible")
+        assert recordings[0].name in page.inner_text("#where")
+        assert not page.is_visible("#ask")
         page.close()
+
+
+def test_a_recording_ends_before_it_is_too_long(browser, classifier):
+    with running(classifier, Limits(seconds=2)) as client:
+        context = browser.new_context(permissions=["microphone"])
+        page = context.new_page()
+        page.goto(str(client.base_url), wait_until="networkidle")
+        page.click("#record")
+        page.wait_for_selector("#answer:visible")
+        assert page.inner_text("#where") == "microphone.wav, 2.0 s"
+        assert page.inner_text("#record") == "Record"
+        context.close()
+
+
+def test_the_newest_file_is_shown(page, recordings):
+    """Though an older one is answered later."""
+    page.route("**/classify*", lambda route: HELD.append(route), times=1)
+    page.set_input_files("#file", recordings[0])
+    page.wait_for_function("sent !== null")
+    page.set_input_files("#file", recordings[1])
+    expect(page.locator("#where")).to_contain_text(recordings[1].name)
+    with page.expect_response("**/classify*"):
+        HELD.pop().continue_()
+    page.wait_for_timeout(100)
+    assert recordings[1].name in page.inner_text("#where")
