@@ -52,8 +52,8 @@ def started(*options):
     )
     url = f"http://127.0.0.1:{port}"
     try:
-        line = server.stderr.readline().decode()
-        assert f"{url}/" in line, line
+        lines = iter(server.stderr.readline, b"")
+        assert any(f"{url}/" in line.decode() for line in lines)
         for _ in range(300):
             with contextlib.suppress(httpx.ConnectError):
                 assert httpx.get(f"{url}/health").json()["status"] == "ok"

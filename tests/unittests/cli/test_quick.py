@@ -17,7 +17,7 @@ print(time.process_time() - started)
 CLASSIFY = """
 import sys
 from speechbrain_dslstm.cli.app import main
-sys.argv = ["dslstm", "classify", sys.argv[1]]
+sys.argv = ["dslstm", "classify", *sys.argv[1:]]
 try:
     main()
 finally:
@@ -53,7 +53,8 @@ def test_import():
 def test_a_clip_needs_no_compiled_loops(emodb_folder):
     """Each of these would add up to two seconds to the two of SpeechBrain."""
     clip = min(emodb_folder.glob("*.ogg"))
-    command = [sys.executable, "-c", CLASSIFY, str(clip)]
+    model = "--model=pretrained/emotion-dslstm-emodb"
+    command = [sys.executable, "-c", CLASSIFY, str(clip), model]
     out = subprocess.check_output(command, cwd=REPOSITORY, text=True)
     answer, modules = out.splitlines()
     assert answer.startswith(f"{clip}  happiness")

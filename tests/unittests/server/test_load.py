@@ -24,6 +24,8 @@ from speechbrain_dslstm.inference import load_safe
 AT_ONCE, THREADS, WAITING = 16, 2, 8
 LIMITS = ("--megabytes=1", "--seconds=15", "--timeout=60")
 CLIPS = 8  # different good requests
+SOURCE = "pretrained/emotion-dslstm-emodb"
+MODEL = f"--model={SOURCE}"
 
 
 def wav(samples, **options):
@@ -97,12 +99,12 @@ def answer_of(classifier, path):
 @pytest.mark.parametrize("requests", [60, at_night(500)])
 def test_load(requests, recordings, tmp_path):
     files = [path.read_bytes() for path in recordings[:CLIPS]]
-    classifier = load_safe("pretrained/emotion-dslstm-emodb")
+    classifier = load_safe(SOURCE)
     expected = [answer_of(classifier, path) for path in recordings[:CLIPS]]
     clip = soundfile.read(recordings[0])[0]
     bad, slow = bad_requests(clip), tmp_path / "slow.wav"
     slow.write_bytes(wav(np.tile(clip, 20)[: 16000 * 14]))
-    options = (f"--threads={THREADS}", f"--waiting={WAITING}", *LIMITS)
+    options = (f"--threads={THREADS}", f"--waiting={WAITING}", *LIMITS, MODEL)
     with started(*options) as (server, url):
         client, memory = Client(url), psutil.Process(server.pid).memory_info
         for content in (*files, *(content for _, content in bad)):
