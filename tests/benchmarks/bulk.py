@@ -18,11 +18,16 @@ import soundfile
 from speechbrain_dslstm.bulk import classify_dataset
 
 
-def measure(folder: Path, workers: int) -> tuple[int, float, float]:
+def measure(folder: Path, model: str, workers: int) -> tuple[int, float, float]:
     """Number of clips, their seconds of work and of CPU time."""
     with tempfile.TemporaryDirectory() as output:
         done = classify_dataset(
-            folder, output, workers=workers, files_at_once=32, progress=False
+            folder,
+            output,
+            model,
+            workers=workers,
+            files_at_once=32,
+            progress=False,
         )
         times = sorted(
             (path.stat().st_mtime, path.stat().st_size)
@@ -38,6 +43,7 @@ def main() -> None:
     """Measure, and print a line for each number of workers."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("clips", type=Path)
+    parser.add_argument("--model", default="pretrained/emotion-dslstm-emodb")
     parser.add_argument("--copies", type=int, default=4)
     parser.add_argument("--repeat", type=int, default=1)
     options = parser.parse_args()
@@ -51,7 +57,9 @@ def main() -> None:
         for _ in range(options.repeat):
             for workers in (1, 2):
                 load = os.getloadavg()[0]
-                rows, seconds, cpu = measure(Path(folder), workers)
+                rows, seconds, cpu = measure(
+                    Path(folder), options.model, workers
+                )
                 print(
                     f"{workers} workers: {rows} clips, {seconds:.1f} s, "
                     f"{cpu:.1f} s of CPU time, {1000 * cpu / rows:.1f} ms a "

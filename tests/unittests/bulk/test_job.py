@@ -182,6 +182,7 @@ def test_more_workers_than_there_are(cluster, model, speech_files, tmp_path):
 def test_5000_clips(recordings, tmp_path):
     """The command on EMO-DB, copied: a worker killed, a driver, a shard cut off."""
     folder, output, before = tmp_path / "in", tmp_path / "out", time.monotonic()
+    source = "pretrained/emotion-dslstm-emodb"
     folder.mkdir()
     for k in range(4000):
         clip = recordings[k % len(recordings)]
@@ -199,7 +200,7 @@ def test_5000_clips(recordings, tmp_path):
     def start(*more):
         command = [sys.executable, "-m", "speechbrain_dslstm.cli"]
         command += ["classify-dataset", str(folder), "--output", str(output)]
-        command += ["--workers=2", "--files-at-once=100", *more]
+        command += ["--workers=2", "--files-at-once=100", "-m", source, *more]
         say(" ".join(command[3:]))
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -261,7 +262,6 @@ def test_5000_clips(recordings, tmp_path):
         ).split("-", 1)
         assert found.setdefault(int(number), (name, row))[1] is row
     assert sorted(found) == list(range(5000))
-    source = "pretrained/emotion-dslstm-emodb"
     expected = load_safe(source).classify_files(recordings, progress=False)
     by_name = {result.path.name: result for result in expected}
     labels = load_safe(source).labels
