@@ -139,6 +139,7 @@ setup(
             "prometheus-client>=0.20",
             "psutil>=5.9",
             "pytest>=8.2",
+            "pytest-xdist>=3.6",
             "python-multipart>=0.0.18",
             "ray[data]>=2.49,<3",
             # The version SpeechBrain's own checks run

@@ -94,9 +94,12 @@ class WhisperEncoder(torch.nn.Module):
         self.num_layers = built
         self.conv1 = torch.nn.Conv1d(self.sizes["n_mels"], size, 3, padding=1)
         self.conv2 = torch.nn.Conv1d(size, size, 3, stride=2, padding=1)
-        self.embed_positions = torch.nn.Embedding(self.max_frames, size)
-        with torch.no_grad():
-            self.embed_positions.weight.copy_(_sinusoids(self.max_frames, size))
+        # Computed on the device "meta", a table would import torch's compiler
+        with torch.device("cpu"):
+            table = _sinusoids(self.max_frames, size)
+        self.embed_positions = torch.nn.Embedding.from_pretrained(
+            table, freeze=False
+        )
         self.layers = torch.nn.ModuleList(
             _Layer(size, self.sizes["heads"], self.sizes["ffn_size"])
             for _ in range(built)

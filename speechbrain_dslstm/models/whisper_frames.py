@@ -103,7 +103,9 @@ class WhisperFrames(torch.nn.Module):
         if sizes is None and source is not None:
             sizes = whisper_sizes(source)
         self.encoder = WhisperEncoder(sizes, layers[-1])
-        self.mel = WhisperMel(self.encoder.sizes["n_mels"], level)
+        # Its tables are read when it is built, which meta has no values for
+        with torch.device("cpu"):
+            self.mel = WhisperMel(self.encoder.sizes["n_mels"], level)
         self.size = self.encoder.sizes["size"]
         self.output_size = len(layers) * self.size
         self.frozen_layers = layers[-1] - trained_layers

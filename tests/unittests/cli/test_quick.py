@@ -50,10 +50,13 @@ def test_import():
     assert min(times) < 0.1
 
 
-def test_a_clip_needs_no_compiled_loops(emodb_folder):
+@pytest.mark.parametrize(
+    "name", ["emotion-dslstm-whisper", "emotion-dslstm-emodb"]
+)
+def test_a_clip_needs_no_compiled_loops(emodb_folder, name):
     """Each of these would add up to two seconds to the two of SpeechBrain."""
     clip = min(emodb_folder.glob("*.ogg"))
-    model = "--model=pretrained/emotion-dslstm-emodb"
+    model = f"--model=pretrained/{name}"
     command = [sys.executable, "-c", CLASSIFY, str(clip), model]
     out = subprocess.check_output(command, cwd=REPOSITORY, text=True)
     answer, modules = out.splitlines()
