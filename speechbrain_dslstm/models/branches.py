@@ -57,6 +57,19 @@ def _head_config(branch, dropout):
     }
 
 
+def _run_lstm(lstm, x):
+    """Outputs of an LSTM, [batch, time, hidden].
+
+    In bfloat16, oneDNN's LSTM is an error on a CPU without that arithmetic, so there
+    it stays in the precision of its weights.
+    """
+    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            with torch.autocast("cpu", enabled=False):
+                return lstm(x.to(lstm.weight_ih_l0.dtype))[0]
+    return lstm(x)[0]
+
+
 def _lstm_pooled(lstm, pooling, x, counts):
     """Pooled output of an LSTM, [batch, hidden], with little work on padding.
 
@@ -65,11 +78,11 @@ def _lstm_pooled(lstm, pooling, x, counts):
     """
     share = counts.sum() / (len(x) * x.shape[1])
     if x.device.type != "cpu" or len(x) <= LSTM_GROUP or share > 0.9:
-        return pooling(lstm(x)[0], counts)
+        return pooling(_run_lstm(lstm, x), counts)
     means, order = [], counts.argsort(descending=True)
     for group in order.split(LSTM_GROUP):
         longest = int(counts[group[0]])
-        out, _ = lstm(x[group, :longest])
+        out = _run_lstm(lstm, x[group, :longest])
         means.append(pooling(out, counts[group]))
     return torch.cat(means)[order.argsort()]
 
