@@ -72,7 +72,7 @@ setup(
         "jinja2>=3.1",
         "jsonschema>=4.20",
         "lazy_loader>=0.4",
-        # The reference of the mel-spectrograms
+        # Not imported: the reference that the mel-spectrograms equal
         "librosa>=0.11",
         "matplotlib>=3.8",
         "numba>=0.61",
