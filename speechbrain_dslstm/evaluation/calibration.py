@@ -25,7 +25,8 @@ __all__ = [
 ]
 
 
-LOWEST, HIGHEST = 0.5, 4.0  # temperatures beyond them say the fit has failed
+# Few clips, all right or all wrong, would ask for any temperature
+LOWEST, HIGHEST = 0.5, 4.0
 
 
 def fit_temperature(

@@ -17,10 +17,16 @@ from speechbrain_dslstm.splits.protocols import speaker_caveat
 __all__ = ["read_held_out"]
 
 Group = tuple[torch.Tensor, torch.Tensor]
+RUN = "system", "corpus", "protocol", "normalization"
 
 
-def read_held_out(folder: str | Path, labels: list[str]) -> list[Group]:
-    """Read log-posteriors [n, K] and true classes [n] of each fold, in its order.
+def read_held_out(
+    folder: str | Path, labels: list[str]
+) -> tuple[str, list[Group]]:
+    """Read the name of a run, and what each of its folds has predicted.
+
+    The name is such as "dual_level/emodb/session/training". A fold has
+    log-posteriors [n, K] and true classes [n].
 
     Arguments
     ---------
@@ -39,12 +45,11 @@ def read_held_out(folder: str | Path, labels: list[str]) -> list[Group]:
         The folds are of several runs, have other classes, or have test speakers
         that are also in training.
     """
-    found, runs = defaultdict(list), set()
+    found, runs = defaultdict(list), {}
     for path in sorted(Path(folder).rglob("results.json")):
         results = json.loads(path.read_text("utf-8"))
-        names = "system", "corpus", "protocol", "normalization"
-        key = *names, "labels"
-        runs.add(tuple(str(results[name]) for name in key))
+        name = "/".join(results[key] for key in RUN)
+        runs[name, *results["labels"]] = name
         protocol = results["protocol"]
         caveat = "; ".join(speaker_caveat(protocol))
         if protocol == "all":
@@ -73,7 +78,8 @@ def read_held_out(folder: str | Path, labels: list[str]) -> list[Group]:
             f"{folder} holds folds of several runs: {listed}; give the folder "
             "of one"
         )
-    return [
+    (name,) = runs.values()
+    return name, [
         tuple(map(torch.cat, zip(*found[fold], strict=True)))
         for fold in sorted(found)
     ]

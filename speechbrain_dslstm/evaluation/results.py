@@ -275,18 +275,19 @@ def _notes(run: dict, selection: str) -> list[str]:
 def _calibrate(
     hparams: Mapping, scores: Mapping[str, Mapping[str, EmotionStats]]
 ) -> dict[str, Any]:
-    """Choose a temperature by unheard speakers, and report it on the test.
+    """Choose a temperature, and report it on the test.
 
-    These are the validation speakers, or those of the cross-validation in the
-    folder ``calibration``.
+    It is fitted on the validation speakers, or on the test speakers of the
+    cross-validation in the folder ``calibration``.
     """
     folder = hparams["calibration"]
     if folder is not None:
-        groups = read_held_out(folder, list(hparams["labels"]))
-        source = f"{len(groups)} folds in {folder}"
+        name, groups = read_held_out(folder, list(hparams["labels"]))
+        source = f"{len(groups)} folds of {name}"
     else:
         groups = _by_speaker(hparams, scores["valid"]["fused"])
-        source = f"{len(groups)} validation speakers"
+        many = "s" if len(groups) > 1 else ""
+        source = f"{len(groups)} validation speaker{many}"
     found = cross_fit_temperature(groups)
     tested = calibration_report(
         *_outputs(scores["test"]["fused"]), found["temperature"]

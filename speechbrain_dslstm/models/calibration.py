@@ -7,8 +7,6 @@ from torch import Tensor
 
 __all__ = ["TemperatureScaling"]
 
-COLDEST, HOTTEST = 0.05, 20.0  # range of fitted temperatures
-
 
 class TemperatureScaling(torch.nn.Module):
     """Divide log-posteriors by a temperature and normalise them again.

@@ -287,7 +287,8 @@ def _calibration(run: dict) -> str:
     names = "temperature", "ece_before", "ece_after"
     means = {n: sum(one[n] for one in found) / len(found) for n in names}
     on_test = run["headline"] == "test"
-    subset = "the test fold itself" if on_test else "unheard speakers"
+    subset = found[0].get("fitted_on", "validation")
+    subset = "the test fold itself" if on_test else subset
     return (
         f"temperature {means['temperature']:.2f}, fitted on {subset}; "
         f"test ECE {means['ece_before']:.3f} → {means['ece_after']:.3f}"

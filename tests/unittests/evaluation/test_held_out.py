@@ -35,7 +35,8 @@ def fold(tmp_path):
 def test_a_group_is_a_fold_with_all_its_seeds(fold, tmp_path):
     second = fold(1), fold(1, seed=2)
     first = fold(0)
-    found = read_held_out(tmp_path, LABELS)
+    name, found = read_held_out(tmp_path, LABELS)
+    assert name == "s/c/session/training"
     assert len(found) == 2
     assert torch.equal(found[0][0], first[0])
     for place in range(2):
@@ -53,7 +54,7 @@ def test_speakers_that_were_heard_are_refused(fold, tmp_path, protocol):
 def test_a_run_of_some_of_the_classes(fold, tmp_path):
     """Corpora that share two classes calibrate a model of three."""
     scores, targets = fold(0)
-    [found] = read_held_out(tmp_path, ["joy", *LABELS])
+    _, [found] = read_held_out(tmp_path, ["joy", *LABELS])
     assert torch.equal(found[0], scores) and torch.equal(found[1], targets)
 
 
