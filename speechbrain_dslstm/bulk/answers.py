@@ -27,6 +27,7 @@ from speechbrain_dslstm.utils.files import replace_file
 __all__ = ["Answers", "Summary", "answer_row", "answer_schema", "part_name"]
 
 KEY = b"dslstm"
+NOTES = ".begun"  # folder of what may end a worker
 FILE = "__filename"  # pyarrow's name for the file that a row comes from
 PLACES = ("file", "address", "channel", "label", "reason", "error", "segments")
 WINDOW = ("start", "end", "label", "reason")
@@ -316,9 +317,6 @@ class Answers:
             self.write(os.path.basename(file), rows)
         else:
             self.system.rm_file(path)
-
-
-NOTES = ".begun"
 
 
 def _failed(rows: pa.Table) -> pa.ChunkedArray:

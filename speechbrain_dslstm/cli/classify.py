@@ -16,7 +16,7 @@ from speechbrain_dslstm.cli.options import (
     MODEL,
     SECONDS,
     TRUST,
-    Number,
+    UNKNOWN_BELOW,
     command,
     load_classifier,
 )
@@ -65,13 +65,7 @@ dslstm classify call.wav --channel each
     type=SECONDS,
     help="Seconds between the starts of windows.  [default: --window]",
 )
-@click.option(
-    "--unknown-below",
-    "below",
-    type=Number(0, 1),
-    metavar="P",
-    help='Answer "unknown" if the highest posterior is below P.',
-)
+@UNKNOWN_BELOW
 @CHANNEL
 @ANY_SOUND
 @click.option(

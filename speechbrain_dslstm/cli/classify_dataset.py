@@ -7,6 +7,7 @@ from speechbrain_dslstm.cli.options import (
     CHANNEL,
     MODEL,
     TRUST,
+    UNKNOWN_BELOW,
     Number,
     command,
 )
@@ -34,13 +35,7 @@ dslstm classify-dataset s3://bucket/shard-*.tar -o s3://bucket/answers --address
     show_default=True,
     help="Column of a table that names the files.",
 )
-@click.option(
-    "--unknown-below",
-    "below",
-    type=Number(0, 1),
-    metavar="P",
-    help='Answer "unknown" if the highest posterior is below P.',
-)
+@UNKNOWN_BELOW
 @CHANNEL
 @ANY_SOUND
 @click.option(

@@ -52,10 +52,10 @@ class Number(click.ParamType):
 
 
 SECONDS = Number(0.02, 86400)
-# Options of several commands
 
 
 def _model(default):
+    """Make the option -m, with a default model."""
     return click.option(
         "-m",
         "--model",
@@ -65,6 +65,7 @@ def _model(default):
     )
 
 
+# Options of several commands
 MODEL = _model(DEFAULT_MODEL)
 MODEL_OF_STREAMS = _model(STREAM_MODEL)
 TRUST = click.option(
@@ -79,6 +80,13 @@ JSON = click.option(
 )
 ANY_SOUND = click.option(
     "--any-sound", is_flag=True, help="Classify silence and noise, too."
+)
+UNKNOWN_BELOW = click.option(
+    "--unknown-below",
+    "below",
+    type=Number(0, 1),
+    metavar="P",
+    help='Answer "unknown" if the highest posterior is below P.',
 )
 
 
@@ -115,12 +123,12 @@ def load_classifier(
         EmotionClassifier,
         load_safe,
     )
-    from speechbrain_dslstm.pretrained.card import read_card
+    from speechbrain_dslstm.pretrained.card import describe_licence
     from speechbrain_dslstm.pretrained.sources import find_folder
 
     load = EmotionClassifier.from_hparams if trusted else load_safe
     folder = find_folder(model)
-    licence = folder and read_card(folder).get("licence")
+    licence = folder and describe_licence(folder)
     if licence:
-        click.echo(f"{folder.name}: licence {licence}", err=True)
+        click.echo(licence, err=True)
     return load(model, run_opts={"device": device} if device else None)

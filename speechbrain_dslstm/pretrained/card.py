@@ -9,6 +9,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain_dslstm.utils.files import replace_file
 
 __all__ = [
+    "describe_licence",
     "describe_origin",
     "log_licence",
     "read_card",
@@ -124,8 +125,19 @@ def _one_line(text: str) -> str:
     return words
 
 
-def log_licence(folder: Path) -> None:
-    """Log a model's licence, as its card's header names it, if it does."""
+def describe_licence(folder: Path) -> str | None:
+    """Name a model and the licence in its card's header; None without one.
+
+    >>> from speechbrain_dslstm.pretrained import find_folder
+    >>> describe_licence(find_folder("pretrained/emotion-dslstm-whisper"))
+    'emotion-dslstm-whisper: licence cc-by-nc-sa-4.0'
+    """
     licence = read_card(folder).get("licence")
-    if licence:
-        logger.info(f"{folder.name}: licence {licence}; see its {CARD}")
+    return f"{folder.name}: licence {licence}" if licence else None
+
+
+def log_licence(folder: Path) -> None:
+    """Log the line of ``describe_licence``, if there is one."""
+    line = describe_licence(folder)
+    if line:
+        logger.info(line)
