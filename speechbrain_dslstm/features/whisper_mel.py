@@ -27,7 +27,7 @@ __all__ = ["WhisperMel"]
 N_FFT, HOP, SAMPLE_RATE = 400, 160, 16000
 FLOOR = 1e-10  # smallest power
 RANGE = 8.0  # decades below a clip's maximum that are kept
-QUIETEST = -4.4  # decades; quieter maxima are not raised further: silence
+LARGEST_GAIN = 6.0  # decades, 60 dB: silence stays silent
 
 
 class WhisperMel(Extractor):
@@ -43,9 +43,9 @@ class WhisperMel(Extractor):
         Mel bands: 80, or 128 for the large-v3 models.
     level
         The value that each clip's maximum is moved to, so that a gain changes
-        nothing; clips with a maximum near 1.4 are as loud as usual. Those more
-        than 60 dB quieter are raised by 60 dB. None: levels stay as recorded,
-        which Whisper was trained on.
+        nothing; clips with a maximum near 1.4 are as loud as usual. No clip is
+        raised by more than 60 dB. None: levels stay as recorded, which Whisper
+        was trained on.
 
     Raises
     ------
@@ -98,7 +98,8 @@ class WhisperMel(Extractor):
         top = log_power.where(mask, lowest).amax(dim=(1, 2), keepdim=True)
         feats = (torch.maximum(log_power, top - RANGE) + 4.0) / 4.0
         if self.level is not None:
-            feats = feats + self.level - (top.clamp(min=QUIETEST) + 4.0) / 4.0
+            gain = self.level - (top + 4.0) / 4.0
+            feats = feats + gain.clamp(max=LARGEST_GAIN / 4.0)
         return feats.masked_fill(~mask, 0)
 
     def _of_piece(self, wavs):

@@ -63,10 +63,14 @@ def _run_lstm(lstm, x):
     In bfloat16, oneDNN's LSTM is an error on a CPU without that arithmetic, so there
     it stays in the precision of its weights.
     """
-    if x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-            with torch.autocast("cpu", enabled=False):
-                return lstm(x.to(lstm.weight_ih_l0.dtype))[0]
+    if (
+        x.device.type == "cpu"
+        and torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()
+        and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    ):
+        with torch.autocast("cpu", enabled=False):
+            return lstm(x.to(lstm.weight_ih_l0.dtype))[0]
     return lstm(x)[0]
 
 
