@@ -70,6 +70,7 @@ setup(
         "click>=8.1",
         "hyperpyyaml>=1.2.3",
         "jinja2>=3.1",
+        "joblib>=1.3",
         "jsonschema>=4.20",
         "lazy_loader>=0.4",
         # Not imported: the reference that the mel-spectrograms equal
@@ -77,6 +78,7 @@ setup(
         "matplotlib>=3.8",
         "numba>=0.61",
         "numpy>=1.26",
+        "psutil>=5.9",
         "pyyaml>=6",
         "ruamel.yaml>=0.17.28",
         "safetensors>=0.4",
@@ -137,7 +139,6 @@ setup(
             # The reference of the MFCCs; tests only
             "opensmile>=2.5",
             "prometheus-client>=0.20",
-            "psutil>=5.9",
             "pytest>=8.2",
             "pytest-xdist>=3.6",
             "python-multipart>=0.0.18",

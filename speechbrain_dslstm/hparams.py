@@ -44,6 +44,7 @@ WITHOUT_EFFECT = (
     # The name of the corpus has a hash of what the table says
     "table",
     *("data_folder", "output_folder", "feature_cache", "num_workers"),
+    "threads",
     "calibration",
     *("ckpt_interval_minutes", "ckpt_interval_steps", "ddp_timeout"),
     *("use_tensorboard", "half_precision_model", "eval_batch_size"),

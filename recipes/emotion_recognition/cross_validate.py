@@ -30,7 +30,8 @@ from speechbrain_dslstm.hparams import (
 from speechbrain_dslstm.report import DIGITS, NORMALIZATIONS, gather_runs
 from speechbrain_dslstm.settings import RunRecord, parse_arguments
 from speechbrain_dslstm.splits import PROTOCOLS, count_folds
-from speechbrain_dslstm.training.launcher import Job, count_cpus, run_jobs
+from speechbrain_dslstm.training.launcher import Job, run_jobs
+from speechbrain_dslstm.utils.threads import count_cpus
 
 TRAIN = Path(__file__).with_name("train.py")
 

@@ -30,7 +30,11 @@ import speechbrain as sb
 import torch
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.dataloader import make_dataloader
-from speechbrain.utils.distributed import if_main_process, run_on_main
+from speechbrain.utils.distributed import (
+    if_main_process,
+    infer_device,
+    run_on_main,
+)
 
 from speechbrain_dslstm import pretrained
 from speechbrain_dslstm.corpora import Source
@@ -80,6 +84,7 @@ from speechbrain_dslstm.utils.distributed import (
     init_group,
     mean_over_ranks,
 )
+from speechbrain_dslstm.utils.threads import adapted_threads
 
 Streams = dict[str, FeatureSequence]
 Predictions = tuple[torch.Tensor, dict[str, torch.Tensor]]  # fused, branches
@@ -334,7 +339,9 @@ def run(signals: StopSignals) -> None:
     run_on_main(prepare_data, args=[hparams, record])
     run_on_main(show_data, args=[hparams])
     tokenizer = data.open_tokenizer(hparams)
-    datasets = data.make_datasets(hparams, tokenizer)
+    datasets = data.make_datasets(
+        hparams, tokenizer, run_opts.device or infer_device()
+    )
     parts = {name: hparams[name] for name in ("model", "epoch_counter")}
     checkpointer = AtomicCheckpointer(folder / "save", recoverables=parts)
     checkpointer.rescore = partial(epoch_score, hparams=hparams)
@@ -345,9 +352,10 @@ def run(signals: StopSignals) -> None:
     needed = hparams["normalization"] == "speaker" or not resumed
     # The Brain refuses to test without a checkpoint: nothing to wait for
     if needed and (saved or not run_opts.test_only):
-        data.collect_statistics(
-            hparams["model"], datasets, hparams["normalization"]
-        )
+        with adapted_threads(hparams["threads"]):
+            data.collect_statistics(
+                hparams["model"], datasets, hparams["normalization"]
+            )
     brain = EmotionBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],

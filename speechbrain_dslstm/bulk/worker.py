@@ -120,7 +120,10 @@ class Worker:
         if not given:
             return rows
         results = self.classifier.classify_files(
-            [_source(row) for row in given], progress=False, **self.options
+            [_source(row) for row in given],
+            progress=False,
+            threads=1,
+            **self.options,
         )
         each, position = self.options.get("channel") == "each", -1
         for result in results:

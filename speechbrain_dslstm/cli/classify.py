@@ -15,6 +15,7 @@ from speechbrain_dslstm.cli.options import (
     JSON,
     MODEL,
     SECONDS,
+    THREADS,
     TRUST,
     UNKNOWN_BELOW,
     command,
@@ -30,8 +31,8 @@ from speechbrain_dslstm.cli.rows import (
 if TYPE_CHECKING:
     from speechbrain_dslstm.inference.classifier import EmotionClassifier
 
-TOGETHER = 8  # files
-LARGE = 1_000_000  # bytes; such a file is the last of its group
+TOGETHER = 32  # files
+ENOUGH = 8_000_000  # bytes of the files of a group
 # So few files are done before the compiled loops would be loaded
 FEW = 32
 EXAMPLES = """
@@ -68,6 +69,7 @@ dslstm classify call.wav --channel each
 @UNKNOWN_BELOW
 @CHANNEL
 @ANY_SOUND
+@THREADS
 @click.option(
     "-o",
     "--output",
@@ -91,6 +93,7 @@ def classify(
     below,
     channel,
     any_sound,
+    threads,
     output,
     resume,
 ):
@@ -107,6 +110,8 @@ def classify(
     if long:
         options |= {"window": window, "hop": hop}
         places += ["start", "end"]
+    else:
+        options["threads"] = threads
     paths = _find(files, output, resume)
     with ExitStack() as stack:
         if len(paths) <= FEW and not long:
@@ -224,13 +229,13 @@ def _groups(paths: Iterable[Path]) -> Iterator[list[Path]]:
     They depend on the order of all files alone, so that a run which was stopped
     gives the same answers to the last bit.
     """
-    group = []
+    group, size = [], 0
     for path in paths:
         group.append(path)
-        large = os.path.exists(path) and os.path.getsize(path) > LARGE
-        if large or len(group) == TOGETHER:
+        size += os.path.getsize(path) if os.path.exists(path) else 0
+        if size > ENOUGH or len(group) == TOGETHER:
             yield group
-            group = []
+            group, size = [], 0
     if group:
         yield group
 

@@ -75,6 +75,11 @@ TRUST = click.option(
     help="Load the model by its YAML, which can run any code, instead of "
     "model.json. Required for the id of a model on a hub.",
 )
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Batches at a time.  [default: number of CPUs, at most 4]",
+)
 JSON = click.option(
     "--json", "as_json", is_flag=True, help="One JSON object per line."
 )
@@ -125,7 +130,9 @@ def load_classifier(
     )
     from speechbrain_dslstm.pretrained.card import describe_licence
     from speechbrain_dslstm.pretrained.sources import find_folder
+    from speechbrain_dslstm.utils.threads import limit_threads
 
+    limit_threads()
     load = EmotionClassifier.from_hparams if trusted else load_safe
     folder = find_folder(model)
     licence = folder and describe_licence(folder)

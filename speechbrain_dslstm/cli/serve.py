@@ -83,12 +83,12 @@ def serve(
             f"{error.name} is missing; install it with "
             'pip install "speechbrain-dslstm[serve]"'
         ) from None
-    import os
-
     import torch
 
+    from speechbrain_dslstm.utils.threads import count_cpus
+
     limits = Limits(megabytes, seconds, waiting, timeout, token)
-    threads = threads or min(4, len(os.sched_getaffinity(0)))
+    threads = threads or min(4, count_cpus())
     # Each recording has a thread of its own
     torch.set_num_threads(1)
     app = create_app(load_classifier(model, trusted), limits, threads)

@@ -9,6 +9,7 @@ from speechbrain_dslstm.features.active_speech import ActiveSpeech
 from speechbrain_dslstm.inference.classifier import EmotionClassifier
 from speechbrain_dslstm.lengths import to_counts
 from speechbrain_dslstm.pretrained.model_folder import make_label_encoder
+from speechbrain_dslstm.utils.threads import count_cpus
 
 __all__ = ["load_onnx"]
 
@@ -34,7 +35,9 @@ class ONNXModel(torch.nn.Module):
 
         path = str(path)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.intra_op_num_threads = threads or min(
+            torch.get_num_threads(), count_cpus()
+        )
         state = onnxruntime.capi.onnxruntime_pybind11_state
         try:
             self.session = onnxruntime.InferenceSession(path, options)
@@ -102,7 +105,7 @@ def load_onnx(
     path
         A file that ``export_onnx`` or ``quantize_onnx`` wrote.
     threads
-        Threads of onnxruntime; those of torch if left out.
+        Threads of onnxruntime; if left out, those of torch, at most the CPUs.
 
     Raises
     ------

@@ -7,6 +7,7 @@ from .augment import (
 )
 from .cache import (
     FeatureCache as FeatureCache,
+    FeatureMemory as FeatureMemory,
 )
 from .mel import (
     LogMelSpectrogram as LogMelSpectrogram,

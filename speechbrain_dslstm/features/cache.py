@@ -1,4 +1,4 @@
-"""Features on disk: computed once, read by all epochs, folds and seeds.
+"""Features on disk, computed once for all epochs, folds and seeds, or in memory.
 
 Each utterance and extractor has one file. Its name is a hash of everything that
 its content depends on: the corpus, the extractor's class and settings, the
@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -30,7 +30,7 @@ from speechbrain_dslstm.features.active_speech import ActiveSpeech
 from speechbrain_dslstm.features.extractor import FEATURES_VERSION
 from speechbrain_dslstm.utils.files import replace_file
 
-__all__ = ["FeatureCache", "SpeedCache"]
+__all__ = ["FeatureCache", "FeatureMemory", "SpeedCache"]
 
 logger = get_logger(__name__)
 
@@ -82,10 +82,8 @@ class FeatureCache:
                 f"the corpus must be the name of a folder, got {corpus!r}"
             )
         self.folder = Path(folder)
-        self.extractors, self.entries = {}, {}
+        self.extractors, self.entries = _copies(extractors), {}
         for name, extractor in extractors.items():
-            # Copies, because the model's own extractors move to its device
-            self.extractors[name] = copy.deepcopy(extractor).cpu().float()
             kind = f"{type(extractor).__name__}-{_key(extractor, corpus)}"
             self.entries[name] = self.folder / corpus / kind
         self.known_files = {}
@@ -111,7 +109,7 @@ class FeatureCache:
         if its size or time changes.
         """
         files = self._files(self._content(path, audio_hash), variant)
-        feats = {feature: _read(file) for feature, file in files.items()}
+        feats = {feature: self._read(file) for feature, file in files.items()}
         missing = [feature for feature in feats if feats[feature] is None]
         if missing:
             wavs = load_wav().detach().unsqueeze(0)
@@ -122,11 +120,6 @@ class FeatureCache:
                 feats[feature] = extractor(wavs)[0].to(dtype)
             self._write(files[feature], feats[feature])
         return {feature: value.float() for feature, value in feats.items()}
-
-    def has(self, audio_hash: str, variant: str = "") -> bool:
-        """Whether every feature of an utterance has a file, damaged or not."""
-        files = self._files(self._content(None, audio_hash), variant)
-        return all(file.exists() for file in files.values())
 
     def _files(self, content, variant):
         """Paths of an utterance's features, by name."""
@@ -152,6 +145,10 @@ class FeatureCache:
             self.known_files[file] = hashlib.sha256(audio).hexdigest()
         return f"file {self.known_files[file]}"
 
+    def _read(self, file):
+        """Features of an entry; None if it is missing or damaged."""
+        return _read(file)
+
     def _write(self, file, feats):
         """Write an entry whole or not at all."""
         tensors = {"feats": feats.contiguous(), "check": _check(feats)}
@@ -170,6 +167,51 @@ class FeatureCache:
             f"{error.strerror or error}; choose another folder, or run "
             "without a cache"
         )
+
+
+class FeatureMemory(FeatureCache):
+    """A cache in the memory of the process, of at most ``room`` bytes.
+
+    Features that find no more room are computed again at each use. A copy that
+    is sent to another process is empty and stays so.
+
+    Example
+    -------
+    >>> from speechbrain_dslstm.features import MFCC39
+    >>> cache = FeatureMemory({"mfcc": MFCC39()})
+    >>> feats = cache.get(lambda: torch.rand(16000), audio_hash="a0")
+    >>> again = cache.get(lambda: 1 / 0, audio_hash="a0")
+    >>> torch.equal(feats["mfcc"], again["mfcc"])
+    True
+    """
+
+    def __init__(
+        self,
+        extractors: Mapping[str, torch.nn.Module],
+        room: int = 1 << 30,
+    ) -> None:
+        self.extractors, self.known_files = _copies(extractors), {}
+        self.entries = {name: Path(name) for name in extractors}
+        self.room, self.kept = room, {}
+
+    def _read(self, file):
+        return self.kept.get(file)
+
+    def _write(self, file, feats):
+        if feats.nbytes <= self.room:
+            self.room -= feats.nbytes
+            self.kept[file] = feats
+
+    def __getstate__(self):
+        return self.__dict__ | {"room": 0, "kept": {}}
+
+
+def _copies(extractors):
+    """Copies, because the model's own extractors move to its device."""
+    return {
+        name: copy.deepcopy(one).cpu().float()
+        for name, one in extractors.items()
+    }
 
 
 def _key(extractor, corpus):
@@ -215,9 +257,7 @@ def _read(file):
 class SpeedCache:
     """Features of clips at several speeds, from a cache.
 
-    The first use of a clip makes the entries of all its ``speeds``, in per
-    cent, so that from the second epoch on no audio is read, whatever speed is
-    drawn. ``load`` takes a clip's path and speed, and returns the waveform,
+    ``load`` takes a clip's path and speed, and returns the waveform,
     [samples], at ``sample_rate``. As in the model, it is cut by
     ``active_speech``, if given, and padded with silence to ``min_samples``.
     """
@@ -226,14 +266,12 @@ class SpeedCache:
         self,
         cache: FeatureCache,
         load: Callable[[str, int], Tensor],
-        speeds: Sequence[int],
         sample_rate: int,
         min_samples: int,
         active_speech: ActiveSpeech | None = None,
     ) -> None:
         self.cache = cache
         self.load = load
-        self.speeds = speeds
         self.sample_rate = sample_rate
         self.min_samples = min_samples
         self.active_speech = active_speech
@@ -246,14 +284,7 @@ class SpeedCache:
         ``path`` is read only if features are missing; ``audio_hash`` is the
         hash of its samples, ``duration`` is in seconds.
         """
-        feats = self._at(path, audio_hash, duration, percent)
-        for speed in self.speeds:
-            variant = self._variant(duration, speed)
-            if speed != percent and not self.cache.has(audio_hash, variant):
-                self._at(path, audio_hash, duration, speed)
-        return feats
 
-    def _at(self, path, audio_hash, duration, percent):
         def load_wav():
             """Load the waveform, cut it, and pad it with silence."""
             wav = self.load(path, percent)

@@ -350,6 +350,7 @@ class EmotionClassifier(Pretrained):
         longest: float | None = LONGEST_FILE,
         channel: Channel = "mix",
         sample_rate: float | None = None,
+        threads: int | None = None,
     ) -> FileResults:
         """Classify many files, see ``inference.classify_files``."""
         return classify_files(
@@ -361,6 +362,7 @@ class EmotionClassifier(Pretrained):
             longest,
             channel,
             sample_rate,
+            threads,
         )
 
     def classify_long(

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -30,11 +31,13 @@ from speechbrain_dslstm.inference.speech_activity import (
     NoSpeechError,
     check_speech,
 )
+from speechbrain_dslstm.utils.threads import Workers, count_cpus
 
 __all__ = ["FileResult", "FileResults", "classify_files"]
 
 LARGEST_BATCH = 8  # clips
 LONGEST_BATCH = 120.0  # seconds, padding included
+MOST_THREADS = 4  # if none are asked for; each holds a batch
 LONGEST_FILE = 2 * 3600.0  # seconds; an hour of silence takes 0.8 s
 
 # Number of the input, and its channel if there is more than one answer
@@ -128,12 +131,14 @@ def classify_files(
     longest: float | None = LONGEST_FILE,
     channel: Channel = "mix",
     sample_rate: float | None = None,
+    threads: int | None = None,
 ) -> FileResults:
     """Classify many files; a file that cannot be read does not stop the others.
 
     The results are in the order of the files. Files of similar length share a
-    batch of at most 8 clips and two minutes. A file of more than a minute gets
-    the mean posterior of its windows with speech, see ``classify_long``.
+    batch of at most 8 clips and two minutes, and each thread takes a batch. A
+    file of more than a minute gets the mean posterior of its windows with
+    speech, see ``classify_long``.
 
     Arguments
     ---------
@@ -154,6 +159,9 @@ def classify_files(
         "mix", an index from 0, or "each": a result for each channel.
     sample_rate
         Rate of the arrays among ``paths``, in Hz.
+    threads
+        Batches at a time; if left out, the number of CPUs, at most 4, or one
+        where a GPU computes them. The answers do not depend on it.
 
     Returns
     -------
@@ -197,17 +205,27 @@ def classify_files(
         for unit in [(k, c) for c in range(count)] or [(k, one)]:
             lengths[unit] = length
     hide = None if progress is None else not progress
-    rate, wavs = classifier.hparams.sample_rate, {}
-    with tqdm(total=len(found), unit="file", disable=hide) as bar:
+    rate, wavs, lock = classifier.hparams.sample_rate, {}, Lock()
+    with (
+        tqdm(total=len(found), unit="file", disable=hide) as bar,
+        Workers(_count_threads(threads, lengths, classifier)) as workers,
+    ):
         bar.update(len(results))
 
         def add(unit: Unit, result: FileResult) -> None:
             """Keep the result of one unit."""
-            results[unit] = result
-            bar.update(not unit[1] or channel != "each")
+            with lock:
+                results[unit] = result
+                bar.update(not unit[1] or channel != "each")
 
         def add_windowed(unit: Unit) -> None:
-            """Answer a long file."""
+            """Answer a long file; a file object has one position for all."""
+            if sources[unit[0]].path is None:
+                answer_windows(unit)
+            else:
+                workers.submit(answer_windows, unit)
+
+        def answer_windows(unit: Unit) -> None:
             result = _windowed(
                 classifier,
                 sources[unit[0]],
@@ -237,18 +255,20 @@ def classify_files(
             wavs[unit] = wav
             return True
 
+        def add_batch(batch: list[Unit], some: list[torch.Tensor]) -> None:
+            """Answer short files."""
+            rows = _classify(classifier, some)
+            for unit, (row, values) in zip(batch, rows, strict=True):
+                answer = classifier.label_posteriors(row, unknown_below, values)
+                path = sources[unit[0]].path
+                add(unit, FileResult(path, answer, channel=unit[1]))
+
         for batch in _batches(lengths, is_usable):
             if lengths[batch[0]] > LONGEST_CLIP:
                 for unit in batch:
                     add_windowed(unit)
             else:
-                some = _classify(classifier, [wavs.pop(u) for u in batch])
-                for unit, (row, values) in zip(batch, some, strict=True):
-                    answer = classifier.label_posteriors(
-                        row, unknown_below, values
-                    )
-                    path = sources[unit[0]].path
-                    add(unit, FileResult(path, answer, channel=unit[1]))
+                workers.submit(add_batch, batch, [wavs.pop(u) for u in batch])
     order = sorted(results, key=lambda unit: (unit[0], unit[1] or 0))
     return FileResults((results[u] for u in order), found.passed_over)
 
@@ -261,6 +281,19 @@ def _to_source(
         return to_source(given)
     name = f"input {number}" if total > 1 else None
     return to_source(given, sample_rate if is_array(given) else None, name)
+
+
+def _count_threads(
+    threads: int | None, lengths: dict[Unit, float], classifier: Classifier
+) -> int:
+    """Threads for the batches: those that were asked for, or that help."""
+    if threads is not None:
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, got {threads}")
+        return threads
+    if torch.device(classifier.device).type != "cpu":
+        return 1
+    return min(MOST_THREADS, count_cpus(), max(1, len(lengths)))
 
 
 def _channel_of(unit):

@@ -26,6 +26,7 @@ class Classifier(Protocol):
 
     hparams: SimpleNamespace
     dimensions: list[str]
+    device: str
     classify_batch: Callable[..., Answer]
     label_posteriors: Callable[..., Answer]
 

@@ -6,7 +6,8 @@ checkpoints within an epoch, stop signals, and steps with NaN or Inf.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import speechbrain as sb
@@ -37,6 +38,7 @@ from speechbrain_dslstm.training.random_states import RandomStates
 from speechbrain_dslstm.training.signals import StopSignals, shield_worker
 from speechbrain_dslstm.utils.distributed import any_rank, mean_over_ranks
 from speechbrain_dslstm.utils.files import name_errors
+from speechbrain_dslstm.utils.threads import Threads, adapted_threads
 
 __all__ = ["ReliableBrain"]
 
@@ -54,10 +56,11 @@ class ReliableBrain(sb.Brain):
 
     Hyperparameters: ``model``, ``number_of_epochs``, ``epoch_counter``,
     ``average_decay``, ``on_nonfinite``, ``lr_schedule``, ``lr_interval`` and
-    ``encoder_opt_class``. Optional: ``freeze``, the names of parts that stay as
-    they are, without dropout and with the statistics of their batch norms; and
-    ``origin``, the result of ``pretrained.initialise``, whose parameters learn at
-    ``init_lr_factor`` times the rate.
+    ``encoder_opt_class``. Optional: ``threads``, the number of CPU threads, else
+    as many as other processes leave free; ``freeze``, the names of parts that
+    stay as they are, without dropout and with the statistics of their batch
+    norms; and ``origin``, the result of ``pretrained.initialise``, whose
+    parameters learn at ``init_lr_factor`` times the rate.
 
     Arguments
     ---------
@@ -123,6 +126,7 @@ class ReliableBrain(sb.Brain):
         self.signals = StopSignals()
         self.progress = Progress(not self.noprogressbar)
         self.loggers: list[Any] = []  # those of make_loggers
+        self.threads: Threads | None = None
         self.stepped = self.stopping = False
         self.total_steps = self.train_loader = None
 
@@ -242,17 +246,31 @@ class ReliableBrain(sb.Brain):
 
     def fit(self, *args: Any, **kwargs: Any) -> None:
         # A signal ends the run after the next step, with a checkpoint
-        with self.signals.deferred():
+        with self.signals.deferred(), self._adapted_threads():
             try:
                 super().fit(*args, **{**kwargs, "progressbar": False})
             finally:
                 self.progress.stop()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> float:
-        try:
-            return super().evaluate(*args, **{**kwargs, "progressbar": False})
-        finally:
-            self.progress.stop()
+        with self._adapted_threads():
+            try:
+                return super().evaluate(
+                    *args, **{**kwargs, "progressbar": False}
+                )
+            finally:
+                self.progress.stop()
+
+    @contextmanager
+    def _adapted_threads(self) -> Iterator[None]:
+        """Use the CPUs that are free, or ``threads`` of them, in the block."""
+        with adapted_threads(getattr(self.hparams, "threads", None)) as threads:
+            self.threads = threads
+            yield
+
+    def _adapt_threads(self) -> None:
+        if self.threads is not None:
+            self.threads.adapt()
 
     def on_stage_start(self, stage: sb.Stage, epoch: int | None = None) -> None:
         if stage == sb.Stage.TRAIN:
@@ -283,6 +301,7 @@ class ReliableBrain(sb.Brain):
         self.on_fit_batch_end(batch, outputs, loss, should_step)
         value = loss.detach().cpu()
         self.progress.step(float(value))
+        self._adapt_threads()
         return value
 
     def evaluate_batch(
@@ -290,6 +309,7 @@ class ReliableBrain(sb.Brain):
     ) -> torch.Tensor:
         loss = super().evaluate_batch(batch, stage)
         self.progress.step()
+        self._adapt_threads()
         return loss
 
     def _accumulated(self) -> tuple[int, bool]:

@@ -27,7 +27,11 @@ from speechbrain_dslstm.corpora.clips import load_clip
 from speechbrain_dslstm.corpora.manifest import to_scale
 from speechbrain_dslstm.corpora.transcripts import load_tokenizer, to_tokens
 from speechbrain_dslstm.features.augment import change_speed
-from speechbrain_dslstm.features.cache import FeatureCache, SpeedCache
+from speechbrain_dslstm.features.cache import (
+    FeatureCache,
+    FeatureMemory,
+    SpeedCache,
+)
 from speechbrain_dslstm.lengths import to_counts
 from speechbrain_dslstm.models.dual_level import DualLevelClassifier
 from speechbrain_dslstm.models.losses import vote_shares
@@ -38,21 +42,28 @@ from speechbrain_dslstm.utils.progress import track
 logger = get_logger(__name__)
 
 
-def open_cache(hparams: Mapping[str, Any]) -> FeatureCache | None:
-    """Open the cache for the model's features, if ``feature_cache`` is set."""
-    if hparams["feature_cache"] is None:
-        return None
-    if hparams["wav_augment"] is not None:
-        raise ValueError(
-            "wav_augment has no effect on features from feature_cache: set "
-            "one of them to null"
-        )
-    streams = hparams["model"].streams
-    return FeatureCache(
-        hparams["feature_cache"],
-        {name: stream.extractor for name, stream in streams.items()},
-        hparams["corpus"],
-    )
+def open_cache(
+    hparams: Mapping[str, Any], device: str = "cpu"
+) -> FeatureCache | None:
+    """Open the cache for the model's features, on disk or in memory.
+
+    None where features are computed in each step: without ``feature_cache``, if
+    waveforms are augmented, if a GPU computes the features, or if workers, whose
+    memory ends with the epoch, read the clips.
+    """
+    folder, streams = hparams["feature_cache"], hparams["model"].streams
+    extractors = {name: one.extractor for name, one in streams.items()}
+    if folder is not None:
+        if hparams["wav_augment"] is not None:
+            raise ValueError(
+                "wav_augment has no effect on features from feature_cache: set "
+                "one of them to null"
+            )
+        return FeatureCache(folder, extractors, hparams["corpus"])
+    on_cpu = torch.device(device).type == "cpu" and not hparams["num_workers"]
+    if hparams["wav_augment"] is None and on_cpu:
+        return FeatureMemory(extractors)
+    return None
 
 
 def open_tokenizer(hparams: Mapping[str, Any]) -> SentencePiece | None:
@@ -112,7 +123,6 @@ class ClipReader:
             self.cache = SpeedCache(
                 cache,
                 self._load,
-                speeds,
                 self.sample_rate,
                 hparams["model"].min_samples,
                 hparams["model"].active_speech,
@@ -142,15 +152,18 @@ class ClipReader:
 
 
 def make_datasets(
-    hparams: Mapping[str, Any], tokenizer: SentencePiece | None = None
+    hparams: Mapping[str, Any],
+    tokenizer: SentencePiece | None = None,
+    device: str = "cpu",
 ) -> dict[str, "ReproducibleDataset"]:
     """Make the datasets "train", "valid" and "test" from their manifests.
 
     "train" draws a speed for each clip; "plain" holds the same clips as they
-    are. ``tokenizer`` is that of ``open_tokenizer``. The datasets can be
-    pickled, which workers need where processes are spawned.
+    are. ``tokenizer`` is that of ``open_tokenizer``, ``device`` that of the
+    training. The datasets can be pickled, which workers need where processes are
+    spawned.
     """
-    cache = open_cache(hparams)
+    cache = open_cache(hparams, device)
     keys = ["id", "speaker", "emotion_encoded"]
     keys += ["emotion_soft"] if hparams["soft_labels"] else []
     keys += ["dimensions"] if hparams["dimensions"] else []

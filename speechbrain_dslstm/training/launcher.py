@@ -22,14 +22,6 @@ UPDATE_SECONDS = 2
 GRACE_SECONDS = 10
 
 
-def count_cpus() -> int:
-    """Number of CPUs that this process may use."""
-    # Not on every system
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @dataclass
 class Job:
     """One fold to train: the script, its YAML and options without the device.

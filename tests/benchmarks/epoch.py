@@ -199,9 +199,6 @@ def rows(options):
         One for each system, and one for each part of its epoch.
     """
     folder = emodb_folder()
-    if folder is None:
-        print("# epoch: no EMO-DB here, see DSLSTM_SPEECH_DATA")
-        return
     threads = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as cache:

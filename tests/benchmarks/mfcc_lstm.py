@@ -7,7 +7,7 @@ the longest of a random batch, padded after sorting by length, and packed.
 
 import soundfile
 import torch
-from corpus import emodb_folder
+from corpus import emodb_clips
 from timing import compare
 
 from speechbrain_dslstm import MFCC39
@@ -22,11 +22,9 @@ def clip_frames():
     Returns
     -------
     torch.Tensor, int64, [CLIPS]
-        In random order; empty where there is no EMO-DB.
+        In random order.
     """
-    folder = emodb_folder()
-    paths = [*folder.rglob("*.wav"), *folder.rglob("*.flac")] if folder else []
-    paths.sort()
+    paths = emodb_clips()
     order = torch.randperm(len(paths))[:CLIPS].tolist()
     extractor = MFCC39()
     seconds = [soundfile.info(paths[k]).duration for k in order]

@@ -42,6 +42,7 @@ PARTS = [
     "scaling",
     "memory",
     "mfcc_lstm",
+    "shared_machine",
     "gpu",
 ]
 

@@ -188,7 +188,7 @@ def test_cached_features_are_those_of_the_model(speech, tmp_path):
         extractors = {"mfcc": model.streams["mfcc"].extractor}
         cache = FeatureCache(tmp_path, extractors, "voices")
         cache = SpeedCache(
-            cache, lambda *_: wav, [100], RATE, model.min_samples, active
+            cache, lambda *_: wav, RATE, model.min_samples, active
         )
         found = cache.get("a.wav", "a0", len(wav) / RATE, 100)["mfcc"]
         assert torch.equal(found, model.extract(wav[None])["mfcc"].feats[0])

@@ -19,6 +19,7 @@ from speechbrain_dslstm.audio import load_audio
 from speechbrain_dslstm.features import (
     MFCC39,
     FeatureCache,
+    FeatureMemory,
     LogMelSpectrogram,
     cache as feature_cache,
 )
@@ -135,7 +136,7 @@ def test_short_clips_are_as_without_a_cache(tmp_path, samples):
     extractors = {name: one.extractor for name, one in model.streams.items()}
     cache = FeatureCache(tmp_path, extractors, "short")
     clips = SpeedCache(
-        *(cache, lambda path, percent: wav, [100]),
+        *(cache, lambda path, percent: wav),
         *(16000, model.min_samples),
     )
     feats = clips.get("a.wav", "a0", samples / 16000, 100)
@@ -144,25 +145,47 @@ def test_short_clips_are_as_without_a_cache(tmp_path, samples):
         torch.testing.assert_close(feats[name], value[0])
 
 
-def test_all_speeds_are_there_after_one_use(tmp_path):
-    """Also where statistics or another run have put one of them there."""
+@pytest.mark.parametrize("kind", ["disk", "memory"])
+def test_each_speed_is_read_once(tmp_path, kind):
     loads = []
 
     def load(path, percent):
         loads.append(percent)
         return torch.rand(100 * percent)
 
-    cache = FeatureCache(tmp_path, {"mfcc": MFCC39()}, "clips")
-    speeds = [90, 100, 110]
-    plain = SpeedCache(cache, load, [100], 16000, 400)
-    drawn = SpeedCache(cache, load, speeds, 16000, 400)
-    plain.get("a.wav", "a0", 1.0, 100)
-    assert loads == [100]
-    drawn.get("a.wav", "a0", 1.0, 100)
+    extractors = {"mfcc": MFCC39()}
+    cache = FeatureMemory(extractors)
+    if kind == "disk":
+        cache = FeatureCache(tmp_path, extractors, "clips")
+    clips = SpeedCache(cache, load, 16000, 400)
+    for speed in (100, 90, 100, 110, 90):
+        clips.get("a.wav", "a0", 1.0, speed)
     assert loads == [100, 90, 110]
-    for speed in speeds:
-        drawn.get("a.wav", "a0", 1.0, speed)
-    assert len(loads) == 3
+
+
+def test_memory_keeps_what_has_room():
+    """The second clip does not fit; a process that receives it keeps nothing."""
+    extractors = {"mfcc": MFCC39()}
+    wavs = {"a": torch.rand(16000), "b": torch.rand(16000)}
+    loads = []
+
+    def get(memory, name):
+        def load():
+            loads.append(name)
+            return wavs[name]
+
+        return memory.get(load, audio_hash=name)["mfcc"]
+
+    size = get(FeatureMemory(extractors), "a").nbytes
+    memory = FeatureMemory(extractors, room=2 * size - 1)
+    loads.clear()
+    found = [get(memory, name) for name in "aabb"]
+    assert loads == ["a", "b", "b"]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[2], found[3])
+    sent = pickle.loads(pickle.dumps(memory))
+    assert torch.equal(get(sent, "a"), found[0])
+    assert loads == ["a", "b", "b", "a"] and not sent.kept
 
 
 def test_systems_share_but_what_the_model_pads(tmp_path):
@@ -174,15 +197,15 @@ def test_systems_share_but_what_the_model_pads(tmp_path):
         return torch.rand(16000 if path == "long" else 3000)
 
     for least in (1, 4608):
-        clips = SpeedCache(cache, load, [100], 16000, least)
+        clips = SpeedCache(cache, load, 16000, least)
         frames = len(clips.get("long", "a0", 1.0, 100)["mfcc"])
         assert frames == 98
         frames = len(clips.get("short", "a1", 3000 / 16000, 100)["mfcc"])
         assert frames == (17 if least == 1 else 27)
     assert loads == ["long", "short", "short"]
     # Other rates of the same samples are other audio
-    SpeedCache(cache, load, [100], 16000, 1).get("long", "a0", 2.0, 100)
-    SpeedCache(cache, load, [100], 8000, 1).get("long", "a0", 1.0, 100)
+    SpeedCache(cache, load, 16000, 1).get("long", "a0", 2.0, 100)
+    SpeedCache(cache, load, 8000, 1).get("long", "a0", 1.0, 100)
     assert len(loads) == 5
 
 
