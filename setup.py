@@ -62,10 +62,10 @@ setup(
     },
     python_requires=">=3.10",
     install_requires=[
-        # PyPI's newest torch and torchaudio are built for different CUDAs and
-        # do not import together; 2.11 is the newest pair that does.
-        "torch==2.11.*",
-        "torchaudio==2.11.*",
+        # SpeechBrain needs 2.7.1, and there is no torchaudio after 2.11. Both
+        # must have the same version; tests/torch_range.py tests the pairs.
+        "torch>=2.7.1,<2.12",
+        "torchaudio>=2.7.1,<2.12",
         "speechbrain>=1.1.2,<1.2",
         "click>=8.1",
         "hyperpyyaml>=1.2.3",

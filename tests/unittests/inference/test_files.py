@@ -77,6 +77,50 @@ def test_a_folder(classifier, mixed_folder):
     torch.testing.assert_close(total, torch.tensor(1.0))
 
 
+def test_threads_change_nothing(classifier, mixed_folder, speech_files):
+    """The same results, to the last bit, of files and of one file object twice."""
+    long = open(mixed_folder / "below" / "long.flac", "rb")
+    with long:
+        given = [mixed_folder, *speech_files[:20], long, long]
+        one, *others = (
+            classifier.classify_files(given, threads=threads)
+            for threads in (1, 2, 5, None)
+        )
+        assert long.tell() == 0
+    assert sum(result.error is None for result in one) > 20
+    for results in others:
+        assert len(results) == len(one)
+        for result, expected in zip(results, one, strict=True):
+            assert (result.path, result.label) == (
+                expected.path,
+                expected.label,
+            )
+            assert (result.error, result.reason) == (
+                expected.error,
+                expected.reason,
+            )
+            if expected.label is not None:
+                assert torch.equal(
+                    result.log_posteriors, expected.log_posteriors
+                )
+    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+        classifier.classify_files(given[:-2], threads=0)
+
+
+def test_an_error_of_the_model_is_raised(classifier, speech_files, monkeypatch):
+    """From whatever thread; torch's number of threads is that of before."""
+    before = torch.get_num_threads()
+
+    def broken(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(classifier, "classify_batch", broken)
+    for threads in (1, 2):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            classifier.classify_files(speech_files[:20], threads=threads)
+    assert torch.get_num_threads() == before
+
+
 def test_the_order_of_a_list(classifier, speech_files, tmp_path):
     wanted = [speech_files[k] for k in (5, 2, 9, 0, 2)]
     wanted.insert(2, tmp_path / "gone.wav")

@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Run the tests with each torch that the package allows: by hand, or at night.
+
+> python tests/torch_range.py
+> python tests/torch_range.py --versions 2.7.1 2.11.0 -- tests/unittests/ds_lstm
+
+Each version has a virtual environment of its own, of about 6 GB while it is
+tested, with the torchaudio of the same version and all that ``.[test]`` asks for.
+What follows ``--`` goes to pytest.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+# The newest patch of each; setup.py states the same range
+VERSIONS = ["2.9.1", "2.10.0", "2.11.0"]
+
+
+def run_tests(version: str, arguments: list[str]) -> tuple[bool, str]:
+    """Whether the tests pass with a version of torch, and pytest's last line."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = str(Path(folder, "bin", "python"))
+        pair = [f"torch=={version}", f"torchaudio=={version}"]
+        install = [python, "-m", "pip", "install", "--quiet", *pair, ".[test]"]
+        done = subprocess.run(install, cwd=REPOSITORY, check=False)
+        if done.returncode:
+            return False, "cannot be installed"
+        done = subprocess.run(
+            [python, "-m", "pytest", "-q", *arguments],
+            cwd=REPOSITORY,
+            check=False,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        print(done.stdout, flush=True)
+        return done.returncode == 0, done.stdout.strip().split("\n")[-1]
+
+
+def main() -> None:
+    """Test each version, and exit with 1 if one fails."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--versions", nargs="+", default=VERSIONS)
+    parser.add_argument("arguments", nargs="*", help="of pytest, after --")
+    options = parser.parse_args()
+    found = {
+        version: run_tests(version, options.arguments or ["-n", "2"])
+        for version in options.versions
+    }
+    for version, (passed, line) in found.items():
+        print(f"torch {version:7} {'ok' if passed else 'FAILED':6}  {line}")
+    sys.exit(not all(passed for passed, _ in found.values()))
+
+
+if __name__ == "__main__":
+    main()
