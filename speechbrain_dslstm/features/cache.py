@@ -170,10 +170,17 @@ class FeatureCache:
 
 
 class FeatureMemory(FeatureCache):
-    """A cache in the memory of the process, of at most ``room`` bytes.
+    """A cache in the memory of the process.
 
     Features that find no more room are computed again at each use. A copy that
     is sent to another process is empty and stays so.
+
+    Arguments
+    ---------
+    extractors
+        Extractors by name of the feature, such as ``MFCC39()``.
+    room
+        Bytes that it may keep.
 
     Example
     -------

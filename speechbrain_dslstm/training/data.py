@@ -42,6 +42,11 @@ from speechbrain_dslstm.utils.progress import track
 logger = get_logger(__name__)
 
 
+def to_key(stream: str) -> str:
+    """Name of a stream's features in a batch, where "wav" is the path of a clip."""
+    return f"{stream}_features"
+
+
 def open_cache(
     hparams: Mapping[str, Any], device: str = "cpu"
 ) -> FeatureCache | None:
@@ -168,7 +173,7 @@ def make_datasets(
     keys += ["emotion_soft"] if hparams["soft_labels"] else []
     keys += ["dimensions"] if hparams["dimensions"] else []
     keys += ["tokens"] if tokenizer is not None else []
-    keys += ["sig"] if cache is None else list(hparams["model"].streams)
+    keys += ["sig"] if cache is None else map(to_key, hparams["model"].streams)
     given = _label_items(hparams)
     memory = ClipMemory(hparams["features"]["sample_rate"])
     if tokenizer is not None:
@@ -220,7 +225,9 @@ def _audio_items(clips: ClipReader) -> list[DynamicItem]:
     takes = ["wav", "audio_hash", "duration"]
     return [
         DynamicItem(["wav"], clips.waveform, ["sig"]),
-        GeneratorDynamicItem(takes, clips.features, clips.streams),
+        GeneratorDynamicItem(
+            takes, clips.features, [*map(to_key, clips.streams)]
+        ),
     ]
 
 
@@ -349,7 +356,9 @@ def extract_batch(
         with torch.no_grad():
             found = model.extract(*sig)
     else:
-        found = {name: _with_counts(*batch[name]) for name in model.streams}
+        found = {
+            name: _with_counts(*batch[to_key(name)]) for name in model.streams
+        }
     if model.reads_text:
         text = _with_counts(*batch.tokens)
         if augment is not None:

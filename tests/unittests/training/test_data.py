@@ -129,7 +129,7 @@ def read(hparams, **options):
     loader = make_dataloader(
         train, batch_size=4, generator=states.loader_generator, **options
     )
-    name = "sig" if open_cache(hparams) is None else "mel_x"
+    name = "sig" if open_cache(hparams) is None else "mel_x_features"
     return [
         (
             batch.id,
@@ -213,4 +213,5 @@ def test_features_in_memory_are_those_of_the_model(prepared):
     for _ in range(2):
         for one, other in zip(kept, read, strict=True):
             for name, found in model.extract(other["sig"][None]).items():
-                torch.testing.assert_close(one[name], found.feats[0])
+                kept_one = one[f"{name}_features"]
+                torch.testing.assert_close(kept_one, found.feats[0])
