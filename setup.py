@@ -62,10 +62,10 @@ setup(
     },
     python_requires=">=3.10",
     install_requires=[
-        # SpeechBrain needs 2.7.1, and there is no torchaudio after 2.11. Both
-        # must have the same version; tests/torch_range.py tests the pairs.
-        "torch>=2.7.1,<2.12",
-        "torchaudio>=2.7.1,<2.12",
+        # There is no torchaudio for a newer torch; with 2.9 the Triton kernel does
+        # not compile, with 2.7 no export works. tests/torch_range.py tries others.
+        "torch==2.11.*",
+        "torchaudio==2.11.*",
         "speechbrain>=1.1.2,<1.2",
         "click>=8.1",
         "hyperpyyaml>=1.2.3",

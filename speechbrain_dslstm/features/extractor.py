@@ -135,7 +135,8 @@ class Extractor(nn.Module):
         dtype = frames.dtype
         if _on_cpu(frames):
             # Elsewhere float64 stays, because SpeechBrain enables TF32, which rounds
-            dtype = torch.float32 if _products_are_exact() else dtype
+            mode = torch.backends.mkldnn.matmul.fp32_precision
+            dtype = torch.float32 if mode in ("none", "ieee") else dtype
         dtype = torch.promote_types(self.mel.dtype, dtype)
         parts = torch.view_as_real(torch.fft.rfft(frames)).to(dtype).square_()
         return parts[..., 0] + parts[..., 1]
@@ -151,15 +152,6 @@ class Extractor(nn.Module):
 
     def _output(self, x: Tensor) -> Tensor:
         return x.to(torch.promote_types(self.mel.dtype, torch.float32))
-
-
-def _products_are_exact() -> bool:
-    """Whether matrix products of float32 on the CPU keep its precision."""
-    settings = getattr(torch.backends.mkldnn, "matmul", None)
-    if settings is None:
-        # Before torch 2.9
-        return torch.get_float32_matmul_precision() != "medium"
-    return settings.fp32_precision in ("none", "ieee")
 
 
 def check_positive(**sizes: int) -> None:

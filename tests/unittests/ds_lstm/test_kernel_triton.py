@@ -73,11 +73,9 @@ def repaired_interpreter():
         values = torch.from_numpy(np.ascontiguousarray(values))
         return values.bfloat16().view(torch.uint16).numpy()
 
-    def countable(tensor, *scope):
-        patch_tensor(tensor, *scope)
-        # triton 3.3, of torch 2.7, gives no scope
-        set_attr = scope[0].set_attr if scope else setattr
-        set_attr(tensor, "__index__", lambda v: v.handle.data.item())
+    def countable(tensor, scope):
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda v: v.handle.data.item())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(builder, "create_dot", wide_dot)
