@@ -101,6 +101,8 @@ def classify(
     kind = _kind(as_json, as_csv, output, resume)
     if not long and (hop is not None or window != 6.0):
         raise click.UsageError("--window and --hop require --long")
+    if long and threads is not None:
+        raise click.UsageError("--threads has no effect with --long")
     options = {
         "unknown_below": below,
         "speech_only": not any_sound,

@@ -239,6 +239,8 @@ def test_export_hands_on(options, dslstm, monkeypatch, tmp_path):
         (["classify", "a.wav", "--unknown-below=2"], "2 is not 0 to 1"),
         (["classify", "a.wav", "--hop=2"], "--window and --hop require --long"),
         (["classify", "a.wav", "--window=0", "--long"], "0 is not 0.02"),
+        (["classify", "a.wav", "--threads=0"], "0 is not in the range x>=1"),
+        (["classify", "a.wav", "--threads=2", "--long"], "has no effect with"),
         (["explain", "gone.wav"], "cannot read audio from gone.wav"),
         (["info", "gone"], "no model folder gone"),
         (["classify", "--no-such"], "No such option"),
