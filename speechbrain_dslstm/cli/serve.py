@@ -85,10 +85,10 @@ def serve(
         ) from None
     import torch
 
-    from speechbrain_dslstm.utils.threads import count_cpus
+    from speechbrain_dslstm.utils.threads import count_workers
 
     limits = Limits(megabytes, seconds, waiting, timeout, token)
-    threads = threads or min(4, count_cpus())
+    threads = threads or count_workers()
     # Each recording has a thread of its own
     torch.set_num_threads(1)
     app = create_app(load_classifier(model, trusted), limits, threads)

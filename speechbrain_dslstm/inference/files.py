@@ -31,13 +31,16 @@ from speechbrain_dslstm.inference.speech_activity import (
     NoSpeechError,
     check_speech,
 )
-from speechbrain_dslstm.utils.threads import Workers, count_cpus
+from speechbrain_dslstm.utils.threads import (
+    Workers,
+    check_threads,
+    count_workers,
+)
 
 __all__ = ["FileResult", "FileResults", "classify_files"]
 
 LARGEST_BATCH = 8  # clips
 LONGEST_BATCH = 120.0  # seconds, padding included
-MOST_THREADS = 4  # if none are asked for; each holds a batch
 LONGEST_FILE = 2 * 3600.0  # seconds; an hour of silence takes 0.8 s
 
 # Number of the input, and its channel if there is more than one answer
@@ -173,6 +176,8 @@ def classify_files(
     ------
     FileNotFoundError
         A folder holds no audio files, or ``paths`` is empty.
+    ValueError
+        ``threads`` is below 1.
 
     Example
     -------
@@ -184,6 +189,8 @@ def classify_files(
     """
     channel = check_channel(channel)
     check_threshold(unknown_below)
+    if threads is not None:
+        check_threads(threads)
     found = find_audio(paths)
     if sample_rate is not None and not any(map(is_array, found)):
         raise AudioError(
@@ -288,12 +295,10 @@ def _count_threads(
 ) -> int:
     """Threads for the batches: those that were asked for, or that help."""
     if threads is not None:
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, got {threads}")
         return threads
     if torch.device(classifier.device).type != "cpu":
         return 1
-    return min(MOST_THREADS, count_cpus(), max(1, len(lengths)))
+    return min(count_workers(), max(1, len(lengths)))
 
 
 def _channel_of(unit):

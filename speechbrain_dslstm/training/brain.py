@@ -266,7 +266,10 @@ class ReliableBrain(sb.Brain):
         """Use the CPUs that are free, or ``threads`` of them, in the block."""
         with adapted_threads(getattr(self.hparams, "threads", None)) as threads:
             self.threads = threads
-            yield
+            try:
+                yield
+            finally:
+                self.threads = None
 
     def _adapt_threads(self) -> None:
         if self.threads is not None:

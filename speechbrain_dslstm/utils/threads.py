@@ -15,7 +15,9 @@ __all__ = [
     "Threads",
     "Workers",
     "adapted_threads",
+    "check_threads",
     "count_cpus",
+    "count_workers",
     "limit_threads",
 ]
 
@@ -23,6 +25,7 @@ __all__ = [
 SECONDS, FIRST_SECONDS = 1.0, 0.25
 # A thread is added if so much of a CPU is free for it
 LEAST_SHARE = 0.7
+MOST_WORKERS = 4
 
 
 def count_cpus() -> int:
@@ -40,19 +43,37 @@ def limit_threads() -> int:
     return threads
 
 
-class Threads:
-    """Gives torch the CPUs that other processes leave free, again and again.
+def count_workers() -> int:
+    """Number of ``Workers`` if none is asked for: the CPUs, at most 4.
 
-    Threads that wait for each other burn their CPU meanwhile, so with more
-    threads than free CPUs a step takes several times as long as with one thread.
-    ``most`` is torch's number of threads before, as ``OMP_NUM_THREADS`` gives it,
-    or the number of CPUs if there are fewer. The first measurement comes after a
-    quarter of a second with one thread.
+    Each of them holds a batch of audio.
+    """
+    return min(MOST_WORKERS, count_cpus())
+
+
+def check_threads(number: int) -> None:
+    """Raise ValueError for a number of threads below 1."""
+    if number < 1:
+        raise ValueError(f"threads must be at least 1, got {number}")
+
+
+class Threads:
+    """Adapts torch's number of threads to the CPUs that others leave free.
+
+    Threads that wait for each other keep their CPU busy, so with more threads than
+    free CPUs a step takes longer than with one thread. There are never more
+    threads than torch had before, as ``OMP_NUM_THREADS`` sets them, nor more than
+    CPUs. The first is alone for a quarter of a second, until the CPUs are measured.
 
     Arguments
     ---------
     number
-        Use this number and measure nothing. None: adapt it.
+        A fixed number of threads. None: adapt it.
+
+    Raises
+    ------
+    ValueError
+        ``number`` is below 1.
 
     Example
     -------
@@ -65,15 +86,13 @@ class Threads:
     """
 
     def __init__(self, number: int | None = None) -> None:
+        if number is not None:
+            check_threads(number)
         self.most = limit_threads()
         self.fixed = number is not None or self.most == 1
-        if not self.fixed:
-            number = 1
         torch.set_num_threads(number or 1)
-        self.next, self.last = 0.0, (0.0, 0.0)
-        if not self.fixed:
-            self.last = now, _ = _measure()
-            self.next = now + FIRST_SECONDS
+        self.last = _measure()
+        self.next = self.last[0] + FIRST_SECONDS
 
     def adapt(self) -> None:
         """Set torch's number of threads, at most once a second."""
@@ -111,11 +130,19 @@ def adapted_threads(number: int | None = None) -> Iterator[Threads]:
 class Workers:
     """Python threads that each compute with one thread of torch, in a block.
 
-    They need not wait for each other in every operation, as torch's own threads
-    do, and what they compute does not depend on their number. ``submit`` waits
-    while twice as many calls as threads are not done, so that those waiting need
-    bounded memory. An error in a call is raised by the next ``submit`` or at the
-    end. With one thread ``submit`` computes at once.
+    Torch's own threads wait for each other in every operation, these do not, and
+    the results do not depend on their number. An error in a call is raised by a
+    later ``submit`` or at the end of the block.
+
+    Arguments
+    ---------
+    number
+        Threads. With one, ``submit`` itself makes the call.
+
+    Raises
+    ------
+    ValueError
+        ``number`` is below 1.
 
     Example
     -------
@@ -128,6 +155,7 @@ class Workers:
     """
 
     def __init__(self, number: int) -> None:
+        check_threads(number)
         self.number, self.running = number, collections.deque()
         self.before = self.pool = None
 
@@ -142,7 +170,11 @@ class Workers:
         return self
 
     def submit(self, call: Callable[..., object], *args: object) -> None:
-        """Run ``call(*args)`` in a thread."""
+        """Run ``call(*args)`` in a thread.
+
+        Waits while twice as many calls as threads are not done, which bounds the
+        memory of their arguments.
+        """
         if self.pool is None:
             call(*args)
             return

@@ -46,7 +46,7 @@ model: !new:speechbrain_dslstm.DualLevelClassifier
     n_classes: 3
     hidden_size: 8
 """
-SECONDS, MEGABYTES = 5.0, 100
+SECONDS, MEGABYTES = 1.0, 100
 # YAMLs whose payload hyperpyyaml.load_hyperpyyaml runs
 PROGRAMS = {
     "apply": "x: !apply:os.system ['touch {ran}']",

@@ -162,3 +162,9 @@ def test_an_error_is_raised(number):
     with pytest.raises(ZeroDivisionError), Workers(number) as workers:
         workers.submit(lambda: 1 / 0)
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("kind", [Threads, Workers])
+def test_at_least_one_thread(kind):
+    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+        kind(0)
