@@ -209,34 +209,44 @@ def outcome(folder, stamps):
 
 
 def classify(options):
-    """The shipped model over EMO-DB's files; the same answers as on the CPU."""
+    """Shipped models over EMO-DB's files; the same answers as on the CPU."""
     from speechbrain_dslstm.inference import EmotionClassifier, classify_files
     from speechbrain_dslstm.inference.folders import find_audio
 
     files = find_audio(options.data)
     files = files[: 16 if options.quick else None]
-    found = {}
-    for device in dict.fromkeys(("cpu", options.device)):
-        classifier = EmotionClassifier.from_hparams(
-            "pretrained/emotion-dslstm-emodb", run_opts={"device": device}
-        )
-        classify_files(classifier, files[:32])
-        start = time.perf_counter()
-        found[device] = classify_files(classifier, files)
-        seconds = time.perf_counter() - start
-        row = {"device": device, "files/s": len(files) / seconds}
-        if device == "cuda":
-            row["largest difference"] = max(
-                float((a.log_posteriors.cpu() - b.log_posteriors).abs().max())
-                for a, b in zip(found[device], found["cpu"], strict=True)
-                if b.log_posteriors is not None
+    for model in ("emotion-dslstm-whisper", "emotion-dslstm-emodb"):
+        found = {}
+        for device in dict.fromkeys(("cpu", options.device)):
+            classifier = EmotionClassifier.from_hparams(
+                f"pretrained/{model}", run_opts={"device": device}
             )
-            row["same labels"] = all(
-                a.label == b.label
-                for a, b in zip(found[device], found["cpu"], strict=True)
-            )
-            row["peak, MiB"] = torch.cuda.max_memory_allocated() / 2**20
-        yield row
+            classify_files(classifier, files[:32])
+            start = time.perf_counter()
+            found[device] = classify_files(classifier, files)
+            seconds = time.perf_counter() - start
+            row = {"model": model, "device": device}
+            row["files/s"] = len(files) / seconds
+            if device == "cuda":
+                row |= differences(found[device], found["cpu"])
+                row["peak, MiB"] = torch.cuda.max_memory_allocated() / 2**20
+            yield row
+
+
+def differences(found, expected):
+    """Whether labels are equal, and the largest difference of log posteriors."""
+    pairs = [
+        (a, b)
+        for a, b in zip(found, expected, strict=True)
+        if b.log_posteriors is not None
+    ]
+    return {
+        "largest difference": max(
+            float((a.log_posteriors.cpu() - b.log_posteriors).abs().max())
+            for a, b in pairs
+        ),
+        "same labels": all(a.label == b.label for a, b in pairs),
+    }
 
 
 def model_graphs(options):

@@ -201,7 +201,7 @@ def test_explanation_ends_with_the_answer(
         found.posteriors[-1], expected, atol=1e-5, rtol=0
     )
     assert found.mel_y.shape == (150, 80) and found.names[1] == (
-        "encoder layers 1, 2, 3"
+        "encoder layers 2, 3"
     )
     step = 0.064 if "mel" in system else 0.04
     assert found.times[0].item() == pytest.approx(step)
