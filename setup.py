@@ -62,10 +62,10 @@ setup(
     },
     python_requires=">=3.10",
     install_requires=[
-        # There is no torchaudio for a newer torch; with 2.9 the Triton kernel does
-        # not compile, with 2.7 no export works. tests/torch_range.py tries others.
-        "torch==2.11.*",
-        "torchaudio==2.11.*",
+        # The tests pass with 2.10 and 2.11 (tests/torch_range.py). There is no
+        # torchaudio for a newer torch; with 2.9 the Triton kernel does not compile.
+        "torch>=2.10,<2.12",
+        "torchaudio>=2.10,<2.12",
         "speechbrain>=1.1.2,<1.2",
         "click>=8.1",
         "hyperpyyaml>=1.2.3",

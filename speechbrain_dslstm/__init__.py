@@ -32,5 +32,8 @@ from importlib.metadata import version
 
 import lazy_loader
 
+from speechbrain_dslstm.utils.versions import check_pair
+
+check_pair()
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __version__ = version("speechbrain-dslstm")

@@ -10,6 +10,7 @@ for: setup.py's pin of the two is left out. What follows ``--`` goes to pytest.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # The newest patch of each
-VERSIONS = ["2.9.1", "2.10.0", "2.11.0"]
+VERSIONS = ["2.10.0", "2.11.0"]
 # What the installed package requires beside the pair, one line each
 OTHERS = """
 import importlib.metadata, pip._vendor.packaging.requirements as packaging
@@ -50,9 +51,12 @@ def run_tests(version: str, arguments: list[str]) -> tuple[bool, str]:
             subprocess.run([*pip, *pair, *others], check=True)
         except subprocess.CalledProcessError as error:
             return False, f"cannot be installed: {error}"
+        # As in an activated environment: tests start dslstm by its name
+        path = os.pathsep.join([str(Path(python).parent), os.environ["PATH"]])
         done = subprocess.run(
             [python, "-m", "pytest", "-q", *arguments],
             cwd=REPOSITORY,
+            env={**os.environ, "PATH": path},
             check=False,
             stdout=subprocess.PIPE,
             text=True,

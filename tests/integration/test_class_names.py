@@ -8,6 +8,7 @@ import sys
 import miniature_corpora as miniature
 import pytest
 import torch
+from nightly import nightly
 
 from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
 from speechbrain_dslstm.cli.rows import make_format
@@ -140,6 +141,7 @@ def test_table_of_answers():
         assert float(row[head]) == value
 
 
+@nightly
 def test_onnx(folder, tmp_path):
     pytest.importorskip("onnxruntime")
     from speechbrain_dslstm.export import export_onnx, load_onnx

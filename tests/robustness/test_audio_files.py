@@ -20,6 +20,7 @@ import pytest
 import soundfile
 import soxr
 import torch
+from nightly import nightly
 
 from speechbrain_dslstm.audio import (
     AudioError,
@@ -361,6 +362,7 @@ def test_the_graph_itself_gives_no_label(exported, speech, fault):
     np.testing.assert_array_equal(found[0], clean[0])
 
 
+@nightly
 def test_the_graph_of_a_step_gives_no_label(shipped, speech, tmp_path):
     """A stream with a bad chunk gives NaN from then on; its neighbour is unchanged."""
     import onnxruntime

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import step_faults
 import torch
-from nightly import NIGHT
+from nightly import NIGHT, at_night
 from real_speech import clips_in
 from torch.nn.utils.rnn import pad_sequence
 
@@ -323,7 +323,7 @@ print(digest.hexdigest())
 """
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [at_night(1), 2])
 def test_the_same_bits_run_to_run(files, threads):
     """Two processes agree in answers and in weights after two training steps."""
     command = [sys.executable, "-c", RUN, str(threads)]

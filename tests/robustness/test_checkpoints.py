@@ -13,7 +13,7 @@ from pathlib import Path
 import processes
 import pytest
 import saving
-from nightly import NIGHT
+from nightly import NIGHT, at_night
 from speechbrain.utils.checkpoints import Checkpointer
 
 from speechbrain_dslstm.training import CheckpointError
@@ -30,7 +30,7 @@ def noted(path):
     return int(lines[-2]) if len(lines) > 1 else None
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [at_night(1), 2])
 def test_killed_while_saving(tmp_path, ranks):
     """The next start goes on from a complete checkpoint, every time.
 

@@ -22,7 +22,7 @@ def corpus(tmp_path_factory):
 @pytest.mark.parametrize(
     "sizes, options",
     [
-        ([4, 4], []),
+        at_night([4, 4], []),
         ([5, 2], []),
         ([5, 2], ["--class_weights=balanced", "--label_smoothing=0.1"]),
     ],

@@ -12,7 +12,7 @@ import pytest
 from nightly import NIGHT
 from resumed_runs import run
 
-KILLS = 200 if NIGHT else 12
+KILLS = 200 if NIGHT else 6
 
 
 def miniature_iemocap(folder):

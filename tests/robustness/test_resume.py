@@ -45,7 +45,7 @@ CASES = {
 
 
 # At night: the other cases cover the same options together
-LESS = ("2 ranks", "balanced, schedule by epoch")
+LESS = ("plain", "2 workers", "2 ranks", "balanced, schedule by epoch")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import time
 
 import pytest
 import step_faults
+from nightly import at_night
 
 from speechbrain_dslstm.training import StopSignals
 
@@ -51,7 +52,7 @@ def check_same(again, whole):
     [
         ("SIGTERM", RANDOM, 11),
         # In the middle of a step, which ends with the batch after
-        ("SIGUSR1", ["--grad_accumulation_factor=2"], 12),
+        at_night("SIGUSR1", ["--grad_accumulation_factor=2"], 12),
     ],
 )
 def test_stop_and_resume(corpus, tmp_path, name, options, last):

@@ -27,12 +27,12 @@ from speechbrain_dslstm.audio import AudioError, load_audio
 from speechbrain_dslstm.pretrained import make_label_encoder
 
 SEED = int(os.environ.get("DSLSTM_SEED", "13"))
-REQUESTS = 2000 if NIGHT else 300
-WARM_UP = 160
+REQUESTS = 2000 if NIGHT else 100
+WARM_UP = 160 if NIGHT else 100
 THREADS = 8
 BAD = 0.2
 GROWTH = 50  # MB
-LONG_FILES = 64 if NIGHT else 4
+LONG_FILES = 64 if NIGHT else 2
 # docs/inference.md promises this of classify_files, above the loaded model
 LARGEST = 300 << 20
 SHIPPED = "pretrained/emotion-dslstm-emodb"

@@ -127,7 +127,7 @@ print(compiled()(halve)(3.0), compiled()(double)(3.0))
 """
 
 
-@pytest.mark.parametrize("nowhere", [False, True])
+@pytest.mark.parametrize("nowhere", [at_night(False), True])
 def test_the_compiler_is_announced(nowhere, tmp_path):
     """In one line, however many loops are compiled."""
     script = tmp_path / "script.py"
@@ -150,7 +150,8 @@ NAMES = ["zażółć.flac", "日本.flac", "naïve\udce9.flac"]
 
 @pytest.mark.skipif(os.name == "nt", reason="names are Unicode on Windows")
 @pytest.mark.parametrize(
-    "encoding", ["ascii", at_night("cp437"), "cp1252", at_night("utf-8")]
+    "encoding",
+    [at_night("ascii"), at_night("cp437"), "cp1252", at_night("utf-8")],
 )
 def test_consoles_that_lack_letters(encoding, spoken, tmp_path):
     """Every row is printed in every form."""

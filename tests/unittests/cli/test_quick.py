@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from nightly import at_night
 from processes import REPOSITORY
 
 COMMAND = [sys.executable, "-m", "speechbrain_dslstm.cli"]
@@ -51,7 +52,7 @@ def test_import():
 
 
 @pytest.mark.parametrize(
-    "name", ["emotion-dslstm-whisper", "emotion-dslstm-emodb"]
+    "name", ["emotion-dslstm-whisper", at_night("emotion-dslstm-emodb")]
 )
 def test_a_clip_needs_no_compiled_loops(emodb_folder, name):
     """Each of these would add up to two seconds to the two of SpeechBrain."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nightly import at_night
 
 import speechbrain_dslstm
 from speechbrain_dslstm import (
@@ -55,7 +56,10 @@ def run(session, wavs, counts):
     return torch.from_numpy(session.run(None, inputs)[0])
 
 
-@pytest.fixture(scope="module", params=CONFIGURATIONS)
+@pytest.fixture(
+    scope="module",
+    params=["dual_level", *map(at_night, ("ds_lstm", "mfcc_lstm"))],
+)
 def exported(request, small_model, tmp_path_factory):
     """A classifier, and its exported file."""
     made = classifier_of(small_model(**CONFIGURATIONS[request.param]))

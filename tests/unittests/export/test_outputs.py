@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from nightly import nightly
 
 from speechbrain_dslstm.cli.app import main
 from speechbrain_dslstm.pretrained.safe_format import write_safe
@@ -111,6 +112,7 @@ def command(model, *arguments):
     return [*start, *map(str, arguments), "--model", str(model)]
 
 
+@nightly
 def test_a_full_disk(model, tmp_path):
     """Files of more than 20 kB cannot be written."""
     done = subprocess.run(

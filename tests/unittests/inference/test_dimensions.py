@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from nightly import at_night
+from nightly import at_night, nightly
 
 from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
 from speechbrain_dslstm.cli.app import main
@@ -121,6 +121,7 @@ def test_onnx(int8, made, expected, speech_clips, tmp_path):
         assert value.isnan().all()
 
 
+@nightly
 def test_steps_and_programs(made, expected, speech_clips, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     path = export_step_onnx(made, tmp_path / "step.onnx")

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 
 import miniature_runs as miniature
 import pytest
+from nightly import nightly
 
 from speechbrain_dslstm.report import (
     RULES,
@@ -178,6 +179,7 @@ def test_nothing_honest(tmp_path):
     assert "| corpus | protocol | system |" not in text.split("<details>")[0]
 
 
+@nightly
 def test_json_of_a_large_report_stays_below_300_kb(tmp_path):
     """Eight systems and two chains on a corpus of RAVDESS' size."""
     entries = miniature.corpus(speakers=24, sentences=15)
