@@ -259,7 +259,8 @@ class Source:
         if len(self.parts) == 1:
             return str(self._folders(self.parts[0])[0])
         given = self.data_folder
-        return str(_expand(given)) if isinstance(given, str | Path) else ""
+        # Without a folder in common, relative paths are those of the caller
+        return str(_expand(given)) if isinstance(given, str | Path) else "."
 
     def check_protocol(self, protocol: str) -> None:
         """Refuse a table whose rows lack what a protocol needs, with the line."""

@@ -5,6 +5,7 @@ import json
 import processes
 import pytest
 import torch
+from nightly import nightly
 from resumed_runs import differences, run, states
 
 from speechbrain_dslstm.inference import load_safe
@@ -70,6 +71,7 @@ def test_a_killed_run_goes_on(corpus, source, tuned, tmp_path):
     assert differences(states(tuned), states(killed)) == []
 
 
+@nightly
 def test_two_ranks(corpus, source, tuned, tmp_path):
     """The same origin and, frozen, the same parts; no rank waits for another."""
     options = [f"--init_from={source}", "--fold=1", *OPTIONS]

@@ -15,6 +15,7 @@ from pathlib import Path
 import processes
 import pytest
 import torch
+from nightly import nightly
 from PIL import Image
 
 from speechbrain_dslstm import EmotionClassifier
@@ -345,6 +346,7 @@ def test_paper_protocol_says_so_everywhere(corpus, trained, tmp_path):
         assert results[name] == max(score[name] for score in scores)
 
 
+@nightly
 def test_two_ranks(corpus, trained, tmp_path):
     """torchrun with gloo: one set of results, written once."""
     options = ["--number_of_epochs=1", "--distributed_backend=gloo"]
@@ -363,6 +365,7 @@ def test_two_ranks(corpus, trained, tmp_path):
     assert epochs(tmp_path) == [1]
 
 
+@nightly
 def test_cross_validation_resumes(corpus, trained, tmp_path):
     """A second call runs only the fold whose results are gone."""
     # Two sessions, so two folds

@@ -62,6 +62,25 @@ def source(place, corpus="table", table="one.csv", **settings):
     return Source({"corpus": corpus, "table": table, **given})
 
 
+@pytest.mark.parametrize(
+    ("corpus", "table", "folders"),
+    [
+        ("table", "one.csv,two.csv", None),
+        ("emodb+ravdess", None, "emodb=emodb,ravdess=ravdess"),
+        ("emodb+table", "one.csv", "emodb=emodb"),
+    ],
+)
+def test_relative_paths_are_those_of_the_caller(
+    place, monkeypatch, corpus, table, folders
+):
+    monkeypatch.chdir(place)
+    given = {"corpus": corpus, "table": table, "data_folder": folders}
+    found = Source(given)
+    for entry in found.prepare().values():
+        wav = entry["wav"].format(data_root=found.data_root)
+        assert (place / wav).is_file() and wav.startswith("./")
+
+
 def test_the_contract_of_a_manifest(place):
     """What the contract demands of a corpus' manifest holds for all mixtures."""
     for corpus, table in (

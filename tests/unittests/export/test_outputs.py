@@ -66,6 +66,7 @@ def test_outputs_that_are_refused(command, dslstm, speech_files, tmp_path):
     assert precious.read_text() == "precious" and not list(tmp_path.glob("g*"))
 
 
+@nightly
 def test_int8_leaves_the_neighbours_alone(dslstm, tmp_path):
     """The float file was once called OUTPUT.float.onnx, and removed."""
     pytest.importorskip("onnxruntime")

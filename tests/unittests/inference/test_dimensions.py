@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from nightly import at_night, nightly
+from nightly import nightly
 
 from speechbrain_dslstm import DualLevelClassifier, EmotionClassifier
 from speechbrain_dslstm.cli.app import main
@@ -105,7 +105,8 @@ def test_a_description_without_dimensions_is_as_before(small_model):
     assert "dimensions" not in required and "p" in required
 
 
-@pytest.mark.parametrize("int8", [False, at_night(True)])
+@nightly
+@pytest.mark.parametrize("int8", [False, True])
 def test_onnx(int8, made, expected, speech_clips, tmp_path):
     pytest.importorskip("onnxruntime")
     path = export_onnx(made, tmp_path / "a.onnx")

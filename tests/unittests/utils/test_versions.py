@@ -19,7 +19,11 @@ def write(folder, name, version):
 @pytest.mark.parametrize(
     ("torch", "torchaudio", "message"),
     [
-        ("2.10.0+cpu", "2.11.0", "torchaudio 2.11 does not work with torch 2.10"),
+        (
+            "2.10.0+cpu",
+            "2.11.0",
+            "torchaudio 2.11 does not work with torch 2.10",
+        ),
         ("2.11.0", "2.10.1", "pip install torchaudio==2.11.*"),
         ("2.11.0", "2.11.1+cu130", ""),
     ],
