@@ -140,7 +140,7 @@ setup(
             "opensmile>=2.5",
             "prometheus-client>=0.20",
             "pytest>=8.2",
-            "pytest-xdist>=3.6",
+            "pytest-xdist>=3.7",
             "python-multipart>=0.0.18",
             "ray[data]>=2.49,<3",
             # The version SpeechBrain's own checks run

@@ -2,7 +2,8 @@
 
 Two layers at the paper's sizes, batch 32; each T in a process of its own, less
 what the process holds before that step. Then a whole process that trains
-``paper`` on clips of 4 s: from waveforms to the optimiser's step, twice. Linux
+``paper`` on clips of 4 s: from waveforms to the optimiser's step, twice; and one
+that classifies a file, beside one that only imports torch. Linux
 only: the peak that getrusage gives starts with that of the parent process.
 """
 
@@ -11,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from corpus import emodb_clips
 from layer import HIDDEN, PARITY, SIZE_X, SIZE_Y
 from scaling import slope
 from timing import Row
@@ -21,6 +23,8 @@ STEPS = [50, 100, 200, 400, 800]
 BATCH = 32
 # Batch -> GB that a process may take
 LIMITS = {32: 3.0, 128: 12.0}
+# MiB of a process that classifies a file with the default model
+CLASSIFIER = 700
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEMORY = r"""
 import re, sys
@@ -69,6 +73,13 @@ for _ in range(2):
     optimizer.step()
 print(memory("VmHWM"))
 """
+FILE = """
+from speechbrain_dslstm import EmotionClassifier
+
+classifier = EmotionClassifier.from_hparams("pretrained/emotion-dslstm-whisper")
+classifier.classify_file(sys.argv[1])
+print(memory("VmHWM"))
+"""
 
 
 def peak_memory(code, *arguments):
@@ -100,7 +111,7 @@ def peak_memory(code, *arguments):
 
 
 def rows(options):
-    """Measure every T and fit the slope.
+    """Measure every T, fit the slope, and measure whole processes.
 
     Arguments
     ---------
@@ -110,8 +121,8 @@ def rows(options):
     Yields
     ------
     Row
-        One for each side, and one for each batch of ``paper``; ``medians``
-        holds MiB instead of milliseconds.
+        One for each side, for each batch of ``paper``, and for a file;
+        ``medians`` holds MiB instead of milliseconds.
     """
     for side in ("DS-LSTM", "nn.LSTM"):
         peaks = [peak_memory(LAYER, side, steps) for steps in STEPS]
@@ -131,3 +142,9 @@ def rows(options):
             limit,
             {"MiB": peak},
         )
+    peaks = {
+        "whole": peak_memory(FILE, emodb_clips()[0]),
+        "import torch": peak_memory('print(memory("VmHWM"))'),
+    }
+    name = "MiB of a process that classifies a file"
+    yield Row("memory", name, peaks["whole"], CLASSIFIER, peaks)
