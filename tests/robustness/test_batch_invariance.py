@@ -252,7 +252,7 @@ def test_an_hour_of_the_recurrence(shipped, files):
 
 def test_an_hour_of_a_stream(shipped, files):
     """Compare streamed posteriors of the whole chain in float32 and float64."""
-    minutes = 60 if NIGHT else 5
+    minutes = 60 if NIGHT else 2
     model = with_normalization(shipped.mods.embedding_model, "running")
     exact = copy.deepcopy(model).double()
     streams = EmotionStream(model), EmotionStream(exact)
