@@ -6,6 +6,7 @@ from pathlib import Path
 import miniature_runs as miniature
 import pytest
 from click.testing import CliRunner
+from nightly import at_night
 
 from speechbrain_dslstm.corpora.__main__ import command as write_manifest
 from speechbrain_dslstm.splits import PROTOCOLS, write_folds
@@ -75,7 +76,7 @@ def test_errors_are_one_line(manifests, tmp_path):
     assert out.startswith("Error: n_folds is 1, expected 2")
 
 
-@pytest.mark.parametrize("name", ["emodb", "ravdess"])
+@pytest.mark.parametrize("name", ["emodb", "ravdess", at_night("nemo")])
 def test_published_folds_are_written_again(name, speech_data, tmp_path):
     """The two commands of docs/results.md give results/NAME_folds.csv, byte by byte."""
     if not (speech_data / name).is_dir():
