@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Share of answers that stay the same when silence or noise surrounds the clips.
+"""Share of answers that stay the same with silence or noise around or over clips.
 
 > python tests/benchmarks/pauses.py SPEECH_DATA --every 10
 
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from torchaudio.functional import resample
 
 from speechbrain_dslstm.audio import load_audio
 from speechbrain_dslstm.inference import EmotionClassifier
@@ -42,6 +43,12 @@ def with_pause(wav, pause):
     power = middle.unfold(0, size, size // 2).square().sum(1)
     place = len(wav) // 4 + int(power.argmin()) * (size // 2) + size // 2
     return torch.cat([wav[:place], pause, wav[place:]])
+
+
+def with_noise(wav, ratio, generator):
+    """Add white noise, with the ratio of the powers in dB."""
+    level = 10 * float(wav.square().mean().log10()) - ratio
+    return wav + noise(len(wav) / RATE, level, generator)
 
 
 def conditions(all_seconds):
@@ -76,6 +83,15 @@ def conditions(all_seconds):
         "gain +20 dB at most",
         lambda wav: wav * min(10, 0.99 / float(wav.abs().max())),
     )
+    for ratio in (30, 20, 10, 0):
+        yield (
+            f"white noise over the speech, {ratio} dB below it",
+            lambda wav, ratio=ratio: with_noise(wav, ratio, generator),
+        )
+    yield (
+        "sampled at 8 kHz, as a telephone does",
+        lambda wav: resample(resample(wav, RATE, RATE // 2), RATE // 2, RATE),
+    )
 
 
 def classify(classifier, wavs):
@@ -103,6 +119,7 @@ def main():
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[0.5, 1, 2, 5]
     )
+    parser.add_argument("--changes", default="", help="part of their names")
     args = parser.parse_args()
     after = EmotionClassifier.from_hparams(args.model)
     before = EmotionClassifier.from_hparams(args.before or args.model)
@@ -137,6 +154,8 @@ def main():
         )
         print("| change | before | after |\n| --- | ---: | ---: |", flush=True)
         for name, change in conditions(args.seconds):
+            if args.changes not in name:
+                continue
             changed = [change(wav) for wav in wavs]
             shares = []
             for (model, every), labels in zip(pair, clean, strict=True):
