@@ -6,7 +6,7 @@
 
 Each version has a virtual environment of its own, of about 6 GB while it is
 tested, with the torchaudio of the same version and all else that ``.[test]`` asks
-for: setup.py's pin of the two is left out. What follows ``--`` goes to pytest.
+for: setup.py's range of the two is left out. What follows ``--`` goes to pytest.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import venv
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# The newest patch of each
+# The newest patch of each minor version that setup.py allows
 VERSIONS = ["2.10.0", "2.11.0"]
 # What the installed package requires beside the pair, one line each
 OTHERS = """

@@ -3,8 +3,8 @@
 Two layers at the paper's sizes, batch 32; each T in a process of its own, less
 what the process holds before that step. Then a whole process that trains
 ``paper`` on clips of 4 s: from waveforms to the optimiser's step, twice; and one
-that classifies a file, beside one that only imports torch. Linux
-only: the peak that getrusage gives starts with that of the parent process.
+that classifies a file, beside one that only imports torch. Linux only: the peak
+that getrusage gives starts with that of the parent process.
 """
 
 import os

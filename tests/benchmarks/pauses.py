@@ -119,7 +119,9 @@ def main():
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[0.5, 1, 2, 5]
     )
-    parser.add_argument("--changes", default="", help="part of their names")
+    parser.add_argument(
+        "--changes", default="", help="only those with this in their names"
+    )
     args = parser.parse_args()
     after = EmotionClassifier.from_hparams(args.model)
     before = EmotionClassifier.from_hparams(args.before or args.model)

@@ -165,21 +165,19 @@ def test_bash(text, workplace, monkeypatch):
 def run_line(line, folder):
     """Run a line of bash in a folder; trainings are small ones."""
     words = shlex.split(line)
-    if words[0] == "dslstm":
-        words = [sys.executable, "-m", "speechbrain_dslstm.cli", *words[1:]]
-        # The shell's own pattern
-        words = [
-            one
-            for word in words
-            for one in (map(str, folder.glob(word)) if "*" in word else [word])
-        ]
-    else:
+    if words[0] == "python":
         # The sizes of a model that a training starts from are given
-        whole = "--init_from=" in line
-        words += SMALL[2:] if whole else SMALL
+        words += SMALL[2:] if "--init_from=" in line else SMALL
         if "cross_validate" in words[1]:
             words.append("--resamples=200")
         return processes.call(*words[1:], cwd=folder)[0]
+    words = [sys.executable, "-m", "speechbrain_dslstm.cli", *words[1:]]
+    # The shell's own pattern
+    words = [
+        one
+        for word in words
+        for one in (map(str, folder.glob(word)) if "*" in word else [word])
+    ]
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     return done.stdout
