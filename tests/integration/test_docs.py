@@ -202,7 +202,9 @@ def test_own_data(tmp_path, monkeypatch):
             assert kind == "bash"
             for line in text.splitlines():
                 run_line(line, tmp_path)
-    [results] = tmp_path.glob("runs/*/mine-*/session/training/*/results.json")
+    [results] = tmp_path.glob(
+        "runs/*/mine-*/session/training/fold0_*/results.json"
+    )
     found = json.loads(results.read_text("utf-8"))
     assert found["labels"] == ["anger", "happiness", "neutral", "sadness"]
 
