@@ -197,19 +197,25 @@ class EmotionBrain(ReliableBrain):
                 self.dimensions = DimensionStats(self.hparams.dimensions)
 
     def on_stage_end(
-        self, stage: sb.Stage, stage_loss: float, epoch: int | None = None
+        self,
+        stage: sb.Stage,
+        stage_loss: float | None,
+        epoch: int | None = None,
     ) -> None:
-        """After validation, log and save a checkpoint."""
+        """After validation, if there is one, log and save a checkpoint."""
         if stage == sb.Stage.TRAIN:
             self.train_loss = mean_over_ranks(stage_loss, self.device)
         if stage != sb.Stage.VALID:
             return
-        stats = headline(stage_loss, self.scores, self.dimensions)
+        stats = {}
+        if stage_loss is not None:
+            stats = headline(stage_loss, self.scores, self.dimensions)
         lr = float(self.optimizer.param_groups[0]["lr"])
         hparams = self.hparams
         if hparams.lr_interval == "epoch":
             self.step_schedules()
-        hparams.epoch_counter.update_score(stats[criterion(vars(hparams))])
+        if stats:
+            hparams.epoch_counter.update_score(stats[criterion(vars(hparams))])
         score = epoch_score({**stats, "epoch": epoch}, vars(hparams))
         meta = {"epoch": epoch, "lr": lr}
         self.log_epoch(meta, {"loss": self.train_loss}, stats)
@@ -228,7 +234,7 @@ class EmotionBrain(ReliableBrain):
         """Score the test subset after an epoch; the selection does not use it."""
         # Under some protocols the test clips are the validation clips
         tested = self.test_loader.dataset.data_ids
-        if set(tested) != set(self.scores["fused"].ids):
+        if not stats or set(tested) != set(self.scores["fused"].ids):
             self.on_stage_start(sb.Stage.TEST)
             losses = [
                 float(self.evaluate_batch(batch, sb.Stage.TEST))
@@ -377,11 +383,11 @@ def run(signals: StopSignals) -> None:
     brain.fit(
         hparams["epoch_counter"],
         brain.make_train_loader(datasets["train"], **options),
-        datasets["valid"],
+        datasets.get("valid"),
         valid_loader_kwargs=data.evaluation_options(hparams),
     )
     scores = {}
-    for name in ("valid", "test"):
+    for name in data.scored_subsets(hparams):
         options = data.evaluation_options(hparams)
         brain.evaluate(datasets[name], "score", test_loader_kwargs=options)
         scores[name] = brain.scores

@@ -198,8 +198,12 @@ def _fault(name: str, value: object, kind: type) -> str | None:
 
 
 def write_manifest(path: str | Path, entries: dict[str, dict]) -> None:
-    """Check entries and write them, sorted by id; the folder is made if needed."""
-    check_entries(entries)
+    """Check entries and write them, sorted by id; the folder is made if needed.
+
+    A subset may have no entries; a corpus, as ``read_manifest`` reads it, has.
+    """
+    if entries:
+        check_entries(entries)
     ordered = dict(sorted(entries.items()))
     replace_file(path, json.dumps(ordered, ensure_ascii=False, indent=1))
 

@@ -37,6 +37,7 @@ from speechbrain_dslstm.splits.protocols import speaker_caveat
 from speechbrain_dslstm.utils.files import name_errors, replace_file
 
 __all__ = [
+    "LAST_EPOCH",
     "append_row",
     "criterion",
     "epoch_score",
@@ -47,6 +48,7 @@ __all__ = [
 ]
 
 logger = get_logger(__name__)
+LAST_EPOCH = "last, without validation"
 
 
 def selection_score(
@@ -71,7 +73,8 @@ def selection_score(
 def epoch_score(stats: Mapping[str, float], hparams: Mapping) -> float:
     """Rank an epoch by its validation statistics, which hold its "epoch".
 
-    Without a loss of classes, the concordance selects the epoch.
+    Without a loss of classes, the concordance selects the epoch; without
+    validation, the last one is the best.
 
     >>> hparams = {"dimensions": [], "number_of_epochs": 4}
     >>> hparams |= {"selection_start": 0.5, "dimension_weight": 0.5}
@@ -79,6 +82,8 @@ def epoch_score(stats: Mapping[str, float], hparams: Mapping) -> float:
     0.75
     """
     name = criterion(hparams)
+    if name not in stats:
+        return stats["epoch"] / hparams["number_of_epochs"]
     return selection_score(
         stats[name],
         stats["epoch"],
@@ -167,9 +172,9 @@ def write_results(
 ) -> dict:
     """Write results.json, predictions.csv and confusion.png of a tested run.
 
-    ``scores`` has for "valid" and "test" the statistics of "fused" and of each
-    branch; ``seconds`` is the wall time of this process. The result is the
-    content of results.json.
+    ``scores`` has for "test", and for "valid" if there is validation, the
+    statistics of "fused" and of each branch; ``seconds`` is the wall time of
+    this process. The result is the content of results.json.
     """
     folder = Path(hparams["output_folder"])
     save = folder / "save"
@@ -193,7 +198,9 @@ def write_results(
     test_best = {name: _maximum(tested, name) for name in METRICS if tested}
     found = {name: test["fused"][name] for name in METRICS}
     selection = "best validation UA"
-    if hparams["selection_start"] > 0:
+    if "valid" not in scores:
+        selection = LAST_EPOCH
+    elif hparams["selection_start"] > 0:
         first = int(hparams["selection_start"] * hparams["number_of_epochs"])
         selection += f" after epoch {first}"
     if run["protocol"] == "paper":
@@ -278,12 +285,15 @@ def _calibrate(
     """Choose a temperature, and report it on the test.
 
     It is fitted on the validation speakers, or on the test speakers of the
-    cross-validation in the folder ``calibration``.
+    cross-validation in the folder ``calibration``; without either it is 1.
     """
     folder = hparams["calibration"]
     if folder is not None:
         name, groups = read_held_out(folder, list(hparams["labels"]))
         source = f"{len(groups)} folds of {name}"
+    elif "valid" not in scores:
+        tested = calibration_report(*_outputs(scores["test"]["fused"]), 1.0)
+        return {**tested, "fitted_on": "nothing, without validation"}
     else:
         groups = _by_speaker(hparams, scores["valid"]["fused"])
         many = "s" if len(groups) > 1 else ""

@@ -35,6 +35,7 @@ from speechbrain_dslstm.report.runs import (
     per_speaker,
     pooled_rows,
     pooled_seeds,
+    rule_in_words,
     setting_of,
     task_of,
 )
@@ -53,10 +54,10 @@ CHAIN = {
     "d": ("session", "validation", True, "c, normalised per speaker"),
 }
 STEPS = (
-    ("a", "b", "choose the epoch on validation, not on the test fold"),
+    ("a", "b", "choose the epoch without the test fold"),
     ("b", "c", "keep the test speakers out of training"),
     ("c", "d", "normalise features per speaker"),
-    ("c'", "c", "choose the epoch on validation, with separate speakers"),
+    ("c'", "c", "the same, with separate speakers"),
 )
 
 
@@ -195,6 +196,7 @@ def _inflation_chain(runs: list[dict], resamples: int) -> dict:
             **{"key": key, "label": label, "protocol": protocol, "rule": rule},
             "normalization": run["normalization"],
             **_progress(run),
+            "selection": found["selection"],
             "warnings": found["warnings"],
             "scores": found["scores"],
         }
@@ -243,7 +245,7 @@ def _score_run(run: dict, rule: str, resamples: int) -> dict:
     speakers, counts, _ = found["ua"]
     by_speaker = score_counts(counts)[..., METRICS.index("ua")].mean(axis=0)
     return {
-        "selection": RULES[rule],
+        "selection": rule_in_words(run, rule),
         "warnings": caveats(run["protocol"], rule, run["normalization"]),
         "scores": scores,
         "confusion": counts.sum(axis=(0, 1)).tolist(),
@@ -327,7 +329,8 @@ def _manifest(fold: dict) -> dict:
     row = {name: fold[name] for name in (*names, "best_epoch", "seconds")}
     row["values"] = fold["values"]
     if "validation" in fold["values"]:
-        row["valid_ua"] = fold["valid"]["ua"]
+        # None without validation
+        row["valid_ua"] = fold["valid"].get("ua")
     if "test" in fold["values"]:
         best = fold["test_best_epoch"]
         row["test_best_epoch"] = {n: best[n]["epoch"] for n in METRICS}

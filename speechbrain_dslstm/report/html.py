@@ -12,7 +12,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from speechbrain_dslstm.report.opening import open_report
-from speechbrain_dslstm.report.runs import NORMALIZATIONS, RULES
+from speechbrain_dslstm.report.runs import NORMALIZATIONS
 from speechbrain_dslstm.report.tables import FILTERS, group_by_task
 from speechbrain_dslstm.splits.leaks import KINDS
 from speechbrain_dslstm.splits.protocols import PROTOCOLS
@@ -25,7 +25,6 @@ NAMES = {
     "KINDS": KINDS,
     "NORMALIZATIONS": NORMALIZATIONS,
     "PROTOCOLS": PROTOCOLS,
-    "RULES": RULES,
 }
 
 

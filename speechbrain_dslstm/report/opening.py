@@ -1,7 +1,7 @@
 """The opening of a report: three sentences, and one table of honest scores.
 
-A score is honest here if no test speaker occurs in training, the epoch was
-chosen on validation and no audio of the test speakers was used.
+A score is honest here if no test speaker occurs in training, no test clip chose
+the epoch and no audio of the test speakers was used.
 """
 
 from speechbrain_dslstm.report.runs import task_of

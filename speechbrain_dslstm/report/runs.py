@@ -4,7 +4,8 @@ A *run* is one system on one corpus under one protocol and one normalisation,
 with all its folds and seeds. Its predictions are one table, a list of
 ``Prediction``. A fold is scored by up to two *rules*: "validation" scores the epoch
 that was chosen on the validation subset; "test" scores the best epoch on the
-test subset, chosen separately for each metric, which flatters. A protocol whose
+test subset, chosen separately for each metric, which flatters. Without
+validation clips, "validation" scores the last epoch. A protocol whose
 validation subset is its test subset, such as ``paper``, has only "test".
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from speechbrain_dslstm.evaluation.metrics import METRICS
-from speechbrain_dslstm.evaluation.results import read_rows
+from speechbrain_dslstm.evaluation.results import LAST_EPOCH, read_rows
 from speechbrain_dslstm.hparams import IDENTITY, TASK
 from speechbrain_dslstm.splits.protocols import PROTOCOLS, speaker_caveat
 
@@ -78,11 +79,20 @@ def check_known(kind: str, name: str, known: Mapping) -> None:
         raise ValueError(f"unknown {kind} {name!r}; expected one of {names}")
 
 
+def rule_in_words(run: Mapping, rule: str) -> str:
+    """Say how a rule chooses the epoch of a run, which may have no validation."""
+    first = run["kept"] if "kept" in run else run["folds"][0]
+    selection = first.get("selection")
+    if rule == "validation" and selection == LAST_EPOCH:
+        return selection
+    return RULES[rule]
+
+
 def caveats(protocol: str, rule: str, normalization: str) -> list[str]:
     """Caveats to print next to a score.
 
-    There are none if test speakers do not occur in training, the epoch was
-    chosen on validation, and training statistics normalise the features.
+    There are none if test speakers do not occur in training, no test clip chose
+    the epoch, and training statistics normalise the features.
     """
     check_known("protocol", protocol, PROTOCOLS)
     check_known("rule", rule, RULES)
@@ -196,7 +206,9 @@ def _read_fold(folder: Path) -> dict:
     check_accuracy(values, answers, folder)
     curves = {
         "train_loss": {e: row["train_loss"] for e, row in epochs.items()},
-        "valid_ua": {e: row["valid"]["ua"] for e, row in epochs.items()},
+        "valid_ua": {
+            e: row["valid"]["ua"] for e, row in epochs.items() if row["valid"]
+        },
         "test_ua": {e: row["ua"] for e, row in tested.items()},
     }
     return {**fold, "values": values, "answers": answers, "curves": curves}

@@ -17,7 +17,6 @@ from speechbrain_dslstm.evaluation.plots import (
 )
 from speechbrain_dslstm.report.runs import (
     NORMALIZATIONS,
-    RULES,
     per_speaker,
     setting_of,
     task_of,
@@ -100,11 +99,12 @@ def _fold(name: str) -> dict:
 
 def _score_row(run: dict, rule: str) -> dict:
     """A row of a table of scores: "cells", and the UA that it is sorted by."""
-    scores = run["rules"][rule]["scores"]
+    found = run["rules"][rule]
+    scores = found["scores"]
     shown = [_score(scores[name]) for name in ("ua", "wa", "macro_f1")]
     # The caveats stay with the row, wherever it is copied to
-    warnings = run["rules"][rule]["warnings"]
-    epoch = warnings if rule == "test" else [RULES[rule], *warnings]
+    epoch = [] if rule == "test" else [found["selection"]]
+    epoch += found["warnings"]
     cells = [*_setting(run), "\n".join(epoch), *shown, _status(run)]
     return {"cells": cells, "order": scores["ua"]["mean"]}
 
@@ -183,7 +183,7 @@ def draw_run(run: dict, pictures: Path) -> list[dict]:
     plot_confusion(found["confusion"], run["labels"], files[0], title)
     plot_speakers(found["speaker_ua"], files[1], title, pooled)
     plot_learning_curves(curves, files[2], title, rule == "test")
-    short = f"{system}, {protocol}, epoch {RULES[rule]}"
+    short = f"{system}, {protocol}, epoch {found['selection']}"
     short += f" ({'; '.join(warnings)})" if warnings else ""
     named = zip(files, texts.values(), strict=True)
     return [_picture(file, f"{text} {short}") for file, text in named]

@@ -106,7 +106,8 @@ def table_subsets(
     """Take the entries' own subsets: train, valid, test, and the choice in words.
 
     Where none is for validation, training speakers are taken, or 1/``n_folds``
-    of the training clips if speakers are not known, or are tested as well.
+    of the training clips if speakers are not known, or are tested as well; and
+    no clip if ``valid_speakers`` is 0.
     """
     ids = list(entries)
     train, valid, test = (
@@ -119,7 +120,7 @@ def table_subsets(
                 f"no clip has {name} in the column split; protocol 'split' "
                 "needs clips of train and of test"
             )
-    if valid:
+    if valid or not valid_speakers:
         return train, valid, test, f"{len(valid)} clips of the table"
     speakers = {entries[key]["speaker"] for key in train}
     tested = {entries[key]["speaker"] for key in test}

@@ -144,7 +144,8 @@ class Split:
     Arguments
     ---------
     train, valid, test
-        Sorted ids. Under ``paper`` and ``all``, ``valid`` and ``test`` agree.
+        Sorted ids. Under ``paper`` and ``all``, ``valid`` and ``test`` agree;
+        under the others ``valid`` may be empty.
     protocol
         A name in ``PROTOCOLS``.
     fold
@@ -181,10 +182,10 @@ class Split:
         return {"train": self.train, "valid": self.valid, "test": self.test}
 
     def check(self) -> None:
-        """Raise an error for an empty subset or a clip in two subsets."""
+        """Raise an error for clips in two subsets, or no training or test clip."""
         where = f"protocol {self.protocol!r}, fold {self.fold}"
         for name, ids in self.subsets.items():
-            if not ids:
+            if not ids and name != "valid":
                 raise ValueError(f"{where}: no clip is left for {name}")
         pairs = [("train", "test"), ("train", "valid")]
         if not PROTOCOLS[self.protocol].valid_is_test:
@@ -267,9 +268,9 @@ def make_split(
 
     The result depends on the arguments alone, not on the order of ``entries``.
     Its subsets are disjoint, but ``paper`` and ``all`` validate on the test
-    subset; none is empty. For ``speaker-text``, fold f tests session f modulo
-    the number of sessions on one group of sentences; the first folds visit
-    every session once.
+    subset. For ``speaker-text``, fold f tests session f modulo the number of
+    sessions on one group of sentences; the first folds visit every session
+    once.
 
     Arguments
     ---------
@@ -284,12 +285,15 @@ def make_split(
     n_folds
         See ``count_folds``.
     valid_speakers
-        Number of validation speakers where no whole session is taken.
+        Number of validation speakers where no whole session is taken. 0: no
+        clip is for validation, all that are not tested are for training. A
+        table's own validation clips stay, ``paper`` has its test fold, and
+        ``all``, which is scored on validation speakers, has one.
 
     Raises
     ------
     ValueError
-        A bad protocol, fold, seed or number, or an empty subset.
+        A bad protocol, fold, seed or number, or no clip for training or test.
 
     Example
     -------
@@ -306,8 +310,8 @@ def make_split(
     'session, fold 1 of 4: leave one session out (test b); validation: speakers ...'
     """
     _check_request(entries, protocol, fold, seed, n_folds)
-    if not _is_int(valid_speakers) or valid_speakers < 1:
-        raise ValueError(f"valid_speakers is {valid_speakers!r}, expected >= 1")
+    if not _is_int(valid_speakers) or valid_speakers < 0:
+        raise ValueError(f"valid_speakers is {valid_speakers!r}, expected >= 0")
     total = count_folds(entries, protocol, n_folds)
     if fold >= total:
         raise ValueError(
@@ -321,7 +325,7 @@ def make_split(
         valid, chosen = test, "the test fold"
     elif protocol == "all":
         train, valid, chosen = validation_speakers(
-            entries, list(entries), [], valid_speakers, rng
+            entries, list(entries), [], max(valid_speakers, 1), rng
         )
         test, tested = valid, "test is validation"
     elif protocol == "split":
@@ -329,25 +333,20 @@ def make_split(
             entries, n_folds, valid_speakers, rng
         )
         tested = f"test {len(test)} clips"
-    elif protocol == "random":
-        train, test, tested = stratified_fold(entries, fold, seed, n_folds)
-        train, valid, chosen = validation_clips(entries, train, n_folds, rng)
     else:
-        train, test, tested = held_out(entries, protocol, fold, seed, n_folds)
-        if protocol == "text":
-            train, valid, chosen = validation_sentences(
-                entries, train, n_folds, valid_speakers, rng
-            )
-        elif protocol == "corpus":
-            train, valid, chosen = validation_by_corpus(
-                entries, train, valid_speakers, rng
-            )
+        if protocol == "random":
+            train, test, tested = stratified_fold(entries, fold, seed, n_folds)
         else:
-            by_session = protocol != "speaker"
-            train, valid, chosen = validation_speakers(
-                entries, train, test, valid_speakers, rng, by_session
+            train, test, tested = held_out(
+                entries, protocol, fold, seed, n_folds
             )
+        train, valid, chosen = _take_validation(
+            entries, protocol, train, test, n_folds, valid_speakers, rng
+        )
     rule = PROTOCOLS[protocol]
+    how = (
+        f"validation: {chosen} ({rule.selection})" if valid else "no validation"
+    )
     split = Split(
         sorted(train),
         sorted(valid),
@@ -356,8 +355,7 @@ def make_split(
         int(fold),
         int(seed),
         total,
-        f"{protocol}, fold {fold} of {total}: {rule.split} ({tested}); "
-        f"validation: {chosen} ({rule.selection})",
+        f"{protocol}, fold {fold} of {total}: {rule.split} ({tested}); {how}",
         len(entries) - len({*train, *valid, *test}),
     )
     split.check()
@@ -369,6 +367,32 @@ def make_split(
             "%s, fold %d: no training clip of %s", protocol, fold, names
         )
     return split
+
+
+def _take_validation(
+    entries: dict[str, dict],
+    protocol: str,
+    train: list[str],
+    test: list[str],
+    n_folds: int,
+    valid_speakers: int,
+    rng: np.random.Generator,
+) -> tuple[list[str], list[str], str]:
+    """Split training clips: those that stay, those for validation, in words."""
+    if not valid_speakers:
+        return train, [], ""
+    if protocol == "random":
+        return validation_clips(entries, train, n_folds, rng)
+    if protocol == "text":
+        return validation_sentences(
+            entries, train, n_folds, valid_speakers, rng
+        )
+    if protocol == "corpus":
+        return validation_by_corpus(entries, train, valid_speakers, rng)
+    by_session = protocol != "speaker"
+    return validation_speakers(
+        entries, train, test, valid_speakers, rng, by_session
+    )
 
 
 def _is_int(value: object) -> bool:

@@ -51,7 +51,8 @@ class ReliableBrain(sb.Brain):
 
     A subclass writes ``compute_forward``, ``compute_objectives`` and
     ``on_stage_end``; the latter calls ``log_epoch`` and ``save_epoch`` after
-    validation. The training loader must come from ``make_train_loader``. The
+    validation, which has a loss of None where ``fit`` is given no ``valid_set``.
+    The training loader must come from ``make_train_loader``. The
     other methods override those of ``speechbrain.Brain``, which calls them.
 
     Hyperparameters: ``model``, ``number_of_epochs``, ``epoch_counter``,
@@ -251,6 +252,14 @@ class ReliableBrain(sb.Brain):
                 super().fit(*args, **{**kwargs, "progressbar": False})
             finally:
                 self.progress.stop()
+
+    def _fit_valid(
+        self, valid_set: DataLoader | None, epoch: int, enable: bool
+    ) -> None:
+        super()._fit_valid(valid_set, epoch, enable)
+        if valid_set is None:
+            # SpeechBrain ends no stage then, and so would save nothing
+            self.on_stage_end(sb.Stage.VALID, None, epoch)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> float:
         with self._adapted_threads():

@@ -55,6 +55,9 @@ class Progress:
     >>> progress.start_epoch(9, 30, batches=20)
     >>> progress.end_epoch(1.2345, {"wa": 0.613, "ua": 0.5871})
     epoch  9/30  train loss 1.234  valid WA 61.3%  UA 58.7%  0 s
+    >>> progress.start_epoch(10, 30, batches=20)
+    >>> progress.end_epoch(1.2, {})
+    epoch 10/30  train loss 1.200  0 s
     """
 
     def __init__(self, bar: bool = True) -> None:
@@ -109,11 +112,16 @@ class Progress:
                 print(line, flush=True)
 
     def end_epoch(self, loss: float, valid: Mapping[str, float]) -> None:
-        """Remove the bar, and print the line of the epoch."""
+        """Remove the bar, and print the line of the epoch.
+
+        ``valid`` has the validation scores, and is empty without validation.
+        """
         self.stop()
-        ccc = f"  CCC {valid['ccc']:.3f}" if "ccc" in valid else ""
-        self.say(
-            f"{self.title}  train loss {loss:.3f}  valid WA {valid['wa']:.1%}  "
-            f"UA {valid['ua']:.1%}{ccc}  {time.monotonic() - self.started:.0f} s"
-        )
+        parts = [f"{self.title}  train loss {loss:.3f}"]
+        if valid:
+            parts.append(f"valid WA {valid['wa']:.1%}  UA {valid['ua']:.1%}")
+        if "ccc" in valid:
+            parts.append(f"CCC {valid['ccc']:.3f}")
+        parts.append(f"{time.monotonic() - self.started:.0f} s")
+        self.say("  ".join(parts))
         self.title = ""

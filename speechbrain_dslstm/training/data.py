@@ -163,8 +163,8 @@ def make_datasets(
 ) -> dict[str, "ReproducibleDataset"]:
     """Make the datasets "train", "valid" and "test" from their manifests.
 
-    "train" draws a speed for each clip; "plain" holds the same clips as they
-    are. ``tokenizer`` is that of ``open_tokenizer``, ``device`` that of the
+    Without validation clips there is no "valid". "train" draws a speed for each
+    clip; "plain" holds the same clips as they are. ``tokenizer`` is that of ``open_tokenizer``, ``device`` that of the
     training. The datasets can be pickled, which workers need where processes are
     spawned.
     """
@@ -190,10 +190,17 @@ def make_datasets(
             output_keys=keys,
         )
 
-    datasets = {subset: dataset(subset, [100]) for subset in ("valid", "test")}
+    datasets = {name: dataset(name, [100]) for name in scored_subsets(hparams)}
     datasets["plain"] = dataset("train", [100])
     datasets["train"] = dataset("train", hparams["speeds"] or [100])
     return datasets
+
+
+def scored_subsets(hparams: Mapping[str, Any]) -> list[str]:
+    """Names of the subsets to score: "valid", if it has clips, and "test"."""
+    path = Path(hparams["output_folder"], "save", "valid.json")
+    valid = json.loads(path.read_text(encoding="utf-8"))
+    return ["valid", "test"] if valid else ["test"]
 
 
 def _label_items(hparams: Mapping[str, Any]) -> list[DynamicItem]:
@@ -312,13 +319,14 @@ def collect_statistics(
 
     With ``normalization`` "training", they come from the dataset "plain", the
     training subset without augmentation. With "speaker", they come from all
-    clips of each speaker: "plain", "valid" and "test". A model that has
+    clips of each speaker: all datasets but "train". A model that has
     statistics already, those of the model it starts from, keeps them.
     """
     norms = [stream.normalization for stream in model.streams.values()]
     if any(norm.count > 0 for norm in norms):
         return
-    subsets = {"training": ["plain"], "speaker": ["plain", "valid", "test"]}
+    everything = [s for s in ("plain", "valid", "test") if s in datasets]
+    subsets = {"training": ["plain"], "speaker": everything}
     if normalization in subsets:
         logger.info(
             f"collecting feature statistics (normalization: {normalization})"

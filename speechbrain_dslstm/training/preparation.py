@@ -70,6 +70,12 @@ def prepare_data(
         hparams["n_folds"],
         hparams["valid_speakers"],
     )
+    if hparams["patience"] is not None and not split.valid:
+        raise ValueError(
+            "patience waits for a better validation UA, but valid_speakers: "
+            f"{hparams['valid_speakers']} leaves no clip for validation; set "
+            "patience to null"
+        )
     run = _describe(hparams, source, entries, split)
     folder = Path(hparams["output_folder"], "save")
     folder.mkdir(parents=True, exist_ok=True)

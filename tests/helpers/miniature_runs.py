@@ -10,6 +10,7 @@ import json
 import numpy as np
 
 from speechbrain_dslstm.evaluation import scores
+from speechbrain_dslstm.evaluation.results import LAST_EPOCH
 from speechbrain_dslstm.splits import check_leaks, count_folds, make_split
 from speechbrain_dslstm.splits.protocols import split_hash
 
@@ -70,6 +71,7 @@ def write(
     epochs=6,
     entries=None,
     corpus_name="emodb",
+    valid_speakers=2,
 ):
     """Write the folds of a run, and return its folder."""
     entries = corpus() if entries is None else entries
@@ -80,7 +82,7 @@ def write(
         folder = place / f"fold{fold}_seed{seed}"
         save = folder / "save"
         save.mkdir(parents=True)
-        split = make_split(entries, protocol, fold, seed, 3)
+        split = make_split(entries, protocol, fold, seed, 3, valid_speakers)
         for subset in ("train", "valid", "test"):
             some = {key: entries[key] for key in getattr(split, subset)}
             (save / f"{subset}.json").write_text(json.dumps(some))
@@ -114,12 +116,15 @@ def write(
                 {"epoch": epoch, "loss": 1.0, **found, "predicted": answers}
             )
             valid = found
-            if split.valid != split.test:
+            if split.valid and split.valid != split.test:
                 drawn = answer(entries, split.valid, now, rng)
                 valid = score(entries, drawn)[1]
             valid = {**valid, "loss": 1.0, "ua_mfcc": valid["ua"] / 2}
             row = {"epoch": epoch, "lr": 0.001, "train_loss": 2 / epoch}
-            rows.append({**row, "score": valid["ua"], "valid": valid})
+            row |= {"score": valid["ua"], "valid": valid}
+            if not split.valid:
+                row |= {"score": epoch / epochs, "valid": {}}
+            rows.append(row)
         for name, lines in (("epochs", rows), ("test_epochs", tested)):
             text = "".join(json.dumps(line) + "\n" for line in lines)
             (save / f"{name}.jsonl").write_text(text)
@@ -140,7 +145,7 @@ def write(
             "note": "",
             **headline,
             "test": {"fused": fused, "mfcc": fused},
-            "selection": "highest validation UA",
+            "selection": "highest validation UA" if split.valid else LAST_EPOCH,
             "best_epoch": best["epoch"],
             "test_best_epoch": tops,
             "epochs": epochs,

@@ -301,9 +301,37 @@ def test_more_epochs_follow_a_plan_of_the_new_length(trained, corpus, tmp_path):
     assert before["epochs"] == 2
 
 
-def test_killed_in_mid_epoch_goes_on(corpus, trained, tmp_path):
+def test_without_validation(corpus, trained, tmp_path):
+    """Everything but the test is trained on, and the last epoch is kept."""
+    options = ["--valid_speakers=0", "--normalization=speaker"]
+    console = run(corpus, tmp_path, *options, "--number_of_epochs=1")
+    assert ", 0 for validation, " in console and "valid WA" not in console
+    results = json.loads((tmp_path / "results.json").read_text())
+    usual = json.loads((trained[0] / "save" / "run.json").read_text())
+    clips = usual["clips"]
+    assert results["clips"] == clips | {
+        "train": clips["train"] + clips["valid"],
+        "valid": 0,
+    }
+    assert results["best_epoch"] == 1
+    # As a run that resumes: the second epoch follows the first
+    run(corpus, tmp_path, *options, "--number_of_epochs=2")
+    assert epochs(tmp_path) == [1, 2]
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["best_epoch"] == 2
+    assert results["selection"] == "last, without validation"
+    # A stop by validation is refused before anything is written
+    call = command(corpus, tmp_path / "new", *options, "--patience=2")
+    _, err = processes.call(*call, code=1)
+    assert "patience waits for a better validation UA" in err
+    assert not (tmp_path / "new" / "save" / "run.json").exists()
+
+
+@pytest.mark.parametrize("speakers", [2, pytest.param(0, marks=nightly)])
+def test_killed_in_mid_epoch_goes_on(corpus, trained, tmp_path, speakers):
     """SIGKILL after a checkpoint inside an epoch; the same command ends."""
     options = ["--number_of_epochs=3", "--ckpt_interval_steps=1"]
+    options.append(f"--valid_speakers={speakers}")
     options.append("--ckpt_interval_minutes=0")
     process = processes.script(*command(corpus, tmp_path, *options))
 

@@ -40,7 +40,9 @@ def stats(temperature, n=400):
 def write(tmp_path):
     """Write the results of a run of some protocol and normalisation."""
 
-    def write(protocol="session", normalization="training", **run):
+    def write(
+        protocol="session", normalization="training", validation=True, **run
+    ):
         save = tmp_path / "save"
         save.mkdir()
         run |= {"protocol": protocol, "normalization": normalization}
@@ -63,8 +65,14 @@ def write(tmp_path):
             for key in scores["valid"]["fused"].ids
         }
         (save / "valid.json").write_text(json.dumps(valid))
+        if not validation:
+            del scores["valid"]
         for number, row in enumerate(EPOCHS, 1):
-            append_row(save / "epochs.jsonl", {"epoch": number, **row})
+            one = {"epoch": number, **row}
+            append_row(
+                save / "epochs.jsonl",
+                one if validation else one | {"valid": {}},
+            )
             values = {"epoch": number, **row["valid"]}
             append_row(save / "test_epochs.jsonl", values)
         hparams = {
@@ -111,6 +119,15 @@ def test_the_best_epoch_is_the_first_with_the_highest_score(write):
         for name, r in results["test_best_epoch"].items()
     }
     assert best == {"wa": (1, 0.95), "ua": (1, 0.9), "macro_f1": (1, 0.9)}
+
+
+def test_without_validation_the_last_epoch_is_the_best(write):
+    results, _ = write(validation=False)
+    assert results["best_epoch"] == 5 and results["valid"] == {}
+    assert results["selection"] == "last, without validation"
+    found = results["calibration"]
+    assert found["temperature"] == 1 and found["ece_after"] > 0
+    assert found["fitted_on"] == "nothing, without validation"
 
 
 def test_scores_and_files(write, tmp_path):

@@ -9,11 +9,13 @@ import pytest
 
 from speechbrain_dslstm.evaluation import METRICS, scores
 from speechbrain_dslstm.evaluation.bootstrap import bootstrap_scores
+from speechbrain_dslstm.evaluation.results import LAST_EPOCH
 from speechbrain_dslstm.report import (
     DIGITS,
     build_report,
     comparison,
     gather_runs,
+    write_report,
 )
 
 
@@ -56,6 +58,27 @@ def test_scores_are_those_of_the_folds(folder, report):
     assert set(rules["validation"]["speaker_ua"]) == {
         f"{speaker:02}" for speaker in range(6)
     }
+
+
+def test_without_validation_the_last_epoch_is_scored(tmp_path):
+    """The same from the JSON of a report."""
+    miniature.write(tmp_path / "runs", valid_speakers=0)
+    miniature.write(tmp_path / "runs", "ds_lstm")
+    report = build_report(gather_runs(tmp_path / "runs"), resamples=200)
+    write_report(report, tmp_path / "report")
+    kept = gather_runs(tmp_path / "report" / "report.json")
+    for one in (report, build_report(kept, resamples=200)):
+        entry = find(one, "dual_level")
+        found = entry["rules"]["validation"]
+        assert entry["selection"] == found["selection"] == LAST_EPOCH
+        assert entry["curves"]["valid_ua"]["epoch"] == []
+        assert {fold["best_epoch"] for fold in entry["folds"]} == {6}
+        assert {fold["valid_ua"] for fold in entry["folds"]} == {None}
+        chosen = find(one, "ds_lstm")["rules"]["validation"]["selection"]
+        assert chosen == "chosen on validation"
+        assert "different splits" in " ".join(one["notes"])
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert f"| epoch | {LAST_EPOCH} |" in page
 
 
 def test_pooled_score_is_that_of_all_predictions(folder, report):

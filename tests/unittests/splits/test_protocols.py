@@ -71,6 +71,21 @@ def test_seed_changes_random_choices_and_nothing_else_does(protocol):
     )
 
 
+@pytest.mark.parametrize("protocol", NAMES)
+def test_without_validation_speakers_all_other_clips_are_trained_on(protocol):
+    entries = corpus()
+    usual = make_split(entries, protocol, 0, 3)
+    split = make_split(entries, protocol, 0, 3, valid_speakers=0)
+    if protocol in ("paper", "split"):
+        assert split == usual  # the test fold, and the clips of the table
+    elif protocol == "all":
+        assert len(values(entries, split.valid, "speaker")) == 1
+    else:
+        assert split.valid == [] and split.test == usual.test
+        assert split.train == sorted(usual.train + usual.valid)
+        assert split.description.endswith("; no validation")
+
+
 def values(entries, ids, key):
     """Values of some ids."""
     return {entries[i][key] for i in ids}
@@ -177,7 +192,7 @@ def test_paper_says_what_it_is():
         ({"seed": None}, "seed is None"),
         ({"n_folds": 1}, "n_folds is 1, expected 2 to the 240 clips"),
         ({"n_folds": 241}, "n_folds is 241"),
-        ({"valid_speakers": 0}, "valid_speakers is 0"),
+        ({"valid_speakers": -1}, "valid_speakers is -1"),
         ({"valid_speakers": 9}, "9 validation speakers .* 9 training"),
         ({"protocol": "random", "n_folds": 61}, "no class has more than 60"),
     ],
