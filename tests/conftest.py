@@ -16,6 +16,7 @@ import pytest  # noqa: E402
 import soundfile  # noqa: E402
 import speechbrain  # noqa: E402, F401
 import torch  # noqa: E402
+from nightly import NIGHT  # noqa: E402
 from real_speech import EMODB, clips_in  # noqa: E402
 from speechbrain.utils.importutils import LazyModule  # noqa: E402
 
@@ -43,7 +44,10 @@ _torch_random = _TorchRandom()
 hypothesis.register_random(_torch_random)
 hypothesis.settings.register_profile("local", deadline=None, print_blob=True)
 hypothesis.settings.register_profile(
-    "ci", hypothesis.settings.get_profile("local"), derandomize=True
+    "ci",
+    hypothesis.settings.get_profile("local"),
+    derandomize=True,
+    max_examples=100 if NIGHT else 40,
 )
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 

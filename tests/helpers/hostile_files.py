@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from nightly import NIGHT
 
 RATE = 16000
-HOURS = 10
+HOURS = 10 if NIGHT else 2
 
 
 class Answer:
@@ -80,7 +81,7 @@ def _flipped(data):
 
 
 def write_hours(path, samples=None):
-    """Ten hours in 2 MB: flac of silence, or a wav header with nothing in."""
+    """Hours in 2 MB: flac of silence, or a wav header with nothing in."""
     minute = np.zeros(60 * RATE, "int16")
     with soundfile.SoundFile(path, "w", RATE, 1) as file:
         for _ in range(60 * HOURS):
@@ -88,7 +89,7 @@ def write_hours(path, samples=None):
 
 
 def write_hollow(path, samples=None):
-    """The same as wav: 1.2 GB of a hole that takes no room on the disk."""
+    """The same as wav: a hole of 0.1 GB an hour that takes no room on the disk."""
     size = 2 * RATE * 3600 * HOURS
     path.write_bytes(riff(np.zeros(0), size=size))
     os.truncate(path, 44 + size)

@@ -169,7 +169,7 @@ def test_window_by_window(reports, name):
         return
     assert "label" not in found and found["error"]
     if wanted is hostile.LONG:
-        # Reading ten hours of silence takes longer
+        # Reading hours of silence takes longer
         assert found["segments"] == hostile.HOURS * 600
         assert found["seconds"] < 60 and "silence" in found["error"]
     else:

@@ -252,7 +252,7 @@ def test_an_hour_of_the_recurrence(shipped, files):
 
 def test_an_hour_of_a_stream(shipped, files):
     """Compare streamed posteriors of the whole chain in float32 and float64."""
-    minutes = 60 if NIGHT else 2
+    minutes = 60 if NIGHT else 1
     model = with_normalization(shipped.mods.embedding_model, "running")
     exact = copy.deepcopy(model).double()
     streams = EmotionStream(model), EmotionStream(exact)
@@ -323,7 +323,7 @@ print(digest.hexdigest())
 """
 
 
-@pytest.mark.parametrize("threads", [at_night(1), 2])
+@pytest.mark.parametrize("threads", [at_night(1), at_night(2)])
 def test_the_same_bits_run_to_run(files, threads):
     """Two processes agree in answers and in weights after two training steps."""
     command = [sys.executable, "-c", RUN, str(threads)]

@@ -60,7 +60,8 @@ def finish(launchers, output):
     return step_faults.Result(0, consoles(output), output)
 
 
-@pytest.mark.parametrize("lost", [False, pytest.param(True, marks=nightly)])
+@nightly
+@pytest.mark.parametrize("lost", [False, True])
 def test_two_nodes_are_one(corpus, tmp_path, nodes, lost):
     """The weights and all else that is saved are equal, bit for bit."""
     one = step_faults.train(corpus, tmp_path / "one", *OPTIONS, ranks=2)

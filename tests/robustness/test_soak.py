@@ -27,8 +27,8 @@ from speechbrain_dslstm.audio import AudioError, load_audio
 from speechbrain_dslstm.pretrained import make_label_encoder
 
 SEED = int(os.environ.get("DSLSTM_SEED", "13"))
-REQUESTS = 2000 if NIGHT else 100
-WARM_UP = 160 if NIGHT else 100
+REQUESTS = 2000 if NIGHT else 50
+WARM_UP = 160 if NIGHT else 50
 THREADS = 8
 BAD = 0.2
 GROWTH = 50  # MB
