@@ -12,7 +12,7 @@ import soundfile
 from nightly import NIGHT
 
 RATE = 16000
-HOURS = 10 if NIGHT else 2
+HOURS = 10 if NIGHT else 3
 
 
 class Answer:

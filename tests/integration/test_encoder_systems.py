@@ -94,13 +94,10 @@ def test_frozen_encoder_does_not_move_and_the_cache_is_16_bit(
 
 
 def test_last_epoch_is_the_model(trained):
-    """Without a choice by validation."""
-    (best,) = {
-        json.loads(line)["epoch"]
-        for line in (trained / "save" / "epochs.jsonl").read_text().split("\n")
-        if line and json.loads(line)["score"] > 0
-    }
-    assert best == 2
+    """Without validation."""
+    results = json.loads((trained / "results.json").read_text())
+    assert results["clips"]["valid"] == 0 and results["best_epoch"] == 2
+    assert results["selection"] == "last, without validation"
 
 
 def test_top_of_the_encoder_is_trained_at_its_own_rate(root, source):

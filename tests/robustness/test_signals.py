@@ -6,7 +6,7 @@ import time
 
 import pytest
 import step_faults
-from nightly import NIGHT, at_night
+from nightly import at_night, nightly
 
 from speechbrain_dslstm.training import StopSignals
 
@@ -115,6 +115,7 @@ def test_signal_before_the_training(corpus, whole, tmp_path):
     assert not result.checkpoints and not result.epochs
 
 
+@nightly
 def test_one_rank_gets_the_signal(corpus, whole, tmp_path):
     """Both ranks save at the same step; torchrun prints their exit code."""
     fault = {"kind": "signal", "step": 6, "name": "SIGTERM", "rank": 1}
@@ -129,9 +130,6 @@ def test_one_rank_gets_the_signal(corpus, whole, tmp_path):
         assert step == "6"
     again = train(corpus, tmp_path / "two", ranks=2)
     assert again.code == 0, again.console
-    if not NIGHT:
-        # test_resume.py compares two ranks by day
-        return
     never = train(corpus, tmp_path / "never", ranks=2)
     for rank in range(2):
         assert again.hashes(rank) == never.hashes(rank)

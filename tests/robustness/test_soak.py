@@ -20,7 +20,7 @@ import psutil
 import pytest
 import soundfile
 import torch
-from nightly import NIGHT
+from nightly import NIGHT, nightly
 
 from speechbrain_dslstm import EmotionClassifier
 from speechbrain_dslstm.audio import AudioError, load_audio
@@ -32,7 +32,7 @@ WARM_UP = 160 if NIGHT else 50
 THREADS = 8
 BAD = 0.2
 GROWTH = 50  # MB
-LONG_FILES = 64 if NIGHT else 2
+LONG_FILES = 64
 # docs/inference.md promises this of classify_files, above the loaded model
 LARGEST = 300 << 20
 SHIPPED = "pretrained/emotion-dslstm-emodb"
@@ -294,6 +294,7 @@ print(json.dumps({
 """
 
 
+@nightly
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
 def test_five_minutes_many_times(classifier, good, recordings, tmp_path):
     """Memory is that of some windows, not of 64 recordings."""

@@ -146,6 +146,7 @@ def test_a_worker_is_killed_and_a_shard_damaged(
         run(speech_only=False)
 
 
+@nightly
 def test_the_driver_is_killed(cluster, model, speech_files, tmp_path):
     """The next start does the rest; nothing twice, and no worker stays."""
     output, source = tmp_path / "out", tmp_path / "files.parquet"
