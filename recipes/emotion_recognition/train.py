@@ -202,7 +202,7 @@ class EmotionBrain(ReliableBrain):
         stage_loss: float | None,
         epoch: int | None = None,
     ) -> None:
-        """After validation, if there is one, log and save a checkpoint."""
+        """After an epoch and its validation, if any, log and save a checkpoint."""
         if stage == sb.Stage.TRAIN:
             self.train_loss = mean_over_ranks(stage_loss, self.device)
         if stage != sb.Stage.VALID:
@@ -387,7 +387,7 @@ def run(signals: StopSignals) -> None:
         valid_loader_kwargs=data.evaluation_options(hparams),
     )
     scores = {}
-    for name in data.scored_subsets(hparams):
+    for name in [one for one in ("valid", "test") if one in datasets]:
         options = data.evaluation_options(hparams)
         brain.evaluate(datasets[name], "score", test_loader_kwargs=options)
         scores[name] = brain.scores

@@ -293,7 +293,7 @@ def _calibrate(
         source = f"{len(groups)} folds of {name}"
     elif "valid" not in scores:
         tested = calibration_report(*_outputs(scores["test"]["fused"]), 1.0)
-        return {**tested, "fitted_on": "nothing, without validation"}
+        return {**tested, "fitted_on": None}
     else:
         groups = _by_speaker(hparams, scores["valid"]["fused"])
         many = "s" if len(groups) > 1 else ""

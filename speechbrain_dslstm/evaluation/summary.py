@@ -58,9 +58,13 @@ def describe_calibration(found: Mapping[str, Any]) -> str:
     >>> found = {"temperature": 1.0, "ece_before": 0.1, "ece_after": 0.1}
     >>> describe_calibration(found | {"fitted_on": "1 validation speaker"})
     'calibration error on the test clips: 0.100 (no temperature: not shown to help)'
+    >>> describe_calibration(found | {"fitted_on": None})
+    'calibration error on the test clips: 0.100 (no temperature: no clips to fit it on)'
     """
     before, after = (round(found[f"ece_{k}"], 3) for k in ("before", "after"))
     what = f"calibration error on the test clips: {before:.3f}"
+    if found["fitted_on"] is None:
+        return f"{what} (no temperature: no clips to fit it on)"
     if found["temperature"] == 1:
         return f"{what} (no temperature: not shown to help)"
     change = "worse" if after > before else "better"

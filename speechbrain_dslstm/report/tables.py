@@ -286,8 +286,11 @@ def _calibration(run: dict) -> str:
         return "not measured"
     names = "temperature", "ece_before", "ece_after"
     means = {n: sum(one[n] for one in found) / len(found) for n in names}
-    on_test = run["headline"] == "test"
     subset = found[0].get("fitted_on", "validation")
+    if subset is None:
+        ece = means["ece_before"]
+        return f"no temperature: no clips to fit it on; test ECE {ece:.3f}"
+    on_test = run["headline"] == "test"
     subset = "the test fold itself" if on_test else subset
     return (
         f"temperature {means['temperature']:.2f}, fitted on {subset}; "

@@ -51,9 +51,10 @@ class ReliableBrain(sb.Brain):
 
     A subclass writes ``compute_forward``, ``compute_objectives`` and
     ``on_stage_end``; the latter calls ``log_epoch`` and ``save_epoch`` after
-    validation, which has a loss of None where ``fit`` is given no ``valid_set``.
-    The training loader must come from ``make_train_loader``. The
-    other methods override those of ``speechbrain.Brain``, which calls them.
+    validation. Where ``fit`` gets no ``valid_set``, it is called for that stage
+    all the same, with a loss of None. The training loader must come from
+    ``make_train_loader``. The other methods override those of
+    ``speechbrain.Brain``, which calls them.
 
     Hyperparameters: ``model``, ``number_of_epochs``, ``epoch_counter``,
     ``average_decay``, ``on_nonfinite``, ``lr_schedule``, ``lr_interval`` and

@@ -164,9 +164,9 @@ def make_datasets(
     """Make the datasets "train", "valid" and "test" from their manifests.
 
     Without validation clips there is no "valid". "train" draws a speed for each
-    clip; "plain" holds the same clips as they are. ``tokenizer`` is that of ``open_tokenizer``, ``device`` that of the
-    training. The datasets can be pickled, which workers need where processes are
-    spawned.
+    clip; "plain" holds the same clips as they are. ``tokenizer`` is that of
+    ``open_tokenizer``, ``device`` that of the training. The datasets can be
+    pickled, which workers need where processes are spawned.
     """
     cache = open_cache(hparams, device)
     keys = ["id", "speaker", "emotion_encoded"]
@@ -190,13 +190,13 @@ def make_datasets(
             output_keys=keys,
         )
 
-    datasets = {name: dataset(name, [100]) for name in scored_subsets(hparams)}
+    datasets = {name: dataset(name, [100]) for name in _scored(hparams)}
     datasets["plain"] = dataset("train", [100])
     datasets["train"] = dataset("train", hparams["speeds"] or [100])
     return datasets
 
 
-def scored_subsets(hparams: Mapping[str, Any]) -> list[str]:
+def _scored(hparams: Mapping[str, Any]) -> list[str]:
     """Names of the subsets to score: "valid", if it has clips, and "test"."""
     path = Path(hparams["output_folder"], "save", "valid.json")
     valid = json.loads(path.read_text(encoding="utf-8"))

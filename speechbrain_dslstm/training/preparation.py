@@ -74,7 +74,7 @@ def prepare_data(
         raise ValueError(
             "patience waits for a better validation UA, but valid_speakers: "
             f"{hparams['valid_speakers']} leaves no clip for validation; set "
-            "patience to null"
+            "patience to null, or valid_speakers to 1 or more"
         )
     run = _describe(hparams, source, entries, split)
     folder = Path(hparams["output_folder"], "save")

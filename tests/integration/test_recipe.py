@@ -320,7 +320,7 @@ def test_without_validation(corpus, trained, tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["best_epoch"] == 2
     assert results["selection"] == "last, without validation"
-    # A stop by validation is refused before anything is written
+    # A stop by validation is refused before the data are written
     call = command(corpus, tmp_path / "new", *options, "--patience=2")
     _, err = processes.call(*call, code=1)
     assert "patience waits for a better validation UA" in err

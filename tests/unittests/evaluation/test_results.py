@@ -127,7 +127,7 @@ def test_without_validation_the_last_epoch_is_the_best(write):
     assert results["selection"] == "last, without validation"
     found = results["calibration"]
     assert found["temperature"] == 1 and found["ece_after"] > 0
-    assert found["fitted_on"] == "nothing, without validation"
+    assert found["fitted_on"] is None
 
 
 def test_scores_and_files(write, tmp_path):

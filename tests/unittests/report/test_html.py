@@ -17,6 +17,7 @@ from speechbrain_dslstm.report import (
     write_json,
     write_report,
 )
+from speechbrain_dslstm.report.tables import FILTERS
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ["chromium", "google-chrome", "chrome"])),
@@ -240,3 +241,15 @@ def test_baselines_are_checked(tmp_path, baselines):
     path.write_text(json.dumps([row]))
     with pytest.raises(ValueError, match="ua is 0.71, expected per cent"):
         read_baselines(path)
+
+
+def test_calibration_in_words():
+    """A run without validation has nothing to fit a temperature on."""
+    found = {"temperature": 1.0, "ece_before": 0.1, "ece_after": 0.1}
+    run = {"headline": "validation", "calibration": [found]}
+    found["fitted_on"] = "2 validation speakers"
+    words = FILTERS["calibration"](run)
+    assert words.startswith("temperature 1.00, fitted on 2 validation speakers")
+    found["fitted_on"] = None
+    words = FILTERS["calibration"](run)
+    assert words == "no temperature: no clips to fit it on; test ECE 0.100"
